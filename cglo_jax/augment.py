@@ -1,0 +1,55 @@
+"""Augmentation on the device: functions of one key and one image, and their batch form.
+
+Images are float32 [H, W, C] in [-1, 1]; a key is a typed PRNG key. Every draw is a
+function of the example's own key, so it does not depend on the batch around it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def random_crop(key: jax.Array, x: jax.Array, pad: int, fill: float = 0.0) -> jax.Array:
+    """Pads an image by `pad` pixels on every side and crops a window of its own size.
+
+    All (2 pad + 1)^2 windows are equally likely.
+
+    Args:
+      key: PRNG key.
+      x: Image [H, W, C].
+      pad: Pixels added on every side, and the largest shift.
+      fill: Value of the added pixels; 0 is mid-grey, as in zero padding of
+        normalised images.
+    """
+    padded = jnp.pad(x, ((pad, pad), (pad, pad), (0, 0)), constant_values=fill)
+    top, left = jax.random.randint(key, (2,), 0, 2 * pad + 1)
+    return jax.lax.dynamic_slice(padded, (top, left, 0), x.shape)
+
+
+def random_flip(key: jax.Array, x: jax.Array) -> jax.Array:
+    """Mirrors an image [H, W, C] left to right with probability 1/2."""
+    return jnp.where(jax.random.bernoulli(key), x[:, ::-1], x)
+
+
+def standard(
+    keys: jax.Array, x: jax.Array, *, pad: int, flip: bool, pad_value: float = 0.0
+) -> jax.Array:
+    """Applies the standard augmentation: a random crop, then a random flip.
+
+    Args:
+      keys: One PRNG key per image, [B].
+      x: Images [B, H, W, C] in [-1, 1].
+      pad: Padding of the crop in pixels; 0 for no crop.
+      flip: Whether to mirror half of the images.
+      pad_value: Value of the padding.
+
+    Returns:
+      Images of the same shape and type.
+    """
+
+    def one(key: jax.Array, image: jax.Array) -> jax.Array:
+        key_crop, key_flip = jax.random.split(key)
+        if pad:
+            image = random_crop(key_crop, image, pad, pad_value)
+        return random_flip(key_flip, image) if flip else image
+
+    return jax.vmap(one)(keys, x)

@@ -1,0 +1,365 @@
+"""Pictures of a run: image grids, the map of the codes and learning curves. Pure functions.
+
+Grids are Pillow images whose pixels are exactly those given (nearest-neighbour, whole factors),
+the map of the codes is drawn by matplotlib without its global state, and learning curves are
+small SVG drawings that take the text colour of the page they are put into.
+"""
+
+import functools
+import html
+import math
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_CELL = 64  # pixels: the shorter side of an image in a grid is brought to at least this
+_GUTTER = 2  # pixels around every image
+_PAD = 6  # pixels around text
+_FONT_SIZE = 13  # pixels
+_LABEL_WIDTH = 140  # pixels: row labels are broken into lines of at most this
+_PER_ROW = 8  # columns of a reconstruction grid before it wraps
+_INK = (34, 34, 34)
+# Okabe & Ito's colours, told apart with every kind of colour blindness; yellow and black left out.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_MARKERS = "os^DvPX"  # 7 of them against 6 colours: 42 different pairs
+_DASHES = ("none", "6 3", "2 2")
+_LEGEND_CLASSES = (
+    12  # more classes than this are named on the map instead of in a legend
+)
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont:
+    # The DejaVu Sans inside matplotlib: Pillow's own font has no letters such as e-acute.
+    import matplotlib
+
+    path = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return ImageFont.truetype(str(path), _FONT_SIZE)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Breaks text into lines of at most `width` pixels, within a word only if it is too long."""
+    pieces = "".join(
+        f"{c}\0" if c in " _-" else c for c in " ".join(text.split())
+    ).split("\0")
+    lines = [""]
+    for piece in pieces:
+        if _font().getlength((lines[-1] + piece).rstrip()) <= width:
+            lines[-1] += piece
+            continue
+        lines.append("")
+        for character in piece:
+            if lines[-1] and _font().getlength(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def _text_size(lines: Sequence[str]) -> tuple[int, int]:
+    width = max((math.ceil(_font().getlength(line)) for line in lines), default=0)
+    return width, sum(_font().getmetrics()) * len(lines)
+
+
+def _draw_lines(
+    draw: ImageDraw.ImageDraw, x: int, y: int, lines: Sequence[str], anchor: str
+) -> None:
+    for i, line in enumerate(lines):
+        draw.text((x, y + i * sum(_font().getmetrics())), line, _INK, _font(), anchor)
+
+
+def _tiles(images: np.ndarray, scale: int) -> np.ndarray:
+    rgb = np.broadcast_to(images, (*images.shape[:-1], 3))  # grey to RGB
+    return rgb.repeat(scale, axis=2).repeat(scale, axis=3)
+
+
+def image_grid(
+    images: np.ndarray,
+    row_labels: Sequence[str] | None = None,
+    column_labels: Sequence[str] | None = None,
+    scale: int | None = None,
+) -> Image.Image:
+    """Lays images out in rows and columns on white, labelled on the left and above.
+
+    Args:
+      images: uint8 [rows, columns, H, W, C], C = 1 or 3.
+      row_labels: one text per row; long ones are broken into lines, never cut off.
+      column_labels: one text per column, likewise.
+      scale: whole factor of the nearest-neighbour enlargement; None = the smallest that brings
+        the longer side to 64 pixels.
+
+    Returns:
+      An RGB image; images stand `scale * W` pixels wide with gutters of 2 pixels.
+
+    Raises:
+      ValueError: if a list of labels has another length than there are rows or columns.
+    """
+    rows, columns, height, width, _ = images.shape
+    scale = scale or max(1, math.ceil(_CELL / max(height, width)))
+    tiles = _tiles(images, scale)  # [rows, columns, H * scale, W * scale, 3]
+    height, width = height * scale, width * scale
+    left = [_wrap(text, _LABEL_WIDTH) for text in row_labels or [""] * rows]
+    top = [_wrap(text, max(width, _CELL)) for text in column_labels or [""] * columns]
+    x0 = max(_text_size(lines)[0] for lines in left)
+    x0 += 2 * _PAD if x0 else _GUTTER
+    y0 = max(_text_size(lines)[1] for lines in top)
+    y0 += _PAD if y0 else _GUTTER
+    # A label may be wider or higher than a tiny image enlarged by 1: then it spaces the images.
+    step_x = max(width, *(_text_size(lines)[0] for lines in top)) + _GUTTER
+    step_y = max(height, *(_text_size(lines)[1] for lines in left)) + _GUTTER
+    canvas = np.full((y0 + rows * step_y, x0 + columns * step_x, 3), 255, np.uint8)
+    for r, c in np.ndindex(rows, columns):
+        y, x = y0 + r * step_y, x0 + c * step_x
+        canvas[y : y + height, x : x + width] = tiles[r, c]
+    picture = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(picture)
+    for r, lines in zip(range(rows), left, strict=True):
+        y = y0 + r * step_y + (height - _text_size(lines)[1]) // 2
+        _draw_lines(draw, x0 - _PAD, max(y, y0 + r * step_y), lines, "ra")
+    for c, lines in zip(range(columns), top, strict=True):
+        y = y0 - _PAD // 2 - _text_size(lines)[1]
+        _draw_lines(draw, x0 + c * step_x + width // 2, y, lines, "ma")
+    return picture
+
+
+def _stack(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
+    height = sum(p.height for p in pictures) + gap * (len(pictures) - 1)
+    stacked = Image.new("RGB", (max(p.width for p in pictures), height), "white")
+    y = 0
+    for picture in pictures:
+        stacked.paste(picture, (0, y))
+        y += picture.height + gap
+    return stacked
+
+
+def reconstruction_grid(
+    originals: np.ndarray, reconstructions: np.ndarray, names: Sequence[str]
+) -> Image.Image:
+    """Shows training images above their reconstructions (Fig. 4), 8 to a row.
+
+    Args:
+      originals: uint8 [n, H, W, C], n > 0.
+      reconstructions: uint8 [n, H, W, C], in the same order.
+      names: the class name of each image, n texts.
+
+    Returns:
+      An RGB image with pairs of rows.
+    """
+    pairs = np.stack([originals, reconstructions])  # [2, n, H, W, C]
+    rows = ("original", "reconstruction")
+    blocks = [
+        image_grid(pairs[:, i : i + _PER_ROW], rows, names[i : i + _PER_ROW])
+        for i in range(0, len(originals), _PER_ROW)
+    ]
+    return _stack(blocks, gap=12)
+
+
+def interpolation_grid(
+    images: np.ndarray, t_values: Sequence[float], names: Sequence[str]
+) -> Image.Image:
+    """Walks from one reconstruction to another of the same class in every row (Fig. 5).
+
+    Args:
+      images: uint8 [rows, steps, H, W, C].
+      t_values: place of each step on the arc, from 0 to 1.
+      names: the class name of each row.
+
+    Returns:
+      An RGB image.
+    """
+    return image_grid(images, names, [f"t = {t:.2g}" for t in t_values])
+
+
+def code_map(
+    points: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+) -> Image.Image:
+    """Draws codes brought to the plane, coloured by class (Fig. 2).
+
+    Up to 12 classes have a legend; of more, those names are written at their class's median for
+    which there is room, larger classes first.
+
+    Args:
+      points: float [n, 2].
+      labels: int [n]; -1 (no label) is drawn small and grey.
+      class_names: the name of each class.
+
+    Returns:
+      An RGB image, 1400 pixels wide.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5.6), dpi=200, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+    axes.spines[:].set_color("0.8")
+    hidden = points[labels < 0]
+    handles = (
+        {"unlabelled": axes.scatter(*hidden.T, s=3, c="0.7")} if len(hidden) else {}
+    )
+    for k, name in enumerate(class_names):
+        handles[name] = _scatter_class(axes, points[labels == k], k, len(class_names))
+    if len(class_names) <= _LEGEND_CLASSES:
+        _add_legend(figure, handles)
+    else:
+        _add_class_names(canvas, axes, points, labels, class_names)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def _scatter_class(axes: Any, points: np.ndarray, k: int, num_classes: int) -> Any:
+    from matplotlib import colormaps
+
+    few = num_classes <= _LEGEND_CLASSES
+    color = PALETTE[k % len(PALETTE)] if few else colormaps["viridis"](k / num_classes)
+    style = {"marker": _MARKERS[k % len(_MARKERS)], "linewidths": 0.4}
+    return axes.scatter(*points.T, s=26, color=[color], edgecolors="white", **style)
+
+
+def _add_legend(figure: Any, handles: Mapping[str, Any]) -> None:
+    legend = figure.legend(
+        handles.values(), [" "] * len(handles), loc="outside right upper", frameon=False
+    )
+    # Set afterwards: matplotlib leaves names that start with "_" out and reads "$" as maths.
+    for text, name in zip(legend.get_texts(), handles, strict=True):
+        text.set(text="\n".join(_wrap(name, _LABEL_WIDTH)), parse_math=False)
+
+
+def _add_class_names(
+    canvas: Any, axes: Any, points: np.ndarray, labels: np.ndarray, names: Sequence[str]
+) -> None:
+    from matplotlib.patheffects import withStroke
+
+    canvas.draw()  # text extents need the final layout
+    placed = []
+    sizes = np.bincount(labels[labels >= 0], minlength=len(names))
+    for k in [k for k in np.argsort(-sizes, kind="stable") if sizes[k]]:
+        x, y = np.median(points[labels == k], axis=0)
+        text = axes.text(x, y, names[k], fontsize=7, ha="center", va="center")
+        text.set(
+            parse_math=False, path_effects=[withStroke(linewidth=2, foreground="white")]
+        )
+        box = text.get_window_extent(canvas.get_renderer())
+        if any(box.overlaps(other) for other in placed):
+            text.remove()
+        else:
+            placed.append(box)
+
+
+# Learning curves: (stage, key of a record, title).
+_PANELS = (
+    ("train", "reconstruction", "cGLO: reconstruction loss"),
+    ("train", "cross_entropy", "cGLO: cross-entropy of the weak classifier"),
+    ("classify", "loss", "Classifier: training loss"),
+    ("classify", "train_accuracy", "Classifier: training accuracy"),
+)
+_SIZE = (320, 210)  # of a panel, in the units of its text (12 high)
+_FRAME = (46, 32, 310, 174)  # left, top, right, bottom of the axes
+
+
+def learning_curves(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Draws one small panel per logged quantity: a colour per method, a thin line per seed.
+
+    Args:
+      records: lines of metrics.jsonl, with stage, seed, method (stage classify), step and values.
+
+    Returns:
+      {title: SVG text} of the quantities that were logged. An SVG needs nothing but itself; lines
+      have the page's `--series-0`, ... if set, axes and text its text colour.
+    """
+    records = list(records)
+    drawn = {}
+    for stage, key, title in _PANELS:
+        lines = _lines([r for r in records if r["stage"] == stage], key)
+        if lines:
+            drawn[title] = _panel(title, lines)
+    return drawn
+
+
+def _lines(
+    records: Sequence[Mapping[str, Any]], key: str
+) -> dict[tuple[str, int], list[tuple[float, float]]]:
+    """Returns {(method, seed): [(step, value), ...]} in the order of steps, finite values only."""
+    lines: dict[tuple[str, int], dict[float, float]] = {}
+    for record in records:
+        value = record.get(key)
+        if value is not None and math.isfinite(value):
+            line = lines.setdefault((record.get("method") or "", record["seed"]), {})
+            line[record["step"]] = value
+    return {name: sorted(line.items()) for name, line in lines.items()}
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    from matplotlib.ticker import MaxNLocator
+
+    return [
+        float(v)
+        for v in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ]
+
+
+def _tick_text(value: float) -> str:
+    return f"{value / 1000:g}k" if abs(value) >= 10000 else f"{value:g}"
+
+
+def _panel(
+    title: str, lines: Mapping[tuple[str, int], list[tuple[float, float]]]
+) -> str:
+    left, top, right, bottom = _FRAME
+    steps = [step for line in lines.values() for step, _ in line]
+    values = [value for line in lines.values() for _, value in line]
+    y_ticks = _ticks(min(0.0, *values), max(values) if max(values) > 0 else 1.0)
+    x_ticks = [t for t in _ticks(0, max(steps) or 1) if t <= (max(steps) or 1)]
+
+    def place(step: float, value: float) -> tuple[float, float]:
+        x = left + (right - left) * step / (max(steps) or 1)
+        y = bottom - (bottom - top) * (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        return x, y
+
+    parts = []
+    for tick in y_ticks:
+        y = place(0, tick)[1]
+        parts.append(
+            f'<path d="M{left} {y:.1f}H{right}" stroke="currentColor" opacity=".15"/>'
+        )
+        parts.append(
+            f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
+        )
+    for tick in x_ticks:
+        x = place(tick, 0)[0]
+        parts.append(
+            f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{_tick_text(tick)}</text>'
+        )
+    parts.append(
+        f'<text x="{(left + right) / 2}" y="{bottom + 32}" text-anchor="middle">step</text>'
+    )
+    methods = sorted({method for method, _ in lines})
+    for (method, _), line in sorted(lines.items()):
+        points = " ".join("{:.1f},{:.1f}".format(*place(*point)) for point in line)
+        parts.append(f'<polyline points="{points}" {_stroke(methods.index(method))}/>')
+    parts += _panel_legend(methods)
+    label = html.escape(title)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_SIZE[0]} {_SIZE[1]}" role="img"'
+        f' aria-label="{label}" font-family="system-ui, sans-serif" font-size="12"'
+        f' fill="currentColor">{"".join(parts)}</svg>'
+    )
+
+
+def _stroke(index: int) -> str:
+    color = f"var(--series-{index % len(PALETTE)}, {PALETTE[index % len(PALETTE)]})"
+    dash = _DASHES[index % len(_DASHES)]
+    return f'fill="none" style="stroke: {color}" stroke-width="1.4" stroke-dasharray="{dash}"'
+
+
+def _panel_legend(methods: Sequence[str]) -> list[str]:
+    parts, x = [], float(_FRAME[0])
+    for i, method in enumerate(methods):
+        if method:
+            parts.append(f'<path d="M{x:.0f} 14h22" {_stroke(i)}/>')
+            parts.append(f'<text x="{x + 27:.0f}" y="18">{html.escape(method)}</text>')
+            x += 46 + 7 * len(method)
+    return parts

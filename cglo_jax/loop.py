@@ -1,0 +1,162 @@
+"""The loop that every trainer shares: step, log, save, resume, each period in sight."""
+
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from cglo_jax import parallel
+from cglo_jax.checkpoints import Checkpoints
+from cglo_jax.config import check_fingerprint, flatten
+from cglo_jax.errors import UserError
+from cglo_jax.progress import Progress
+
+TakeStep = Callable[[Any, int], tuple[Any, dict[str, jax.Array]]]
+
+
+def run_steps(
+    take_step: TakeStep,
+    state: Any,
+    *,
+    split_state: Callable[[Any], tuple[Any, Any]],
+    merge_state: Callable[[Any, Any], Any],
+    devices: Sequence[jax.Device],
+    checkpoint_dir: pathlib.Path,
+    meta: Mapping[str, Any],
+    workdir: pathlib.Path,
+    tags: Mapping[str, Any],
+    total: int,
+    steps_per_epoch: int,
+    images_per_step: int,
+    log_every: int,
+    save_every: int,
+) -> Any:
+    """Takes steps until `total`, from the newest checkpoint if there is one.
+
+    On CPU a step is dispatched from Python each time: inside `lax.scan` XLA:CPU runs the weight
+    gradients of convolutions 30-60 times slower.
+
+    Args:
+      take_step: (state, step) -> (state, scalar metrics); donates its state.
+      state: before step 0, replicated.
+      split_state, merge_state: state <-> (model, rest), the two items of a checkpoint.
+      meta: saved beside them; the `fingerprint` dict and all other values must be the same
+        when resuming.
+      tags: put into every line of metrics.jsonl and timings.jsonl; identify this run in them.
+      log_every, save_every: in steps; the last step is logged and saved in any case.
+
+    Returns:
+      The state after step `total`.
+
+    Raises:
+      UserError: the checkpoints are of another run, or a metric is not finite.
+    """
+    with Checkpoints(checkpoint_dir) as checkpoints:
+        start, state = _resume(
+            checkpoints, state, split_state, merge_state, meta, devices
+        )
+        drop_records(workdir / "metrics.jsonl", tags, after_step=start)
+        name = " ".join(str(v) if k != "seed" else f"seed {v}" for k, v in tags.items())
+        progress = Progress(name, start, total, images_per_step)
+        began = time.perf_counter()
+        for step in range(start + 1, total + 1):
+            state, metrics = take_step(state, step - 1)
+            if step == start + 1:
+                jax.block_until_ready(metrics)
+                progress.first_step(time.perf_counter() - began)
+            save = step % save_every == 0 or step == total
+            if save or step % log_every == 0:
+                values = _finite({k: float(v) for k, v in metrics.items()}, step, name)
+                epoch = round(step / steps_per_epoch, 4)
+                line = {**tags, "step": step, "epoch": epoch, **values}
+                append_record(workdir / "metrics.jsonl", line)
+                progress.update(step, values)
+            if save:
+                checkpoints.save(step, *split_state(state), meta)
+        progress.close()
+    if start < total:
+        timing = progress.timing()
+        append_record(workdir / "timings.jsonl", {**tags, **timing})
+    return state
+
+
+def _resume(checkpoints, state, split_state, merge_state, meta, devices):
+    """Returns (step, state) of the newest checkpoint, or (0, state) without one."""
+    step = checkpoints.latest_step()
+    if step is None:
+        return 0, state
+    where = str(checkpoints.directory)
+    saved = checkpoints.meta(step)
+    check_fingerprint(saved["fingerprint"], meta["fingerprint"], where)
+    check_fingerprint(
+        {k: v for k, v in saved.items() if k != "fingerprint"},
+        {k: v for k, v in meta.items() if k != "fingerprint"},
+        where,
+    )
+    abstract = parallel.replicated_like(split_state(state), devices)
+    return step, merge_state(*checkpoints.restore(step, *abstract))
+
+
+def _finite(values: dict[str, float], step: int, name: str) -> dict[str, float]:
+    for term, value in values.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"{name}: {term} is {value} at step {step}; nothing was saved since the "
+                "last checkpoint: use lower learning rates"
+            )
+    return values
+
+
+def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Creates the work directory and writes config.json, the fields of the newest call.
+
+    Raises:
+      UserError: the directory cannot be written to.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(flatten(config), indent=1) + "\n"
+        write_atomically(workdir / "config.json", text)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to --workdir={workdir}: {error.strerror}"
+        ) from None
+
+
+def append_record(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+    """Appends one JSON line, in one write."""
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads JSON lines; a last line that a killed process left half-written is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def drop_records(path: pathlib.Path, tags: Mapping[str, Any], after_step: int) -> None:
+    """Removes the lines with these tags past a step, which a resumed run writes again."""
+    records = read_records(path)
+    kept = [
+        r
+        for r in records
+        if r["step"] <= after_step or any(r.get(k) != v for k, v in tags.items())
+    ]
+    if path.exists():
+        write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept))
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a whole file or none: a reader never sees half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,139 @@
+"""Losses of cGLO; each returns one float32 value per example, [B]."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+# Burt & Adelson's generating kernel with a = 3/8: the binomial, sum 16.
+_BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16
+
+
+def perceptual_loss(
+    features_x: dict[str, jax.Array],
+    features_y: dict[str, jax.Array],
+    weights: dict[str, float],
+) -> jax.Array:
+    """Computes eq. (1): sum_j lambda_j |xi_j(x) - xi_j(y)|_1, each norm as a mean.
+
+    Args:
+      features_x: Layer name -> features [B, H_j, W_j, C_j], of any float type.
+      features_y: The same of the other images.
+      weights: Layer name -> lambda_j; layers not named here do not count.
+    """
+    terms = [
+        weight * pixel_l1(features_x[layer], features_y[layer])
+        for layer, weight in weights.items()
+    ]
+    return sum(terms)  # [B]
+
+
+def pixel_l1(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Computes the mean absolute difference of x and y [B, H, W, C] per example."""
+    if x.shape != y.shape:
+        raise ValueError(f"shapes differ: {x.shape} and {y.shape}")
+    difference = x.astype(jnp.float32) - y.astype(jnp.float32)
+    return _mean_abs(difference)
+
+
+def laplacian_loss(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Computes GLO's Lap_1 loss: sum_j 4^j |L_j(x) - L_j(y)|_1 / (H W C).
+
+    Level j has 4^j times fewer values than the image, so this is the sum of the levels'
+    mean absolute differences; the pyramid is linear, so one of x - y does.
+
+    Args:
+      x: Images [B, H, W, C] in [-1, 1].
+      y: Images of the same shape.
+
+    Source: Bojanowski et al. (2018), Optimizing the Latent Space of Generative
+    Networks, section 3.
+    """
+    if x.shape != y.shape:
+        raise ValueError(f"shapes differ: {x.shape} and {y.shape}")
+    difference = x.astype(jnp.float32) - y.astype(jnp.float32)
+    return sum(_mean_abs(level) for level in laplacian_pyramid(difference))  # [B]
+
+
+def laplacian_pyramid(x: jax.Array) -> list[jax.Array]:
+    """Splits images [B, H, W, C] into band-pass levels and the low-pass rest.
+
+    A level is the image less its blurred, halved and interpolated self; the halved
+    image is the input of the next. Sides halve while both are even and above 2:
+    32 px gives levels of 32, 16, 8 and 4 and a rest of 2. Edges are replicated.
+
+    Source: Burt & Adelson (1983), The Laplacian Pyramid as a Compact Image Code.
+    """
+    levels = []
+    while all(side % 2 == 0 and side > 2 for side in x.shape[1:3]):
+        low = _apply(x, _reduce_matrix)
+        levels.append(x - _apply(low, _expand_matrix))
+        x = low
+    return [*levels, x]
+
+
+def reconstruct(levels: list[jax.Array]) -> jax.Array:
+    """Inverts `laplacian_pyramid`."""
+    x = levels[-1]
+    for level in reversed(levels[:-1]):
+        x = level + _apply(x, _expand_matrix)
+    return x
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Computes -log softmax(logits)[label] of logits [B, K] and int labels [B]."""
+    return optax.softmax_cross_entropy_with_integer_labels(
+        logits.astype(jnp.float32), labels
+    )
+
+
+def cosine_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Computes 1 - cos(logits, one-hot label) of logits [B, K] and int labels [B].
+
+    Source: Barz & Denzler (2020), Deep Learning on Small Datasets without Pre-Training
+    using Cosine Loss. Zero logits have loss 1 and a zero gradient.
+    """
+    logits = logits.astype(jnp.float32)
+    chosen = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]  # [B]
+    square = jnp.sum(logits**2, axis=1)
+    return 1 - chosen * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
+
+
+def _mean_abs(x: jax.Array) -> jax.Array:
+    return jnp.abs(x).mean(tuple(range(1, x.ndim)))
+
+
+def _apply(x: jax.Array, matrix: Callable[[int], np.ndarray]) -> jax.Array:
+    """Applies the matrix that fits to the rows and the columns of x [B, H, W, C]."""
+    rows, columns = matrix(x.shape[1]), matrix(x.shape[2])
+    # The default precision of GPUs (TF32) would leave the image's copy in its levels.
+    product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    x = product("hH,bHWc->bhWc", rows, x)
+    return product("wW,bhWc->bhwc", columns, x)
+
+
+@functools.cache
+def _reduce_matrix(n: int) -> np.ndarray:
+    """Builds [n/2, n]: blur, then keep every second sample, from the first on."""
+    matrix = np.zeros((n // 2, n), np.float32)
+    for i in range(n // 2):
+        for tap, weight in zip(range(-2, 3), _BINOMIAL, strict=True):
+            matrix[i, np.clip(2 * i + tap, 0, n - 1)] += weight
+    return matrix
+
+
+@functools.cache
+def _expand_matrix(n: int) -> np.ndarray:
+    """Builds [2n, n]: put zeros between the samples, then blur with twice the kernel.
+
+    Even outputs weigh samples by 1, 6, 1 over 8, odd ones by 4, 4 over 8.
+    """
+    matrix = np.zeros((2 * n, n), np.float32)
+    for i in range(2 * n):
+        for tap, weight in zip(range(-2, 3), _BINOMIAL, strict=True):
+            if (i + tap) % 2 == 0:
+                matrix[i, np.clip((i + tap) // 2, 0, n - 1)] += 2 * weight
+    return matrix

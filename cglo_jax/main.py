@@ -1,0 +1,53 @@
+"""Trains cGLO, samples from it, classifies with and without it, reports whether it helped.
+
+python -m cglo_jax.main --config=configs/digits.py --workdir=runs/digits --stage=all
+"""
+
+import os
+import sys
+
+from cglo_jax import command_line
+from cglo_jax.errors import UserError
+
+
+def main(command: command_line.Command) -> None:
+    """Runs the stages that the command asks for."""
+    from cglo_jax import classify, data, loop, report, sample, train  # JAX: seconds
+
+    config, workdir, stage = command
+    if stage == "report":
+        report.run(config, workdir)
+        return
+    loop.open_workdir(config, workdir)
+    train_set, test_set = data.load(config.dataset)
+    print(data.describe(train_set, test_set), flush=True)
+    if stage in ("all", "train"):
+        for seed in config.seeds:
+            train.run(config, workdir, train_set, seed)
+    if stage in ("all", "sample"):
+        directory = sample.run(config, workdir, train_set, config.seeds[0])
+        print(f"images and figures: {directory}", flush=True)
+    if stage in ("all", "classify"):
+        for seed in config.seeds:
+            for method in config.classify.methods:
+                classify.run(config, workdir, (train_set, test_set), method, seed)
+    if stage == "all":
+        report.run(config, workdir)
+
+
+def run() -> None:
+    """Entry point: one line and status 2 for a user's error, 130 for an interrupt."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # XLA's informational lines
+    try:
+        main(command_line.parse(sys.argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        message = "interrupted: the same command goes on from the last checkpoint"
+        print(f"\n{message}", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run()

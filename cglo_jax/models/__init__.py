@@ -1,0 +1,1 @@
+"""Networks as Flax modules: plain fields, NHWC images, float32 parameters."""

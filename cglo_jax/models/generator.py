@@ -1,0 +1,112 @@
+"""The generator G([z, eps]) of cGLO: a DCGAN (Radford et al., 2016) from 4x4 or 7x7."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from cglo_jax.errors import UserError
+from cglo_jax.models.layers import Conv3x3, ConvTranspose4x4, batch_norm
+
+_dcgan_init = nn.initializers.normal(0.02)
+# PyTorch's default for a dense layer, U(-1/sqrt(fan_in), 1/sqrt(fan_in)): it sets how
+# strong the noise is beside the unit code, so it is kept as the authors have it.
+_noise_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def start_and_doublings(size: int) -> tuple[int, int]:
+    """Splits an image side into (start, k), size = start * 2**k, start 4 or 7, k >= 1.
+
+    Raises:
+      UserError: No such k; names the nearest sizes that have one.
+    """
+    table = {start << k: (start, k) for start in (4, 7) for k in range(1, 12)}
+    if size in table:
+        return table[size]
+    below = [str(s) for s in sorted(table) if s < size][-1:]
+    above = [str(s) for s in sorted(table) if s > size][:1]
+    raise UserError(
+        f"image size {size} cannot be generated: it must be 4 or 7 doubled at least "
+        f"once; set the image size to {' or '.join(below + above)}"
+    )
+
+
+def stage_widths(doublings: int, width: int, max_width: int) -> list[int]:
+    """Returns the channels of each map, smallest map first: `width` at full size."""
+    return [min(width << (doublings - i), max_width) for i in range(doublings + 1)]
+
+
+class Generator(nn.Module):
+    """Maps codes and noise to images; at 32 px: 4x4x512, 256, 128, 64 -> channels.
+
+    Attributes:
+      size: Side of the images in pixels, see `start_and_doublings`.
+      channels: Channels of the images.
+      width: Channels of the last hidden map; each smaller map has twice as many.
+      max_width: Limit to the channels of any map.
+      noise_dim: Length of the noise vector; 0 for a generator without noise.
+      dtype: Compute type; parameters and images are float32.
+      axis_name: Mapped axis over which batch norm averages.
+    """
+
+    size: int
+    channels: int = 3
+    width: int = 64
+    max_width: int = 512
+    noise_dim: int = 100
+    dtype: DTypeLike = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, z: jax.Array, eps: jax.Array | None = None, *, train: bool
+    ) -> jax.Array:
+        """Generates images.
+
+        Args:
+          z: Codes [B, d], unit rows.
+          eps: Noise [B, noise_dim], or None for no noise input.
+          train: Normalise by batch statistics, else by running ones.
+
+        Returns:
+          Images [B, size, size, channels], float32 in [-1, 1].
+        """
+        start, doublings = start_and_doublings(self.size)
+        widths = stage_widths(doublings, self.width, self.max_width)
+        x = self._with_noise(z, eps)  # [B, d + noise_dim]
+        x = nn.Dense(
+            start * start * widths[0],
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=_dcgan_init,
+            name="dense",
+        )(x)
+        x = x.reshape(-1, start, start, widths[0])
+        x = nn.relu(batch_norm(train, self.axis_name, self.dtype, "bn0")(x))
+        for i, features in enumerate(widths[1:], 1):
+            x = ConvTranspose4x4(
+                features,
+                use_bias=False,
+                dtype=self.dtype,
+                kernel_init=_dcgan_init,
+                name=f"up{i}",
+            )(x)  # [B, start * 2**i, start * 2**i, features]
+            x = nn.relu(batch_norm(train, self.axis_name, self.dtype, f"bn{i}")(x))
+        x = Conv3x3(
+            self.channels, dtype=self.dtype, kernel_init=_dcgan_init, name="to_image"
+        )(x)
+        return jnp.tanh(x.astype(jnp.float32))
+
+    def _with_noise(self, z: jax.Array, eps: jax.Array | None) -> jax.Array:
+        """Appends the noise, passed through a dense layer of its own, to the codes."""
+        if eps is None or self.noise_dim == 0:
+            return z
+        if eps.shape != (len(z), self.noise_dim):
+            raise ValueError(
+                f"eps has shape {eps.shape}, expected {(len(z), self.noise_dim)}"
+            )
+        eps = nn.Dense(
+            self.noise_dim, dtype=self.dtype, kernel_init=_noise_init, name="noise"
+        )(eps)
+        eps = nn.leaky_relu(eps, 0.2)
+        return jnp.concatenate([z.astype(eps.dtype), eps], axis=1)

@@ -1,0 +1,164 @@
+"""Layers that are exact everywhere and fast on CPU too.
+
+XLA:CPU has no fast kernel for three things these networks are made of, so each has a
+second form with the same parameters and the same values, chosen when the program is
+lowered (`jax.lax.platform_dependent`); GPUs keep the native one:
+
+* 3x3 convolutions on maps of fewer than 9 pixels (30-40x): one matmul.
+* stride-2 transposed convolutions (7-30x): four ordinary 2x2 convolutions.
+* the gradient of 2x2 max pooling (9-40x): a maximum of four slices, used everywhere.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
+
+Initializer = jax.nn.initializers.Initializer
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+def conv3x3_native(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolves [B, H, W, C] with [3, 3, C, O], padding 1 on every side."""
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=_LAYOUT
+    )
+
+
+def conv3x3_tiny(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Computes `conv3x3_native` with stride 1 as one matmul; for maps of < 9 pixels.
+
+    XLA swaps the operands of a convolution whose kernel has more taps than its input
+    has pixels, and XLA:CPU then falls back to naive loops.
+    """
+    b, h, w, c = x.shape
+    o = kernel.shape[-1]
+    pixels = np.stack(np.meshgrid(np.arange(h), np.arange(w), indexing="ij"), -1)
+    pixels = pixels.reshape(-1, 2)  # [P, 2]
+    tap = pixels[:, None] - pixels[None] + 1  # [P_in, P_out, 2]
+    inside = ((tap >= 0) & (tap < 3)).all(-1)
+    index = np.where(inside, tap[..., 0] * 3 + tap[..., 1], 0)
+    mask = jnp.asarray(inside, kernel.dtype)[..., None, None]
+    dense = kernel.reshape(9, c, o)[index] * mask  # [P_in, P_out, C, O]
+    dense = dense.transpose(0, 2, 1, 3).reshape(h * w * c, h * w * o)
+    return (x.reshape(b, h * w * c) @ dense).reshape(b, h, w, o)
+
+
+def conv_transpose_4x4_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Doubles the sides of [B, H, W, C] with a [4, 4, C, O] kernel, stride 2, SAME."""
+    return jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=_LAYOUT)
+
+
+def conv_transpose_4x4_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Computes `conv_transpose_4x4_native` as one 2x2 convolution per output phase.
+
+    Output pixel (2i + p, 2j + q) only meets the kernel's taps [p::2, q::2], so nothing
+    is multiplied by the zeros that a dilated input would hold.
+    """
+    b, h, w, _ = x.shape
+    rows = []
+    for p in (0, 1):
+        columns = []
+        for q in (0, 1):
+            padding = ((1 - p, p), (1 - q, q))
+            phase = jax.lax.conv_general_dilated(
+                x, kernel[p::2, q::2], (1, 1), padding, dimension_numbers=_LAYOUT
+            )
+            columns.append(phase)
+        rows.append(jnp.stack(columns, 3))  # [B, H, W, q, O]
+    return jnp.stack(rows, 2).reshape(b, 2 * h, 2 * w, -1)  # from [B, H, p, W, q, O]
+
+
+def max_pool_2x2(x: jax.Array) -> jax.Array:
+    """Halves the sides of [B, H, W, C] by maxima; an odd last row or column is dropped.
+
+    Equal maxima share the gradient, where `nn.max_pool` gives it to the first.
+    """
+    h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    top = jnp.maximum(x[:, 0:h:2, 0:w:2], x[:, 0:h:2, 1:w:2])
+    bottom = jnp.maximum(x[:, 1:h:2, 0:w:2], x[:, 1:h:2, 1:w:2])
+    return jnp.maximum(top, bottom)
+
+
+def batch_norm(
+    train: bool,
+    axis_name: str | None = None,
+    dtype: DTypeLike = jnp.float32,
+    name: str | None = None,
+    momentum: float = 0.9,
+    epsilon: float = 1e-5,
+) -> nn.BatchNorm:
+    """Creates a batch norm over all devices of the mapped axis `axis_name`, if named.
+
+    Args:
+      train: Normalise by the batch (and update `batch_stats`), else by running values.
+      axis_name: Axis of `jax.pmap` or `jax.vmap`; unused when not training.
+      dtype: Type of the output; statistics and parameters stay float32.
+      name: Name of the sub-module.
+      momentum: Share of the running value that one step keeps.
+      epsilon: Added to the variance.
+    """
+    return nn.BatchNorm(
+        use_running_average=not train,
+        axis_name=axis_name if train else None,
+        momentum=momentum,
+        epsilon=epsilon,
+        dtype=dtype,
+        name=name,
+    )
+
+
+class Conv3x3(nn.Module):
+    """3x3 convolution, padding 1 on every side: [B, H, W, C] -> [B, H/s, W/s, O].
+
+    Sides round up when the stride s does not divide them, as in PyTorch.
+    """
+
+    features: int
+    stride: int = 1
+    use_bias: bool = True
+    dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = None
+        if self.use_bias:
+            zeros = nn.initializers.zeros_init()
+            bias = self.param("bias", zeros, (self.features,), jnp.float32)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        if self.stride == 1 and x.shape[1] * x.shape[2] < 9:
+            x = jax.lax.platform_dependent(
+                x, kernel, cpu=conv3x3_tiny, default=conv3x3_native
+            )
+        else:
+            x = conv3x3_native(x, kernel, self.stride)
+        return x if bias is None else x + bias[None, None, None]
+
+
+class ConvTranspose4x4(nn.Module):
+    """4x4 transposed convolution of stride 2: [B, H, W, C] -> [B, 2H, 2W, O]."""
+
+    features: int
+    use_bias: bool = True
+    dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (4, 4, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = None
+        if self.use_bias:
+            zeros = nn.initializers.zeros_init()
+            bias = self.param("bias", zeros, (self.features,), jnp.float32)
+        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = jax.lax.platform_dependent(
+            x, kernel, cpu=conv_transpose_4x4_phases, default=conv_transpose_4x4_native
+        )
+        return x if bias is None else x + bias[None, None, None]

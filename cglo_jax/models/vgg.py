@@ -1,0 +1,90 @@
+"""The convolutions of VGG-16 (Simonyan & Zisserman, 2015) up to conv5_2, for eq. (1)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from cglo_jax.models.layers import Conv3x3, max_pool_2x2
+
+# torchvision's `vgg16().features` up to the last tap; '3_2' is the second of block 3.
+BLOCK_WIDTHS = {1: (64, 64), 2: (128, 128), 3: (256,) * 3, 4: (512,) * 3, 5: (512,) * 2}
+TAPS = ("conv1_2", "conv2_2", "conv3_2", "conv4_2", "conv5_2")
+
+# Of ImageNet's images in [0, 1], RGB, as torchvision's weights expect.
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+_vgg_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def to_rgb(x: jax.Array) -> jax.Array:
+    """Repeats the channel of grey images: [B, H, W, 1 or 3] -> [B, H, W, 3].
+
+    Raises:
+      ValueError: Another number of channels.
+    """
+    if x.shape[-1] == 3:
+        return x
+    if x.shape[-1] != 1:
+        raise ValueError(f"images have shape {x.shape}, expected 1 or 3 channels")
+    return jnp.repeat(x, 3, axis=-1)
+
+
+def normalize_imagenet(x: jax.Array) -> jax.Array:
+    """Shifts RGB images [B, H, W, 3] from [-1, 1] to ImageNet's zero mean, unit std."""
+    scale = 0.5 / IMAGENET_STD
+    offset = (0.5 - IMAGENET_MEAN) / IMAGENET_STD
+    return x * scale[None, None, None] + offset[None, None, None]
+
+
+class VGG16(nn.Module):
+    """VGG-16 without batch norm, from the image to the ReLU of conv5_2.
+
+    Parameters are named 'conv1_1' to 'conv5_2'. Freeze them by not differentiating
+    with respect to them.
+
+    Attributes:
+      normalize: Apply ImageNet's normalisation first; else take the image as it is.
+      dtype: Compute type, and type of the features; parameters are float32.
+    """
+
+    normalize: bool = True
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Computes the perceptual features.
+
+        Args:
+          x: Images [B, H, W, 3] in [-1, 1] (see `to_rgb`). At 16 px and
+            below the last blocks see a single pixel: pooling stops at a side of 1.
+          train: Unused; VGG-16's convolutions are the same in both modes.
+
+        Returns:
+          The last tap, and all five by name (`TAPS`), after the ReLU.
+
+        Raises:
+          ValueError: Not three channels.
+        """
+        del train
+        if x.shape[-1] != 3:
+            raise ValueError(f"images have shape {x.shape}, expected 3 channels")
+        if self.normalize:
+            x = normalize_imagenet(x)
+        features = {}
+        for block, widths in BLOCK_WIDTHS.items():
+            if block > 1 and min(x.shape[1:3]) >= 2:
+                x = max_pool_2x2(x)
+            for i, width in enumerate(widths, 1):
+                name = f"conv{block}_{i}"
+                layer = Conv3x3(
+                    width, dtype=self.dtype, kernel_init=_vgg_init, name=name
+                )
+                x = nn.relu(layer(x))
+                if name in TAPS:
+                    features[name] = x
+        return x, features

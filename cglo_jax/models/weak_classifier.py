@@ -1,0 +1,59 @@
+"""The weak classifier f_phi whose loss draws the codes of one class together."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from cglo_jax.models.layers import Conv3x3, batch_norm, max_pool_2x2
+
+_BLOCKS = 4
+_LARGEST_FLAT_SIDE = 4  # Larger last maps are averaged: 224 px would flatten to 12,544.
+
+
+class WeakClassifier(nn.Module):
+    """Four blocks of 3x3 convolution, batch norm, ReLU and 2x2 max pooling, one dense.
+
+    Attributes:
+      num_classes: K, the number of logits.
+      width: Channels of every block.
+      dtype: Compute type; parameters and logits are float32.
+      axis_name: Mapped axis over which batch norm averages.
+    """
+
+    num_classes: int
+    width: int = 64
+    dtype: DTypeLike = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Classifies images.
+
+        Args:
+          x: Images [B, H, W, C] in [-1, 1]; any size, pooling stops at a side of 1.
+          train: Normalise by batch statistics, else by running ones.
+
+        Returns:
+          Logits [B, K] float32, and the maps after 'block1' to 'block4' and the
+          'embedding' [B, F] float32: the last map flattened (F = 256 at 32 px), or
+          its mean over positions (F = width) when it is larger than 4x4.
+        """
+        features = {}
+        for i in range(1, _BLOCKS + 1):
+            # A bias would be undone by the batch norm that follows.
+            x = Conv3x3(self.width, use_bias=False, dtype=self.dtype, name=f"conv{i}")(
+                x
+            )
+            x = nn.relu(batch_norm(train, self.axis_name, self.dtype, f"bn{i}")(x))
+            if min(x.shape[1:3]) >= 2:
+                x = max_pool_2x2(x)
+            features[f"block{i}"] = x
+        x = x.astype(jnp.float32)
+        if max(x.shape[1:3]) > _LARGEST_FLAT_SIDE:
+            x = x.mean((1, 2))
+        features["embedding"] = x.reshape(len(x), -1)  # [B, F]
+        logits = nn.Dense(self.num_classes, name="head")(features["embedding"])
+        return logits, features

@@ -1,0 +1,105 @@
+"""Devices: the one place that says pmap, shards and replicates.
+
+State has no leading device axis: it goes in replicated (`in_axes=None`) and comes out replicated
+(`out_axes=None`), so checkpoints, tests and evaluation see ordinary arrays.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from cglo_jax.errors import UserError
+
+AXIS = "data"
+
+
+def choose_devices(count: int) -> list[jax.Device]:
+    """Returns the first `count` local devices, all of them for 0."""
+    devices = jax.local_devices()
+    if count > len(devices):
+        raise UserError(
+            f"config.devices is {count}, but this machine has {len(devices)} {devices[0].platform} device(s)"
+        )
+    return devices[: count or None]
+
+
+def per_device(
+    batch_size: int, available: int, devices: Sequence[jax.Device], field: str
+) -> int:
+    """Returns the batch size to use: at most `available` images, divisible by the devices.
+
+    Raises:
+      UserError: there are fewer images than devices, or `batch_size` (named `field`) does not
+        divide among them.
+    """
+    n = len(devices)
+    if batch_size % n:
+        raise UserError(
+            f"config.{field} is {batch_size}: it must be divisible by the {n} devices"
+        )
+    size = min(batch_size, available // n * n)
+    if size == 0:
+        raise UserError(
+            f"{available} images do not fill a batch on {n} devices: use --config.devices={available or 1}"
+        )
+    return size
+
+
+def _sharding(devices: Sequence[jax.Device], *axes: str) -> NamedSharding:
+    mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+    return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def create_replicated(
+    init: Callable[..., Any], devices: Sequence[jax.Device], *args: Any
+) -> Any:
+    """Runs `init(*args)` so that its result lies on every device in buffers that may be donated."""
+    return jax.jit(init, out_shardings=_sharding(devices))(*args)
+
+
+def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Copies host arrays to every device."""
+    return jax.device_put(tree, _sharding(devices))
+
+
+def shard(batch: np.ndarray, devices: Sequence[jax.Device]) -> jax.Array:
+    """Splits a batch [B, ...] among the devices -> [D, B / D, ...]."""
+    split = batch.reshape(len(devices), -1, *batch.shape[1:])
+    return jax.device_put(split, _sharding(devices, AXIS))
+
+
+def replicated_like(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Returns the shapes of `tree`'s arrays with today's replicated placement, to restore into."""
+    place = _sharding(devices)
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), tree
+    )
+
+
+def pmap_step(
+    step: Callable[[Any, Any, jax.Array], tuple[Any, Any]],
+    devices: Sequence[jax.Device],
+) -> Callable:
+    """Maps `step(state, shared, batch) -> (state, metrics)` over the devices.
+
+    `state` and `shared` are replicated, `batch` is a result of `shard`; the step must make its
+    results equal on all devices (`pmean` over AXIS). `state` is donated.
+    """
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None, None, 0),
+        out_axes=None,
+        donate_argnums=0,
+        devices=devices,
+    )
+
+
+def pmap_batch(
+    function: Callable[[Any, jax.Array], Any], devices: Sequence[jax.Device]
+) -> Callable:
+    """Maps `function(shared, batch)` over the devices; results keep the leading device axis."""
+    return jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), devices=devices)

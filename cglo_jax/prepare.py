@@ -1,0 +1,433 @@
+"""Downloads a data set's official archive and prepares it for TFDS, without TensorFlow.
+
+    python -m cglo_jax.prepare cifar100 [--data_dir DIR] [--archive FILE]
+
+The stock TFDS builder prepares, in array_record form, so version, features, keys and
+record order are its own. Its `_split_generators` is replaced and images are handed over
+as encoded bytes, because TFDS untars, opens files and encodes arrays by TensorFlow. An
+archive is checked against its pinned sha256 and read member by member, never extracted.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import http.client
+import io
+import json
+import os
+import shlex
+import shutil
+import sys
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+from PIL import Image
+from tqdm import tqdm
+
+from cglo_jax.errors import UserError
+
+ATTEMPTS = 3  # failures in a row, without a byte gained, before a download gives up
+RETRY_SECONDS = 1.0  # before the second attempt; doubles with each failure
+TIMEOUT_SECONDS = 30.0  # without a word from the server
+MIB = 1 << 20
+
+
+class Archive(NamedTuple):
+    """An official file, as TFDS's url_checksums/<data set>.txt pin it."""
+
+    option: str  # names a copy downloaded by hand
+    filename: str
+    url: str
+    size: int  # bytes
+    sha256: str
+
+
+# In the order that each data set's reader takes them.
+ARCHIVES = {
+    "cifar100": [
+        Archive(
+            "--archive",
+            "cifar-100-binary.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+            168513733,
+            "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+        )
+    ],
+    "caltech_birds2011": [
+        Archive(
+            "--archive",
+            "CUB_200_2011.tgz",
+            "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
+            1150585339,
+            "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+        ),
+        Archive(
+            "--segmentations",
+            "segmentations.tgz",
+            "https://data.caltech.edu/records/w9d68-gec53/files/segmentations.tgz?download=1",
+            39272883,
+            "dc77f6cffea0cbe2e41d4201115c8f29a6320ecb04fffd2444f51b8066e4b84f",
+        ),
+    ],
+}
+CONFIGS = {"cifar100": "cifar100", "caltech_birds2011": "cub"}  # configs/<value>.py
+SPLITS = ("train", "test")
+
+
+def prepare_command(name: str) -> str | None:
+    """Returns the shell command that prepares data set `name`, None if none does."""
+    return f"python -m cglo_jax.prepare {name}" if name in ARCHIVES else None
+
+
+# Archives: downloaded, verified, read in memory
+
+
+def fetch(archive: Archive, part: Path) -> None:
+    """Appends to `part` what it lacks of `archive`, over one connection.
+
+    Raises:
+        OSError, http.client.HTTPException: the connection failed or ended early, or
+            the server has something else.
+    """
+    have = part.stat().st_size if part.exists() else 0
+    if have == archive.size:
+        return
+    headers = {"User-Agent": "cglo-jax"} | ({"Range": f"bytes={have}-"} if have else {})
+    request = urllib.request.Request(archive.url, headers=headers)
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416:  # no such range: `part` is not the start of this file
+            part.unlink(missing_ok=True)
+        raise
+    with response:
+        if response.status != 206:  # the server knows no ranges and sends everything
+            have = 0
+        elif f"bytes {have}-" not in response.headers.get("Content-Range", ""):
+            raise OSError("the server sent another range")
+        size = have + int(response.headers.get("Content-Length", archive.size - have))
+        if size != archive.size:
+            raise OSError(f"the server has {size} bytes, not {archive.size}")
+        progress = {"initial": have, "total": size, "unit": "B", "unit_scale": True}
+        bar = tqdm(desc=archive.filename, disable=None, **progress)
+        with bar, part.open("ab" if have else "wb") as file:
+            while chunk := response.read(min(MIB // 4, size - have)):
+                have += file.write(chunk)
+                bar.update(len(chunk))
+    if have < size:
+        raise OSError(f"the connection ended after {have} of {size} bytes")
+
+
+def download(archive: Archive, folder: Path) -> Path:
+    """Downloads `archive` into `folder`, going on where an earlier run stopped.
+
+    Returns:
+        The verified file; until it is verified it is called `<filename>.part`.
+
+    Raises:
+        UserError: it cannot be had, or is not the official file (and was removed).
+    """
+    path, part = folder / archive.filename, folder / f"{archive.filename}.part"
+    if path.exists():  # of a run that was stopped later: verified once more
+        path.replace(part)
+    by_hand = f"or download it by hand and pass {archive.option} FILE"
+    best, failures = 0, 0
+    while True:
+        try:
+            fetch(archive, part)
+            break
+        except (OSError, http.client.HTTPException) as error:
+            have = part.stat().st_size if part.exists() else 0
+            failures = 1 if have > best else failures + 1
+            best = max(best, have)
+            if failures == ATTEMPTS:
+                raise UserError(
+                    f"{archive.url} could not be downloaded ({error}): "
+                    f"run this again to go on, {by_hand}"
+                ) from error
+            time.sleep(RETRY_SECONDS * 2 ** (failures - 1))
+    try:
+        verify(archive, part, archive.url)
+    except UserError as error:
+        part.unlink()
+        raise UserError(f"{error}; removed it: run this again, {by_hand}") from None
+    return part.replace(path)
+
+
+def verify(archive: Archive, path: Path, source: str) -> Path:
+    """Returns `path` if it holds `archive`; if not, raises UserError naming `source`."""
+    if not path.is_file():
+        raise UserError(f"{source}: there is no such file")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != archive.sha256:
+        raise UserError(
+            f"{source} is not the official {archive.filename} "
+            f"(its sha256 is {found}, not {archive.sha256})"
+        )
+    return path
+
+
+def read_members(
+    path: Path, names: Iterable[str], limit: int
+) -> Iterator[tuple[str, bytes]]:
+    """Yields (name, content) of the named members of a .tar.gz, in the archive's order.
+
+    Raises:
+        UserError: the archive is broken, or a named member is absent, longer than
+            `limit` bytes or not a plain file. Other members are passed over.
+    """
+    missing = set(names)
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            for member in tar:
+                if (name := member.name.removeprefix("./")) not in missing:
+                    continue
+                if not member.isreg() or member.size > limit:
+                    raise UserError(f"{path}: {name} is not a file of <= {limit} bytes")
+                yield name, tar.extractfile(member).read()
+                missing.remove(name)
+                if not missing:
+                    return
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as a .tar.gz: {error}") from error
+    if missing:
+        raise UserError(f"{path} lacks {len(missing)} members, such as {min(missing)}")
+
+
+# One reader per data set: archives -> {split: (key, example) pairs}
+
+
+def read_cifar100(builder, archive: Path) -> dict[str, Iterator]:
+    """Reads cifar-100-binary.tar.gz, and gives `builder` its class names."""
+    folder = "cifar-100-binary"
+    names = ("fine_label_names.txt", "coarse_label_names.txt", "train.bin", "test.bin")
+    wanted = [f"{folder}/{name}" for name in names]
+    found = dict(read_members(archive, wanted, limit=256 * MIB))
+    fine, coarse, *data = (found[name] for name in wanted)
+    builder.info.features["label"].names = fine.decode().split()
+    builder.info.features["coarse_label"].names = coarse.decode().split()
+    return {s: cifar100_examples(s, d) for s, d in zip(SPLITS, data, strict=True)}
+
+
+def cifar100_examples(split: str, data: bytes) -> Iterator[tuple[int, dict]]:
+    """Yields one split from its records of coarse label, fine label, [3, 32, 32]."""
+    records = np.frombuffer(data, np.uint8).reshape(-1, 2 + 3 * 32 * 32)
+    for index, (coarse, fine, *_) in enumerate(records[:, :2].tolist()):
+        image = records[index, 2:].reshape(3, 32, 32).transpose(1, 2, 0)
+        example = {"id": f"{split}_{index:05d}", "image": png_bytes(image)}
+        yield index, example | {"label": fine, "coarse_label": coarse}
+
+
+def read_cub(builder, archive: Path, segmentations: Path) -> dict[str, Iterator]:
+    """Reads the tables of CUB_200_2011.tgz and all of segmentations.tgz (40 MB)."""
+    del builder  # in TFDS the class names are each example's 'label_name', only
+    tables = ("images", "train_test_split", "bounding_boxes")
+    wanted = [f"CUB_200_2011/{table}.txt" for table in tables]
+    found = dict(read_members(archive, wanted, limit=16 * MIB))
+    images, in_train, boxes = (
+        dict(row.split(maxsplit=1) for row in found[name].decode().splitlines())
+        for name in wanted
+    )
+    mask_names = {i: f"segmentations/{images[i][: -len('.jpg')]}.png" for i in images}
+    masks = dict(read_members(segmentations, mask_names.values(), limit=16 * MIB))
+    rows = {split: {} for split in SPLITS}
+    for i, path in images.items():
+        box = [float(value) for value in boxes[i].split()]
+        split = "train" if int(in_train[i]) else "test"
+        rows[split][f"CUB_200_2011/images/{path}"] = masks[mask_names[i]], box
+    return {split: cub_examples(archive, rows[split]) for split in SPLITS}
+
+
+def cub_examples(archive: Path, rows: dict) -> Iterator[tuple[str, dict]]:
+    """Yields one split: images as their files' own bytes, boxes as fractions.
+
+    Args:
+        archive: CUB_200_2011.tgz.
+        rows: {member name of an image: (its mask as PNG, [x, y, width, height])}.
+    """
+    import tensorflow_datasets as tfds
+
+    for name, image in read_members(archive, rows, limit=64 * MIB):
+        number, label_name = name.split("/")[-2].split(".", 1)
+        mask_png, (x, y, box_width, box_height) = rows[name]
+        mask = np.asarray(Image.open(io.BytesIO(mask_png)).convert("L"))  # [H, W]
+        height, width = mask.shape
+        corners = (
+            y / height,
+            x / width,
+            (y + box_height) / height,
+            (x + box_width) / width,
+        )
+        example = {
+            "image": image,
+            "image/filename": name,
+            "label": int(number) - 1,
+            "label_name": label_name.lower(),
+            "segmentation_mask": png_bytes(mask),
+            "bbox": tfds.features.BBox(*(min(c, 1.0) for c in corners)),
+        }
+        yield name, example
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    """Encodes a uint8 image, [H, W, 3] or [H, W], as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+READERS = {"cifar100": read_cifar100, "caltech_birds2011": read_cub}
+
+
+# The prepared directory
+
+
+def prepared_sizes(path: Path) -> dict[str, int] | None:
+    """Returns {split: examples} of a prepared directory, None if there is none.
+
+    Raises:
+        UserError: something is there that `tfds.data_source` could not read.
+    """
+    if not path.exists():
+        return None
+    try:
+        info = json.loads((path / "dataset_info.json").read_text())
+        kind = info.get("fileFormat", "tfrecord")
+        shards = {split["name"]: split["shardLengths"] for split in info["splits"]}
+    except (OSError, ValueError, KeyError):
+        kind, shards = "array_record", {}
+    if kind != "array_record":
+        raise UserError(
+            f"{path} was prepared as {kind}, which only TensorFlow reads: "
+            "pass another --data_dir"
+        )
+    files = {s: len(list(path.glob(f"*-{s}.array_record-*"))) for s in SPLITS}
+    if files != {split: len(shards.get(split, [None])) for split in SPLITS}:
+        remove = f"rm -r {shlex.quote(str(path))}"
+        raise UserError(f"{path} is incomplete: remove it ({remove}), run this again")
+    return {split: sum(map(int, shards[split])) for split in SPLITS}
+
+
+def prepare(name: str, data_dir: Path, copies: dict[str, Path | None]) -> Path:
+    """Makes `tfds.data_source(name, data_dir=data_dir)` work, if it does not yet.
+
+    Args:
+        name: a key of ARCHIVES.
+        data_dir: directory of prepared data sets.
+        copies: {option: a person's own copy of that archive, None to download it}.
+
+    Returns:
+        The prepared directory, `<data_dir>/<name>/<version>`.
+
+    Raises:
+        UserError: an archive cannot be had or is not the official one, or what is
+            there already is unreadable.
+        OSError: the disk is full or not writable.
+    """
+    import tensorflow_datasets as tfds
+
+    target = data_dir / name / str(tfds.builder_cls(name).VERSION)
+    if prepared_sizes(target):
+        print(f"Nothing to do: {name} was prepared before.")
+        return target
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with locked(data_dir):
+        if not prepared_sizes(target):  # by the process that we waited for
+            build(name, target, copies)
+    return target
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Waits for other preparations in `folder`; the lock ends with the process."""
+    import fcntl  # not on Windows, where the rest of the package does without
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a network disk may have no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def build(name: str, target: Path, copies: dict[str, Path | None]) -> None:
+    """Prepares in `<data_dir>/incomplete.cglo_jax_<name>`, then moves to `target`.
+
+    The move is one rename, so nobody ever reads half a data set.
+    """
+    import tensorflow_datasets as tfds
+
+    staging = target.parents[1] / f"incomplete.cglo_jax_{name}"
+    staging.mkdir(exist_ok=True)
+    work = staging / "prepared"
+    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    try:
+        archives = [
+            verify(archive, copy, f"{archive.option} {copy}")
+            if (copy := copies.get(archive.option))
+            else download(archive, staging)
+            for archive in ARCHIVES[name]
+        ]
+        if not sys.stderr.isatty():
+            tfds.disable_progress_bar()
+        builder = tfds.builder_cls(name)(data_dir=work, file_format="array_record")
+        splits = READERS[name](builder, *archives)
+        builder._split_generators = lambda dl_manager, **_: splits
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
+            builder.download_and_prepare()
+        target.parent.mkdir(exist_ok=True)
+        Path(builder.data_path).rename(target)
+        shutil.rmtree(staging)
+    finally:
+        with contextlib.suppress(OSError):  # not empty: downloads are kept, to go on
+            staging.rmdir()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns 0, 2 after an error or 130 when stopped."""
+    default = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
+    parser = argparse.ArgumentParser("python -m cglo_jax.prepare")
+    parser.add_argument("name", choices=sorted(ARCHIVES), help="the data set")
+    parser.add_argument(
+        "--data_dir", type=Path, default=default, help="now %(default)s"
+    )
+    parser.add_argument("--archive", type=Path, help="if downloaded by hand")
+    parser.add_argument("--segmentations", type=Path, help="caltech_birds2011 only")
+    args = parser.parse_args(argv)
+    if args.segmentations and args.name != "caltech_birds2011":
+        parser.error("--segmentations goes with caltech_birds2011 only")
+    logging.set_verbosity(logging.ERROR)  # absl: "OpenCV is not installed"
+    data_dir = args.data_dir.expanduser().absolute()
+    copies = {"--archive": args.archive, "--segmentations": args.segmentations}
+    try:
+        path = prepare(args.name, data_dir, copies)
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped: run this again to go on", file=sys.stderr)
+        return 130
+    sizes = ", ".join(f"{n} {split}" for split, n in prepared_sizes(path).items())
+    config, flag = CONFIGS[args.name], ""
+    if args.data_dir != default:
+        flag = f" --config.dataset.data_dir={shlex.quote(str(data_dir))}"
+    print(f"{args.name} is prepared in {path} ({sizes} images). To train on it:")
+    print(
+        f"python -m cglo_jax.main --config=configs/{config}.py:10 "
+        f"--workdir=runs/{config}-10{flag}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
