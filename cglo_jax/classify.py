@@ -124,6 +124,7 @@ _REPLACEMENTS: dict[str, Callable[..., jax.Array] | None] = {
     "cglo": _cglo,
     "pixelmix": _pixelmix,
 }
+_FROM_CGLO = ("cglo",)  # methods that need a trained cGLO
 assert tuple(_REPLACEMENTS) == METHODS
 
 
@@ -308,7 +309,9 @@ def _train(
     config, workdir, directory, dataset, spec, seed, devices, fingerprint
 ) -> ClassifierState:
     c = config.classify
-    model, _ = train.restore_model(config, workdir, dataset, seed)
+    model = {"params": {}, "batch_stats": {}, "z": np.zeros((len(dataset.ids), 0))}
+    if spec.method in _FROM_CGLO:
+        model, _ = train.restore_model(config, workdir, dataset, seed)
     # The same keys for every method: they differ in the replaced images only.
     key_init, key_step, key_order = jax.random.split(jax.random.key(seed), 3)
     n = dataset.num_labelled
@@ -327,9 +330,7 @@ def _train(
 
     return loop.run_steps(
         take_step,
-        parallel.create_replicated(
-            functools.partial(init_state, spec=spec), devices, key_init
-        ),
+        parallel.create_replicated(init_state, devices, key_init, spec=spec),
         split_state=_split_state,
         merge_state=_merge_state,
         devices=devices,

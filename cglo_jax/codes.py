@@ -174,6 +174,8 @@ def draw_partners(
       int32 [B], images.
     """
 
+    classes = jax.tree.map(jnp.asarray, classes)
+
     def draw(key, index, label):
         count = classes.counts[label]
         hop = jax.random.randint(key, (), 1, jnp.maximum(count, 2))

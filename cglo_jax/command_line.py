@@ -1,7 +1,11 @@
 """The flags of `python -m cglo_jax.main`, and one clear line for each way to get them wrong."""
 
 import difflib
+import itertools
+import os
 import pathlib
+import re
+import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,6 +37,9 @@ _STAGE = flags.DEFINE_enum(
 )
 
 
+_NO_CONFIG = "no --config: try --config=configs/digits.py, or --help"
+
+
 class Command(NamedTuple):
     """What the command line asks for."""
 
@@ -48,23 +55,35 @@ def parse(argv: Sequence[str]) -> Command:
       UserError: a flag, a file, a field or a value is wrong.
     """
     app.define_help_flags()
+    for flag in (_CONFIG, _WORKDIR, _STAGE):  # --help shows those of argv[0] only
+        flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[flag.name])
     _check_field_names(argv)
+    path = _config_argument(argv).partition(":")[0]
+    if path and not pathlib.Path(path).is_file():
+        raise UserError(f"there is no configuration file {path!r}")
     try:
         rest = flags.FLAGS(list(argv))[1:]
-    except (flags.Error, OSError, AttributeError, KeyError, ValueError) as error:
+        config = _CONFIG.value
+        flat = flatten(config) if config else {}
+    except Exception as error:  # noqa: BLE001 - a config file may raise anything
         raise UserError(_explain(argv, error)) from None
+    if not path:
+        raise UserError(_NO_CONFIG)
     if rest:
         raise UserError(f"cannot use {rest[0]!r}: options begin with --, see --help")
-    if _CONFIG.value is None:
-        raise UserError("no --config: try --config=configs/digits.py, or --help")
-    validate(_CONFIG.value)
-    return Command(_CONFIG.value, _workdir(), _STAGE.value)
+    if flat.keys() != flatten(get_config()).keys():
+        raise UserError(
+            f"{path}: get_config() must return cglo_jax.config.get_config() with "
+            "other values, no other fields"
+        )
+    validate(config)
+    return Command(config, _workdir(), _STAGE.value)
 
 
 def _workdir() -> pathlib.Path:
     """--workdir, or runs/cifar100-10 for --config=configs/cifar100.py:10."""
     if _WORKDIR.value:
-        return pathlib.Path(_WORKDIR.value)
+        return pathlib.Path(_WORKDIR.value).expanduser()
     path, _, argument = config_flags.get_config_filename(
         flags.FLAGS["config"]
     ).partition(":")
@@ -72,33 +91,76 @@ def _workdir() -> pathlib.Path:
     return pathlib.Path("runs") / (pathlib.Path(path).stem + argument)
 
 
+def _config_argument(argv: Sequence[str]) -> str:
+    """The value of --config=FILE or --config FILE, "" if there is none."""
+    value = ""
+    for argument, following in itertools.pairwise([*argv[1:], ""]):
+        if re.match("--?config=", argument):
+            value = argument.partition("=")[2]
+        elif argument in ("--config", "-config"):
+            value = following
+    return value
+
+
 def _check_field_names(argv: Sequence[str]) -> None:
     names = list(flatten(get_config()))
     for argument in argv[1:]:
-        if argument.startswith("--config."):
-            name = argument.removeprefix("--config.").partition("=")[0]
-            if name not in names:
-                close = difflib.get_close_matches(name, names, n=1)
-                same_leaf = [
-                    n for n in names if n.split(".")[-1] == name.split(".")[-1]
-                ]
-                hint = [*close, *same_leaf, None][0]
-                raise UserError(
-                    f"config has no field {name!r}: "
-                    + (f"did you mean {hint!r}?" if hint else "see cglo_jax/config.py")
+        given = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+        if given and (name := given[1]) not in names:
+            same_leaf = [n for n in names if n.split(".")[-1] == name.split(".")[-1]]
+            close = difflib.get_close_matches(name, names, n=1)
+            hints = dict.fromkeys([*same_leaf, *close][:3])
+            raise UserError(
+                f"config has no field {name!r}: "
+                + (
+                    f"did you mean {' or '.join(map(repr, hints))}?"
+                    if hints
+                    else "see cglo_jax/config.py"
                 )
+            )
+
+
+# What Python says of a value that is not of a field's type, and what people read.
+_TYPES = {
+    "invalid literal for int": "a whole number",
+    "could not convert string to float": "a number",
+    "Non-boolean argument": "true or false",
+}
 
 
 def _explain(argv: Sequence[str], error: Exception) -> str:
-    """Turns what absl and ml_collections raise into one line."""
-    given = next((a for a in argv if a.startswith("--config=")), "--config")
-    text = str(error)
-    if "No such file" in text:
-        path = given.removeprefix("--config=").partition(":")[0]
-        return f"there is no configuration file {path!r}"
-    if "Error whilst parsing config file" in text or "Traceback" in text:
-        last = [line for line in text.splitlines() if line.strip()][-1]
-        return f"{given}: {last.removeprefix('cglo_jax.errors.UserError: ')}"
-    if "config." in text and "Unknown command line flag" in text:
+    """Turns what absl, ml_collections and config files raise into one line."""
+    text, given = " ".join(str(error).split()), _config_argument(argv)
+    if "Path to config file is an empty string" in text:
+        return _NO_CONFIG
+    value = re.match(r"flag --(config\.[\w.]+)=(.*?): ", text)
+    for saying, wanted in _TYPES.items():
+        if value and saying in text:
+            return f"{value[1]} is {value[2]!r}: it must be {wanted}"
+    if "before a value for --config" in text or (not given and "'config." in text):
         return "fields can only be changed after --config=FILE"
-    return " ".join(text.split())
+    chain = [error]
+    while following := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(following)
+    path, _, argument = given.partition(":")
+    if "has no attribute 'get_config'" in str(chain[-1]):
+        return f"{path} has no function get_config"
+    if argument and "get_config() takes 0 positional" in str(chain[-1]):
+        return f"{path} takes no argument: leave out {':' + argument!r}"
+    if own := [raised for raised in chain if isinstance(raised, UserError)]:
+        return f"--config={given}: {own[-1]}"  # those before it quote its traceback
+    for raised in chain:
+        if place := _place(raised, path):
+            message = " ".join(str(getattr(raised, "msg", raised)).split())
+            return f"{place}: {type(raised).__name__}: {message}"
+    return text
+
+
+def _place(error: BaseException, path: str) -> str:
+    """Where in the file `path` the error was raised, "" if not there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    file = os.path.abspath(path)
+    lines = [f.lineno for f in frames if os.path.abspath(f.filename) == file]
+    if isinstance(error, SyntaxError):
+        lines = [error.lineno]
+    return f"{path}, line {lines[-1]}" if lines else ""

@@ -129,11 +129,11 @@ def get_config() -> ConfigDict:
     config.classify.depth = 28  # WideResNet [P 4.2]
     config.classify.width = 10  # WideResNet
     config.classify.dropout = 0.3  # WideResNet
-    config.classify.epochs = 200
+    config.classify.epochs = 200  # [A]
     config.classify.steps_per_epoch = 390  # as above [P 4.3]
     config.classify.batch_size = 128  # [P 4.3]
     config.classify.lr = 0.1  # SGD with Nesterov momentum [P 4.3]
-    config.classify.momentum = 0.9
+    config.classify.momentum = 0.9  # [A]
     config.classify.weight_decay = (
         5e-4  # on every parameter, as the authors' optimiser does [A]
     )
@@ -326,6 +326,8 @@ def validate(config: ConfigDict) -> None:
     )
     p = flat["classify.replace_probability"]
     _check(0 <= p <= 1, "classify.replace_probability", p, "between 0 and 1")
+    fill = flat["classify.pad_value"]
+    _check(-1 <= fill <= 1, "classify.pad_value", fill, "between -1 and 1")
     _check(
         0 < flat["report.confidence"] < 1,
         "report.confidence",
@@ -338,8 +340,8 @@ def _validate_lists(flat: dict[str, Any]) -> None:
     seeds = flat["seeds"]
     _check(
         len(seeds) > 0
-        and len(set(seeds)) == len(seeds)
-        and all(isinstance(s, int) and s >= 0 for s in seeds),
+        and all(isinstance(s, int) and s >= 0 for s in seeds)
+        and len(set(seeds)) == len(seeds),
         "seeds",
         seeds,
         "a list of different whole numbers, such as (0,1,2)",
@@ -347,11 +349,11 @@ def _validate_lists(flat: dict[str, Any]) -> None:
     methods = flat["classify.methods"]
     _check(
         len(methods) > 0
-        and len(set(methods)) == len(methods)
-        and set(methods) <= set(METHODS),
+        and all(m in METHODS for m in methods)
+        and len(set(methods)) == len(methods),
         "classify.methods",
         methods,
-        "a list of " + ", ".join(METHODS),
+        f"a list of {', '.join(METHODS)}, written \"('baseline','cglo')\"",
     )
     for name in ("train.lr_drop_epochs", "classify.lr_drop_epochs"):
         _check(
@@ -362,14 +364,15 @@ def _validate_lists(flat: dict[str, Any]) -> None:
         )
     t = flat["sample.t_values"]
     _check(
-        len(t) > 0 and all(0 <= v <= 1 for v in t),
+        len(t) > 0 and all(isinstance(v, int | float) and 0 <= v <= 1 for v in t),
         "sample.t_values",
         t,
         "numbers between 0 and 1",
     )
     weights = flat["reconstruction.layer_weights"]
     _check(
-        len(weights) == 5 and all(w >= 0 for w in weights),
+        len(weights) == 5
+        and all(isinstance(w, int | float) and w >= 0 for w in weights),
         "reconstruction.layer_weights",
         weights,
         "five numbers >= 0",

@@ -9,6 +9,8 @@ import difflib
 import hashlib
 import io
 import pathlib
+import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -297,18 +299,17 @@ def _tfds_builder(name: str, data_dir: str):
     logging.set_verbosity(logging.ERROR)  # "OpenCV is not installed": Pillow decodes
     try:
         builder = tfds.builder(name, data_dir=data_dir or None)
-    except tfds.core.registered.DatasetNotFoundError:
-        close = difflib.get_close_matches(name, ["digits", *tfds.list_builders()], n=1)
-        hint = (
-            f"did you mean {close[0]!r}?"
-            if close
-            else "use 'digits' or the name of a TFDS data set"
-        )
-        raise UserError(
-            f"config.dataset.name: no data set is called {name!r}: {hint}"
-        ) from None
+    except (
+        tfds.core.registered.DatasetNotFoundError,
+        AssertionError,  # no such version
+        ImportError,  # described by TensorFlow
+        ValueError,  # no such config, or no name at all
+    ) as error:
+        raise UserError(f"config.dataset.name: {_explain(name, error)}") from None
     if not (builder.data_path / "dataset_info.json").exists():
         command = prepare.prepare_command(name)
+        if command and data_dir:
+            command += f" --data_dir {shlex.quote(data_dir)}"
         how = (
             f"run `{command}` first"
             if command
@@ -323,6 +324,24 @@ def _tfds_builder(name: str, data_dir: str):
             "only TensorFlow reads: prepare it again with file_format='array_record' in another data_dir"
         )
     return builder
+
+
+def _explain(name: str, error: Exception) -> str:
+    """Why there is no data set `name`, in one line."""
+    import tensorflow_datasets as tfds
+
+    known = ["digits", *tfds.list_builders(with_community_datasets=False)]
+    if re.match(r"\w*", name)[0] in known:
+        reason = re.sub(r'Failed to construct dataset .*?}": ', "", str(error).strip())
+        reason = re.split(r"\n|\. Here are|\.$", reason)[0]
+        return f"TFDS cannot open {name!r}: {reason}"
+    close = difflib.get_close_matches(name.lower(), known, n=1)
+    hint = (
+        f"did you mean {close[0]!r}?"
+        if close
+        else "use 'digits' or the name of a TFDS data set"
+    )
+    return f"no data set is called {name!r}: {hint}"
 
 
 def _tfds_source(builder, split: str, size: int) -> _Source:

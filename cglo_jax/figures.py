@@ -106,21 +106,25 @@ def image_grid(
     x0 += 2 * _PAD if x0 else _GUTTER
     y0 = max(_text_size(lines)[1] for lines in top)
     y0 += _PAD if y0 else _GUTTER
-    # A label may be wider or higher than a tiny image enlarged by 1: then it spaces the images.
-    step_x = max(width, *(_text_size(lines)[0] for lines in top)) + _GUTTER
-    step_y = max(height, *(_text_size(lines)[1] for lines in left)) + _GUTTER
-    canvas = np.full((y0 + rows * step_y, x0 + columns * step_x, 3), 255, np.uint8)
+    # Where a label is wider or higher than its image, the image stands in the label's middle.
+    cell_x = max(width, *(_text_size(lines)[0] for lines in top))
+    cell_y = max(height, *(_text_size(lines)[1] for lines in left))
+    xs = [x0 + c * (cell_x + _GUTTER) for c in range(columns)]
+    ys = [y0 + r * (cell_y + _GUTTER) for r in range(rows)]
+    canvas = np.full(
+        (ys[-1] + cell_y + _GUTTER, xs[-1] + cell_x + _GUTTER, 3), 255, np.uint8
+    )
     for r, c in np.ndindex(rows, columns):
-        y, x = y0 + r * step_y, x0 + c * step_x
+        y, x = ys[r] + (cell_y - height) // 2, xs[c] + (cell_x - width) // 2
         canvas[y : y + height, x : x + width] = tiles[r, c]
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
-    for r, lines in zip(range(rows), left, strict=True):
-        y = y0 + r * step_y + (height - _text_size(lines)[1]) // 2
-        _draw_lines(draw, x0 - _PAD, max(y, y0 + r * step_y), lines, "ra")
-    for c, lines in zip(range(columns), top, strict=True):
+    for y, lines in zip(ys, left, strict=True):
+        y += (cell_y - _text_size(lines)[1]) // 2
+        _draw_lines(draw, x0 - _PAD, y, lines, "ra")
+    for x, lines in zip(xs, top, strict=True):
         y = y0 - _PAD // 2 - _text_size(lines)[1]
-        _draw_lines(draw, x0 + c * step_x + width // 2, y, lines, "ma")
+        _draw_lines(draw, x + cell_x // 2, y, lines, "ma")
     return picture
 
 
@@ -186,24 +190,26 @@ def code_map(
       class_names: the name of each class.
 
     Returns:
-      An RGB image, 1400 pixels wide.
+      An RGB image, 1200 pixels wide.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 5.6), dpi=200, layout="constrained")
+    figure = Figure(figsize=(6, 4.8), dpi=200, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
     axes.spines[:].set_color("0.8")
-    hidden = points[labels < 0]
-    handles = (
-        {"unlabelled": axes.scatter(*hidden.T, s=3, c="0.7")} if len(hidden) else {}
-    )
-    for k, name in enumerate(class_names):
-        handles[name] = _scatter_class(axes, points[labels == k], k, len(class_names))
-    if len(class_names) <= _LEGEND_CLASSES:
-        _add_legend(figure, handles)
+    few = len(class_names) <= _LEGEND_CLASSES
+    hidden = axes.scatter(*points[labels < 0].T, s=3, color="#b3b3b3")
+    drawn = [
+        _scatter_class(axes, points[labels == k], k, len(class_names))
+        for k in range(len(class_names))
+    ]
+    if few and (labels < 0).any():
+        _add_legend(figure, [*drawn, hidden], [*class_names, "unlabelled"])
+    elif few:
+        _add_legend(figure, drawn, class_names)
     else:
         _add_class_names(canvas, axes, points, labels, class_names)
     canvas.draw()
@@ -216,15 +222,15 @@ def _scatter_class(axes: Any, points: np.ndarray, k: int, num_classes: int) -> A
     few = num_classes <= _LEGEND_CLASSES
     color = PALETTE[k % len(PALETTE)] if few else colormaps["viridis"](k / num_classes)
     style = {"marker": _MARKERS[k % len(_MARKERS)], "linewidths": 0.4}
-    return axes.scatter(*points.T, s=26, color=[color], edgecolors="white", **style)
+    style |= {"s": 26 if few else 14, "color": [color], "edgecolors": "white"}
+    return axes.scatter(*points.T, **style)
 
 
-def _add_legend(figure: Any, handles: Mapping[str, Any]) -> None:
-    legend = figure.legend(
-        handles.values(), [" "] * len(handles), loc="outside right upper", frameon=False
-    )
+def _add_legend(figure: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
+    style = {"loc": "outside right upper", "frameon": False, "fontsize": 11}
+    legend = figure.legend(handles, [" "] * len(handles), **style)
     # Set afterwards: matplotlib leaves names that start with "_" out and reads "$" as maths.
-    for text, name in zip(legend.get_texts(), handles, strict=True):
+    for text, name in zip(legend.get_texts(), names, strict=True):
         text.set(text="\n".join(_wrap(name, _LABEL_WIDTH)), parse_math=False)
 
 
@@ -235,18 +241,18 @@ def _add_class_names(
 
     canvas.draw()  # text extents need the final layout
     placed = []
+    outline = [withStroke(linewidth=2, foreground="white")]
     sizes = np.bincount(labels[labels >= 0], minlength=len(names))
     for k in [k for k in np.argsort(-sizes, kind="stable") if sizes[k]]:
         x, y = np.median(points[labels == k], axis=0)
         text = axes.text(x, y, names[k], fontsize=7, ha="center", va="center")
-        text.set(
-            parse_math=False, path_effects=[withStroke(linewidth=2, foreground="white")]
-        )
+        text.set(parse_math=False, path_effects=outline)
         box = text.get_window_extent(canvas.get_renderer())
-        if any(box.overlaps(other) for other in placed):
-            text.remove()
-        else:
+        inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1
+        if inside and not any(box.overlaps(other) for other in placed):
             placed.append(box)
+        else:
+            text.remove()
 
 
 # Learning curves: (stage, key of a record, title).
@@ -254,10 +260,10 @@ _PANELS = (
     ("train", "reconstruction", "cGLO: reconstruction loss"),
     ("train", "cross_entropy", "cGLO: cross-entropy of the weak classifier"),
     ("classify", "loss", "Classifier: training loss"),
-    ("classify", "train_accuracy", "Classifier: training accuracy"),
+    ("classify", "train_accuracy", "Classifier: training accuracy (%)"),
 )
 _SIZE = (320, 210)  # of a panel, in the units of its text (12 high)
-_FRAME = (46, 32, 310, 174)  # left, top, right, bottom of the axes
+_FRAME = (58, 32, 304, 174)  # left, top, right, bottom of the axes
 
 
 def learning_curves(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -295,58 +301,57 @@ def _lines(
 def _ticks(low: float, high: float) -> list[float]:
     from matplotlib.ticker import MaxNLocator
 
-    return [
-        float(v)
-        for v in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    ]
+    return MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high).tolist()
 
 
-def _tick_text(value: float) -> str:
-    return f"{value / 1000:g}k" if abs(value) >= 10000 else f"{value:g}"
+def _short(value: float) -> str:
+    """Writes a tick of at most three digits in at most 7 characters: 0.0015, 1.25e-3."""
+    if len(f"{value:g}") <= 6:
+        return f"{value:g}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def _panel(
     title: str, lines: Mapping[tuple[str, int], list[tuple[float, float]]]
 ) -> str:
     left, top, right, bottom = _FRAME
-    steps = [step for line in lines.values() for step, _ in line]
-    values = [value for line in lines.values() for _, value in line]
-    y_ticks = _ticks(min(0.0, *values), max(values) if max(values) > 0 else 1.0)
-    x_ticks = [t for t in _ticks(0, max(steps) or 1) if t <= (max(steps) or 1)]
+    points = [point for line in lines.values() for point in line]
+    last = max(step for step, _ in points) or 1
+    values = [value for _, value in points]
+    ticks = _ticks(min(0.0, *values), max(values) if max(values) > 0 else 1.0)
 
     def place(step: float, value: float) -> tuple[float, float]:
-        x = left + (right - left) * step / (max(steps) or 1)
-        y = bottom - (bottom - top) * (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-        return x, y
+        height = (value - ticks[0]) / (ticks[-1] - ticks[0])
+        return left + (right - left) * step / last, bottom - (bottom - top) * height
 
-    parts = []
-    for tick in y_ticks:
-        y = place(0, tick)[1]
-        parts.append(
-            f'<path d="M{left} {y:.1f}H{right}" stroke="currentColor" opacity=".15"/>'
-        )
-        parts.append(
-            f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>'
-        )
-    for tick in x_ticks:
-        x = place(tick, 0)[0]
-        parts.append(
-            f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{_tick_text(tick)}</text>'
-        )
-    parts.append(
-        f'<text x="{(left + right) / 2}" y="{bottom + 32}" text-anchor="middle">step</text>'
-    )
+    parts = [_text((left + right) / 2, bottom + 32, "middle", "step")]
+    for tick in ticks:
+        _, y = place(0, tick)
+        grid = 'stroke="currentColor" opacity=".15"'
+        parts.append(f'<path d="M{left} {y:.1f}H{right}" {grid}/>')
+        parts.append(_text(left - 6, y + 4, "end", _short(tick)))
+    for tick in _ticks(0, last):
+        if tick <= last:
+            text = f"{tick / 1000:g}k" if tick and last >= 10000 else f"{tick:g}"
+            parts.append(_text(place(tick, 0)[0], bottom + 16, "middle", text))
     methods = sorted({method for method, _ in lines})
     for (method, _), line in sorted(lines.items()):
-        points = " ".join("{:.1f},{:.1f}".format(*place(*point)) for point in line)
-        parts.append(f'<polyline points="{points}" {_stroke(methods.index(method))}/>')
+        path = " ".join("{:.1f},{:.1f}".format(*place(*point)) for point in line)
+        parts.append(f'<polyline points="{path}" {_stroke(methods.index(method))}/>')
     parts += _panel_legend(methods)
-    label = html.escape(title)
+    # Without a legend its row is left out of the view.
+    y0 = 0 if any(methods) else 20
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_SIZE[0]} {_SIZE[1]}" role="img"'
-        f' aria-label="{label}" font-family="system-ui, sans-serif" font-size="12"'
-        f' fill="currentColor">{"".join(parts)}</svg>'
+        '<svg xmlns="http://www.w3.org/2000/svg" role="img" fill="currentColor"'
+        f' viewBox="0 {y0} {_SIZE[0]} {_SIZE[1] - y0}" aria-label="{html.escape(title)}"'
+        f' font-family="system-ui, sans-serif" font-size="12">{"".join(parts)}</svg>'
     )
+
+
+def _text(x: float, y: float, anchor: str, text: str) -> str:
+    text = html.escape(text)
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
 
 
 def _stroke(index: int) -> str:
@@ -360,6 +365,6 @@ def _panel_legend(methods: Sequence[str]) -> list[str]:
     for i, method in enumerate(methods):
         if method:
             parts.append(f'<path d="M{x:.0f} 14h22" {_stroke(i)}/>')
-            parts.append(f'<text x="{x + 27:.0f}" y="18">{html.escape(method)}</text>')
+            parts.append(_text(x + 27, 18, "start", method))
             x += 46 + 7 * len(method)
     return parts

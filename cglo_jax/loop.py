@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cglo_jax import parallel
@@ -55,7 +56,7 @@ def run_steps(
       The state after step `total`.
 
     Raises:
-      UserError: the checkpoints are of another run, or a metric is not finite.
+      UserError: the checkpoints are of another run, or a metric or the state is not finite.
     """
     with Checkpoints(checkpoint_dir) as checkpoints:
         start, state = _resume(
@@ -72,12 +73,15 @@ def run_steps(
                 progress.first_step(time.perf_counter() - began)
             save = step % save_every == 0 or step == total
             if save or step % log_every == 0:
-                values = _finite({k: float(v) for k, v in metrics.items()}, step, name)
+                values = {k: float(v) for k, v in metrics.items()}
+                _check_finite(values, step, name)
                 epoch = round(step / steps_per_epoch, 4)
                 line = {**tags, "step": step, "epoch": epoch, **values}
                 append_record(workdir / "metrics.jsonl", line)
                 progress.update(step, values)
             if save:
+                # The metrics are of the state before this step's update.
+                _check_finite({"the state": float(_largest(state))}, step, name)
                 checkpoints.save(step, *split_state(state), meta)
         progress.close()
     if start < total:
@@ -103,14 +107,22 @@ def _resume(checkpoints, state, split_state, merge_state, meta, devices):
     return step, merge_state(*checkpoints.restore(step, *abstract))
 
 
-def _finite(values: dict[str, float], step: int, name: str) -> dict[str, float]:
+def _check_finite(values: dict[str, float], step: int, name: str) -> None:
     for term, value in values.items():
         if not math.isfinite(value):
             raise UserError(
                 f"{name}: {term} is {value} at step {step}; nothing was saved since the "
                 "last checkpoint: use lower learning rates"
             )
-    return values
+
+
+@jax.jit
+def _largest(state: Any) -> jax.Array:
+    """Returns the largest absolute value in a tree, infinite or NaN if one is."""
+    leaves = jax.tree.leaves(state)
+    return jnp.stack(
+        [jnp.abs(a).max(initial=0).astype(jnp.float32) for a in leaves]
+    ).max()
 
 
 def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -136,11 +148,22 @@ def append_record(path: pathlib.Path, record: Mapping[str, Any]) -> None:
 
 
 def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads JSON lines; a last line that a killed process left half-written is left out."""
+    """Reads JSON lines; a last line that a killed process left half-written is left out.
+
+    Raises:
+      UserError: another line is damaged.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    records = []
+    for number, line in enumerate(path.read_text().split("\n")[:-1], 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            raise UserError(
+                f"{path} is damaged: remove its line {number} and run this again"
+            ) from None
+    return records
 
 
 def drop_records(path: pathlib.Path, tags: Mapping[str, Any], after_step: int) -> None:

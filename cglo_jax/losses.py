@@ -75,31 +75,11 @@ def laplacian_pyramid(x: jax.Array) -> list[jax.Array]:
     return [*levels, x]
 
 
-def reconstruct(levels: list[jax.Array]) -> jax.Array:
-    """Inverts `laplacian_pyramid`."""
-    x = levels[-1]
-    for level in reversed(levels[:-1]):
-        x = level + _apply(x, _expand_matrix)
-    return x
-
-
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Computes -log softmax(logits)[label] of logits [B, K] and int labels [B]."""
     return optax.softmax_cross_entropy_with_integer_labels(
         logits.astype(jnp.float32), labels
     )
-
-
-def cosine_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Computes 1 - cos(logits, one-hot label) of logits [B, K] and int labels [B].
-
-    Source: Barz & Denzler (2020), Deep Learning on Small Datasets without Pre-Training
-    using Cosine Loss. Zero logits have loss 1 and a zero gradient.
-    """
-    logits = logits.astype(jnp.float32)
-    chosen = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]  # [B]
-    square = jnp.sum(logits**2, axis=1)
-    return 1 - chosen * jax.lax.rsqrt(jnp.maximum(square, 1e-12))
 
 
 def _mean_abs(x: jax.Array) -> jax.Array:

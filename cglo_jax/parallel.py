@@ -54,10 +54,19 @@ def _sharding(devices: Sequence[jax.Device], *axes: str) -> NamedSharding:
 
 
 def create_replicated(
-    init: Callable[..., Any], devices: Sequence[jax.Device], *args: Any
+    init: Callable[..., Any],
+    devices: Sequence[jax.Device],
+    *args: Any,
+    **constants: Any,
 ) -> Any:
-    """Runs `init(*args)` so that its result lies on every device in buffers that may be donated."""
-    return jax.jit(init, out_shardings=_sharding(devices))(*args)
+    """Runs `init(*args, **constants)`; its result lies on every device and may be donated.
+
+    Calls with the same `init`, a function at module level, and equal constants compile once.
+    """
+    program = jax.jit(
+        init, out_shardings=_sharding(devices), static_argnames=tuple(constants)
+    )
+    return program(*args, **constants)
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:

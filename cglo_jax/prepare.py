@@ -10,44 +10,20 @@ archive is checked against its pinned sha256 and read member by member, never ex
 
 import argparse
 import contextlib
-import hashlib
-import http.client
 import io
 import json
 import os
 import shlex
 import shutil
 import sys
-import tarfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from absl import logging
 from PIL import Image
-from tqdm import tqdm
 
+from cglo_jax.download import MIB, Archive, download, read_members, verify
 from cglo_jax.errors import UserError
-
-ATTEMPTS = 3  # failures in a row, without a byte gained, before a download gives up
-RETRY_SECONDS = 1.0  # before the second attempt; doubles with each failure
-TIMEOUT_SECONDS = 30.0  # without a word from the server
-MIB = 1 << 20
-
-
-class Archive(NamedTuple):
-    """An official file, as TFDS's url_checksums/<data set>.txt pin it."""
-
-    option: str  # names a copy downloaded by hand
-    filename: str
-    url: str
-    size: int  # bytes
-    sha256: str
-
 
 # In the order that each data set's reader takes them.
 ARCHIVES = {
@@ -84,123 +60,6 @@ SPLITS = ("train", "test")
 def prepare_command(name: str) -> str | None:
     """Returns the shell command that prepares data set `name`, None if none does."""
     return f"python -m cglo_jax.prepare {name}" if name in ARCHIVES else None
-
-
-# Archives: downloaded, verified, read in memory
-
-
-def fetch(archive: Archive, part: Path) -> None:
-    """Appends to `part` what it lacks of `archive`, over one connection.
-
-    Raises:
-        OSError, http.client.HTTPException: the connection failed or ended early, or
-            the server has something else.
-    """
-    have = part.stat().st_size if part.exists() else 0
-    if have == archive.size:
-        return
-    headers = {"User-Agent": "cglo-jax"} | ({"Range": f"bytes={have}-"} if have else {})
-    request = urllib.request.Request(archive.url, headers=headers)
-    try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416:  # no such range: `part` is not the start of this file
-            part.unlink(missing_ok=True)
-        raise
-    with response:
-        if response.status != 206:  # the server knows no ranges and sends everything
-            have = 0
-        elif f"bytes {have}-" not in response.headers.get("Content-Range", ""):
-            raise OSError("the server sent another range")
-        size = have + int(response.headers.get("Content-Length", archive.size - have))
-        if size != archive.size:
-            raise OSError(f"the server has {size} bytes, not {archive.size}")
-        progress = {"initial": have, "total": size, "unit": "B", "unit_scale": True}
-        bar = tqdm(desc=archive.filename, disable=None, **progress)
-        with bar, part.open("ab" if have else "wb") as file:
-            while chunk := response.read(min(MIB // 4, size - have)):
-                have += file.write(chunk)
-                bar.update(len(chunk))
-    if have < size:
-        raise OSError(f"the connection ended after {have} of {size} bytes")
-
-
-def download(archive: Archive, folder: Path) -> Path:
-    """Downloads `archive` into `folder`, going on where an earlier run stopped.
-
-    Returns:
-        The verified file; until it is verified it is called `<filename>.part`.
-
-    Raises:
-        UserError: it cannot be had, or is not the official file (and was removed).
-    """
-    path, part = folder / archive.filename, folder / f"{archive.filename}.part"
-    if path.exists():  # of a run that was stopped later: verified once more
-        path.replace(part)
-    by_hand = f"or download it by hand and pass {archive.option} FILE"
-    best, failures = 0, 0
-    while True:
-        try:
-            fetch(archive, part)
-            break
-        except (OSError, http.client.HTTPException) as error:
-            have = part.stat().st_size if part.exists() else 0
-            failures = 1 if have > best else failures + 1
-            best = max(best, have)
-            if failures == ATTEMPTS:
-                raise UserError(
-                    f"{archive.url} could not be downloaded ({error}): "
-                    f"run this again to go on, {by_hand}"
-                ) from error
-            time.sleep(RETRY_SECONDS * 2 ** (failures - 1))
-    try:
-        verify(archive, part, archive.url)
-    except UserError as error:
-        part.unlink()
-        raise UserError(f"{error}; removed it: run this again, {by_hand}") from None
-    return part.replace(path)
-
-
-def verify(archive: Archive, path: Path, source: str) -> Path:
-    """Returns `path` if it holds `archive`; if not, raises UserError naming `source`."""
-    if not path.is_file():
-        raise UserError(f"{source}: there is no such file")
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != archive.sha256:
-        raise UserError(
-            f"{source} is not the official {archive.filename} "
-            f"(its sha256 is {found}, not {archive.sha256})"
-        )
-    return path
-
-
-def read_members(
-    path: Path, names: Iterable[str], limit: int
-) -> Iterator[tuple[str, bytes]]:
-    """Yields (name, content) of the named members of a .tar.gz, in the archive's order.
-
-    Raises:
-        UserError: the archive is broken, or a named member is absent, longer than
-            `limit` bytes or not a plain file. Other members are passed over.
-    """
-    missing = set(names)
-    try:
-        with tarfile.open(path, "r:gz") as tar:
-            for member in tar:
-                if (name := member.name.removeprefix("./")) not in missing:
-                    continue
-                if not member.isreg() or member.size > limit:
-                    raise UserError(f"{path}: {name} is not a file of <= {limit} bytes")
-                yield name, tar.extractfile(member).read()
-                missing.remove(name)
-                if not missing:
-                    return
-    except (tarfile.TarError, EOFError) as error:
-        raise UserError(f"{path} cannot be read as a .tar.gz: {error}") from error
-    if missing:
-        raise UserError(f"{path} lacks {len(missing)} members, such as {min(missing)}")
 
 
 # One reader per data set: archives -> {split: (key, example) pairs}
@@ -304,14 +163,14 @@ def prepared_sizes(path: Path) -> dict[str, int] | None:
         kind = info.get("fileFormat", "tfrecord")
         shards = {split["name"]: split["shardLengths"] for split in info["splits"]}
     except (OSError, ValueError, KeyError):
-        kind, shards = "array_record", {}
+        kind, shards = "array_record", dict.fromkeys(SPLITS, ())
     if kind != "array_record":
         raise UserError(
             f"{path} was prepared as {kind}, which only TensorFlow reads: "
             "pass another --data_dir"
         )
-    files = {s: len(list(path.glob(f"*-{s}.array_record-*"))) for s in SPLITS}
-    if files != {split: len(shards.get(split, [None])) for split in SPLITS}:
+    files = [len(list(path.glob(f"*-{s}.array_record-*"))) for s in SPLITS]
+    if 0 in files or files != [len(shards.get(s, ())) for s in SPLITS]:
         remove = f"rm -r {shlex.quote(str(path))}"
         raise UserError(f"{path} is incomplete: remove it ({remove}), run this again")
     return {split: sum(map(int, shards[split])) for split in SPLITS}
@@ -389,6 +248,7 @@ def build(name: str, target: Path, copies: dict[str, Path | None]) -> None:
         Path(builder.data_path).rename(target)
         shutil.rmtree(staging)
     finally:
+        shutil.rmtree(work, ignore_errors=True)
         with contextlib.suppress(OSError):  # not empty: downloads are kept, to go on
             staging.rmdir()
 
@@ -399,14 +259,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m cglo_jax.prepare")
     parser.add_argument("name", choices=sorted(ARCHIVES), help="the data set")
     parser.add_argument(
-        "--data_dir", type=Path, default=default, help="now %(default)s"
+        "--data_dir", type=Path, default=default, help="default: %(default)s"
     )
     parser.add_argument("--archive", type=Path, help="if downloaded by hand")
     parser.add_argument("--segmentations", type=Path, help="caltech_birds2011 only")
     args = parser.parse_args(argv)
     if args.segmentations and args.name != "caltech_birds2011":
         parser.error("--segmentations goes with caltech_birds2011 only")
-    logging.set_verbosity(logging.ERROR)  # absl: "OpenCV is not installed"
     data_dir = args.data_dir.expanduser().absolute()
     copies = {"--archive": args.archive, "--segmentations": args.segmentations}
     try:

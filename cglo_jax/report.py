@@ -44,6 +44,35 @@ _PICTURES = {
 }
 
 
+_ACCURACY = """
+In percent, mean ± standard error over seeds. Every classifier was trained for the same {steps} and
+measured after the last one, on all of {test_images}; nothing was selected by its test accuracy.
+"""
+_DIFFERENCE = """
+Points of top-1 accuracy, method minus {baseline}, by runs that share a seed.
+"""
+_INTERVAL = """
+The interval is Student's t over these differences, taken to be normally distributed, with {percent}
+confidence. A method helped if all of its interval is above 0, hurt if all of it is below.
+
+What the interval covers: the randomness of training (initialisation, order, noise, augmentation).
+All seeds share the same training images (dataset.split_seed {split_seed}) and the same test images,
+so it does not cover another choice of training images, which with few of them may change more than
+a seed does.
+"""
+_NO_INTERVAL = """
+With one seed there is no interval, and so no verdict: nothing tells a difference from chance. Give
+--config.seeds more of them.
+"""
+_LIMITS = """
+The size of the test set, {test_images}, gives each accuracy a standard error of up to {error:.2f}
+points as an estimate for new images of this kind. No interval here includes it.
+
+The {baseline} has the settings below and the same number of steps as the others. If a better tuned
+one exists, that is the one to beat.
+"""
+
+
 @dataclasses.dataclass(frozen=True)
 class Summary:
     """What a work directory holds."""
@@ -75,17 +104,22 @@ def summarize(workdir: pathlib.Path) -> Summary:
         read, key=lambda r: (order.get(r["method"], 99), r["method"], r["seed"])
     ):
         results.setdefault(result["method"], {})[result["seed"]] = result
-        for name in ("steps", "n_test"):
-            if result[name] != read[0][name]:
-                raise UserError(
-                    f"classifiers/{result['method']}-{result['seed']} and classifiers/"
-                    f"{read[0]['method']}-{read[0]['seed']} differ in {name} ({result[name]} and "
-                    f"{read[0][name]}) and cannot be compared: use a --workdir for each"
-                )
-    metrics, timings = (
-        _read_lines(workdir / f"{name}.jsonl") for name in ("metrics", "timings")
-    )
+        _check_comparable(read[0], result)
+    metrics = _read_lines(workdir / "metrics.jsonl", ("stage", "seed", "step"))
+    timings = _read_lines(workdir / "timings.jsonl", ("stage", "wall_s"))
     return Summary(results, metrics, timings)
+
+
+def _check_comparable(a: dict[str, Any], b: dict[str, Any]) -> None:
+    # Settings are compared with the config's; these are what a config does not say.
+    for name in ("steps", "n_test", "images", "test_images"):
+        values = [r.get(name, r["fingerprint"].get(name)) for r in (a, b)]
+        if values[0] != values[1]:
+            names = [f"classifiers/{r['method']}-{r['seed']}" for r in (a, b)]
+            raise UserError(
+                f"{names[0]} and {names[1]} differ in {name} ({values[0]} and {values[1]}) and "
+                "cannot be compared: remove one of them and run --stage=classify again"
+            )
 
 
 def _read_result(path: pathlib.Path) -> dict[str, Any]:
@@ -107,8 +141,8 @@ def _read_result(path: pathlib.Path) -> dict[str, Any]:
     return result
 
 
-def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads one JSON object per line; a last line without its end is one being written."""
+def _read_lines(path: pathlib.Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Reads an object with `names` per line; a last line without its end is being written."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
@@ -116,9 +150,12 @@ def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             records.append(dict(json.loads(line)))
+            missing = [name for name in names if name not in records[-1]]
+            if missing:
+                raise ValueError(f"{missing[0]} is missing")
         except (ValueError, TypeError) as error:
             raise UserError(
-                f"{path}, line {number} is no JSON object: delete that line and run this again"
+                f"{path}, line {number} is damaged ({error}): delete that line and run this again"
             ) from error
     return records
 
@@ -206,17 +243,14 @@ def compare(summary: Summary, method: str, confidence: float) -> Comparison | No
 
 
 def sentence(c: Comparison, confidence: float) -> str:
-    """Says a comparison in one plain sentence."""
-    where = f"{abs(c.mean):.2f} points {'below' if c.mean < 0 else 'above'} {BASELINE}"
+    """Says a comparison: the verdict, then the numbers it rests on."""
+    joint = " " if c.verdict in ("helped", "hurt") else ": "
+    side = "below" if c.mean < 0 else "above"
+    start = f"{c.method}{joint}{c.verdict}. Its top-1 accuracy is {abs(c.mean):.2f} points {side}"
     if c.low is None:
-        return (
-            f"{c.method}: {c.verdict}. Its top-1 accuracy is {where} with seed {c.seeds[0]}; "
-            f"only more seeds can tell whether that is chance."
-        )
-    interval = f"{100 * confidence:g}% interval {c.interval()}, {len(c.seeds)} seeds"
-    if c.verdict in ("helped", "hurt"):
-        return f"{c.method} {c.verdict}: its top-1 accuracy is {where} ({interval})."
-    return f"{c.method}: {c.verdict}. Its top-1 accuracy is {where} ({interval})."
+        return f"{start} {BASELINE} with seed {c.seeds[0]}, which may be chance."
+    interval = f"{100 * confidence:g}% interval {c.interval()}"
+    return f"{start} {BASELINE} ({interval}, {len(c.seeds)} seeds)."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,97 +299,76 @@ def _mean_and_error(values: Sequence[float]) -> str:
     )
 
 
+def _paragraphs(text: str, **values: Any) -> list[str]:
+    return [" ".join(p.split()) for p in text.format(**values).split("\n\n")]
+
+
 def _accuracy(summary: Summary, flat: Mapping[str, Any]) -> Section:
-    columns = {m: list(runs.values()) for m, runs in summary.results.items()}
-    means = [
-        [
-            method,
-            *(_mean_and_error([r[k] for r in runs]) for k in ("top1", "top5")),
-            str(len(runs)),
-            str(runs[0]["steps"]),
-        ]
-        for method, runs in columns.items()
-    ]
-    seeds = sorted({seed for runs in summary.results.values() for seed in runs})
-    each = [
-        [str(seed)]
-        + [
-            f"{runs[seed]['top1']:.2f} / {runs[seed]['top5']:.2f}"
-            if seed in runs
-            else "-"
-            for runs in summary.results.values()
-        ]
-        for seed in seeds
-    ]
-    result = summary.any_result
-    text = [
-        f"In percent, mean ± standard error over seeds. Every classifier was trained for the same "
-        f"{_plural(result['steps'], 'step')} and measured after the last one, on all of "
-        f"{_plural(result['n_test'], 'test image')}; nothing was selected by its test accuracy."
-    ]
+    result, methods = summary.any_result, summary.results
+    text = _paragraphs(
+        _ACCURACY,
+        steps=_plural(result["steps"], "step"),
+        test_images=_plural(result["n_test"], "test image"),
+    )
     if result["dataset"]["num_classes"] <= 5:
         text.append("With five classes or fewer, every top-5 accuracy is 100.")
     missing = [
         f"{method} seed {seed}"
         for method in flat["classify.methods"]
         for seed in flat["seeds"]
-        if seed not in summary.results.get(method, {})
+        if seed not in methods.get(method, {})
     ]
     if missing:
-        text.append(
-            f"Not there yet: {', '.join(missing)}. --stage=classify makes them."
-        )
-    return Section(
-        "Accuracy",
-        text,
-        [
-            Table(
-                "Mean over seeds",
-                ["Method", "Top-1", "Top-5", "Seeds", "Steps each"],
-                means,
-            ),
-            Table("Each seed: top-1 / top-5", ["Seed", *columns], each),
-        ],
-    )
+        names = ", ".join(missing)
+        text.append(f"Not there yet: {names}. --stage=classify makes them.")
+    means = []
+    for method, runs in methods.items():
+        pairs = zip(*((r["top1"], r["top5"]) for r in runs.values()), strict=True)
+        numbers = [str(len(runs)), str(result["steps"])]
+        means.append([method, *map(_mean_and_error, pairs), *numbers])
+    header = ["Method", "Top-1", "Top-5", "Seeds", "Steps each"]
+    tables = [Table("Mean over seeds", header, means), _each_seed(summary)]
+    return Section("Accuracy", text, tables)
+
+
+def _each_seed(summary: Summary) -> Table:
+    rows = []
+    for seed in sorted({seed for runs in summary.results.values() for seed in runs}):
+        found = [runs.get(seed) for runs in summary.results.values()]
+        cells = [f"{r['top1']:.2f} / {r['top5']:.2f}" if r else "-" for r in found]
+        rows.append([str(seed), *cells])
+    return Table("Each seed: top-1 / top-5", ["Seed", *summary.results], rows)
 
 
 def _differences(
     summary: Summary, comparisons: Sequence[Comparison], flat: Mapping[str, Any]
 ) -> Section:
+    heading, n_test = f"Difference to {BASELINE}", summary.any_result["n_test"]
     if not comparisons:
-        return Section(f"Difference to {BASELINE}", ["There is nothing to compare."])
-    percent, result = f"{100 * flat['report.confidence']:g}%", summary.any_result
-    worst = max(
-        math.sqrt(p * (1 - p) / result["n_test"])
-        for runs in summary.results.values()
-        for p in [statistics.fmean(r["top1"] / 100 for r in runs.values())]
+        return Section(heading, ["There is nothing to compare."])
+    percent = f"{100 * flat['report.confidence']:g}%"
+    top1 = [r["top1"] for runs in summary.results.values() for r in runs.values()]
+    intervals = [c for c in comparisons if c.low is not None]
+    text = _paragraphs(
+        _DIFFERENCE + (_INTERVAL if intervals else _NO_INTERVAL) + _LIMITS,
+        baseline=BASELINE,
+        percent=percent,
+        split_seed=flat["dataset.split_seed"],
+        test_images=_plural(n_test, "image"),
+        error=max(math.sqrt(p * (100 - p) / n_test) for p in top1),
     )
-    text = [
-        f"Points of top-1 accuracy, method minus {BASELINE}, by runs that share a seed. The interval "
-        f"is Student's t over these differences with {percent} confidence. A method helped if all "
-        "of its interval is above 0, hurt if all of it is below.",
-        "What the interval covers: the randomness of training (initialisation, order, noise, "
-        "augmentation). All seeds share the same training images (dataset.split_seed "
-        f"{flat['dataset.split_seed']}) and the same test images, so it does not cover another "
-        "choice of training images, which with few of them may change more than a seed does.",
-        f"The size of the test set, {_plural(result['n_test'], 'image')}, gives each accuracy a "
-        f"standard error of up to {100 * worst:.2f} points as an estimate for new images of this "
-        "kind. The interval does not include it.",
-        f"{BASELINE} has the settings below and the same number of steps as the others. If a better "
-        "tuned one exists, that is the one to beat.",
-    ]
-    if len(comparisons) > 1:
+    if len(intervals) > 1:
         text.append(
-            f"Each interval stands alone: the chance that one of {len(comparisons)} errs is higher "
-            f"than {100 * (1 - flat['report.confidence']):.3g}%."
+            f"Each of the {len(intervals)} intervals stands alone: the chance that at least one "
+            f"of them errs is higher than {100 * (1 - flat['report.confidence']):.3g}%."
         )
     for c in comparisons:
         if c.widened:
             text.append(
-                f"The seeds of {c.method} agree more closely than {result['n_test']} test images "
-                "can tell; half a test image "
-                f"({50 / result['n_test']:.3f} points) was taken as their standard deviation."
+                f"The seeds of {c.method} agree more closely than {n_test} test images can tell: "
+                f"half a test image ({50 / n_test:.3f} points) was taken as their standard deviation."
             )
+    header = ["Method", "Mean", f"{percent} interval", "Each seed", "Seeds", "Verdict"]
     rows = [
         [
             c.method,
@@ -367,10 +380,7 @@ def _differences(
         ]
         for c in comparisons
     ]
-    header = ["Method", "Mean", f"{percent} interval", "Each seed", "Seeds", "Verdict"]
-    return Section(
-        f"Difference to {BASELINE}", text, [Table("Paired differences", header, rows)]
-    )
+    return Section(heading, text, [Table("Paired differences", header, rows)])
 
 
 def _curves(summary: Summary) -> Section:
@@ -380,7 +390,7 @@ def _curves(summary: Summary) -> Section:
             "Learning curves",
             ["There are none: --stage=train and --stage=classify write them."],
         )
-    text = f"{', '.join(drawn)}: a thin line per seed, a colour per method, over training steps."
+    text = "A thin line per seed, a colour per method, over training steps."
     return Section("Learning curves", [text], curves=drawn)
 
 
@@ -400,8 +410,10 @@ def _samples(workdir: pathlib.Path) -> Section:
             ) from error
     n = sum(1 for _ in workdir.glob("samples/images/*/*.png"))
     text = [
-        f"{_plural(n, 'synthetic image')}: samples/images/<class>/*.png in the work directory, "
-        "each described by a line of samples/manifest.jsonl."
+        (
+            f"{_plural(n, 'synthetic image')}: samples/images/<class>/*.png in the work directory, "
+            "each described by a line of samples/manifest.jsonl."
+        )
     ]
     if missing or not n:
         text = text if n else []
@@ -417,14 +429,15 @@ def _priors(summary: Summary, flat: Mapping[str, Any]) -> Section:
         weights = "none (cglo's loss is the Laplacian pyramid's)"
     elif flat["reconstruction.random_weights"]:
         weights = "none (cglo's loss uses a VGG-16 with random weights)"
-    test = f"{data['test_split']}, {_plural(n_test, 'image')}"
+    test = f"{_plural(n_test, 'image')} of the test split"
     if flat["dataset.holdout"]:
-        test = f"{_plural(n_test, 'unused training image')} (dataset.holdout); not the test split"
+        test = f"{_plural(n_test, 'unused training image')} (dataset.holdout)"
+    among = ", the test images among them" if data["transductive"] else ""
     seen = "yes: cglo reconstructs the test images too, without labels"
     labelled = _plural(data["n_labelled"], "image")
     rows = [
         ["Labelled images", f"{labelled} of {_plural(data['num_classes'], 'class')}"],
-        ["Unlabelled images", str(data["n_unlabelled"])],
+        ["Unlabelled images", f"{data['n_unlabelled']}{among}"],
         [
             "Transductive",
             seen if data["transductive"] else "no: test images are never seen",
@@ -468,41 +481,35 @@ def _duration(seconds: float) -> str:
 
 
 def _runs(summary: Summary) -> Section:
-    environments = [
-        r["environment"] for runs in summary.results.values() for r in runs.values()
+    used: dict[str, dict[str, None]] = {}  # the different values of each name, in order
+    for runs in summary.results.values():
+        for result in runs.values():
+            for name, value in result["environment"].items():
+                used.setdefault(name, {})[str(value)] = None
+    rows = [[name, ", ".join(values)] for name, values in used.items()]
+    tables = [
+        Table("Versions and hardware of the classifiers", ["What", "Value"], rows)
     ]
-    names = dict.fromkeys(name for environment in environments for name in environment)
-    made_with = [
-        [
-            name,
-            ", ".join(dict.fromkeys(str(e[name]) for e in environments if name in e)),
-        ]
-        for name in names
-    ]
+    if not summary.timings:
+        return Section("How it was run", ["No times were written."], tables)
+    text = "Times are of calls that came to their end, compilation included."
+    return Section("How it was run", [text], [*tables, _times(summary)])
+
+
+def _times(summary: Summary) -> Table:
     groups: dict[str, list[dict[str, Any]]] = {}
     for line in summary.timings:  # several per run if it was resumed
-        groups.setdefault(
-            " ".join(filter(None, [line["stage"], line.get("method")])), []
-        ).append(line)
-    times = [
-        [
-            stage,
-            str(len({line.get("seed") for line in lines})),
-            _duration(sum(line["wall_s"] for line in lines)),
-            _duration(sum(line.get("compile_s") or 0 for line in lines)),
-            f"{statistics.median(line.get('images_per_s') or 0 for line in lines):,.0f}",
-        ]
-        for stage, lines in groups.items()
-    ]
-    header = ["Stage", "Seeds", "Wall time, all seeds", "Of it compiling", "Images/s"]
-    tables = [
-        Table("Versions and hardware of the classifiers", ["What", "Value"], made_with)
-    ]
-    if times:
-        tables.append(Table("Time", header, times))
-    return Section(
-        "How it was run", [] if times else ["No times were written."], tables
-    )
+        name = f"{line['stage']} {line.get('method') or ''}".strip()
+        groups.setdefault(name, []).append(line)
+    rows = []
+    for name, lines in groups.items():
+        seconds = [sum(x.get(k) or 0 for x in lines) for k in ("wall_s", "compile_s")]
+        rates = [x["images_per_s"] for x in lines if x.get("images_per_s")]
+        rate = f"{statistics.median(rates):,.0f}" if rates else "-"
+        seeds = str(len({line.get("seed") for line in lines}))
+        rows.append([name, seeds, *map(_duration, seconds), rate])
+    header = ["Stage", "Seeds", "Wall time", "Compiling", "Images/s"]
+    return Table("Time, all seeds together", header, rows)
 
 
 def _files() -> Section:

@@ -414,8 +414,13 @@ def run(
         Shared(key_step, dataset.images, dataset.labels, vgg), devices
     )
     schedule = Schedule(config, dataset, key_order, devices)
-    init = functools.partial(
-        init_state, spec=spec, n=len(dataset.ids), dim=config.latent.dim
+    state = parallel.create_replicated(
+        init_state,
+        devices,
+        key_init,
+        spec=spec,
+        n=len(dataset.ids),
+        dim=config.latent.dim,
     )
 
     def take_step(state: TrainState, step: int) -> tuple[TrainState, dict[str, Any]]:
@@ -425,7 +430,7 @@ def run(
 
     return loop.run_steps(
         take_step,
-        parallel.create_replicated(init, devices, key_init),
+        state,
         split_state=split_state,
         merge_state=merge_state,
         devices=devices,

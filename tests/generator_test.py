@@ -30,6 +30,11 @@ def init(model: generator.Generator, *args):
     return run(*args)
 
 
+def evaluate(model: generator.Generator, variables, *args) -> jax.Array:
+    run = jax.jit(lambda v, *args: model.apply(v, *args, train=False))
+    return run(variables, *args)
+
+
 def count(tree) -> int:
     return sum(a.size for a in jax.tree.leaves(tree))
 
@@ -75,12 +80,12 @@ def test_stage_widths():
 def test_parameter_count_by_hand():
     # noise 3*3+3 = 12; dense (5+3)*4*4*4 = 512; bn0 2*4 = 8; up1 4*4*4*2 = 128;
     # bn1 2*2 = 4; to_image 3*3*2*1+1 = 19: in all 683.
-    variables = init(tiny(), *inputs())
+    variables = jax.eval_shape(lambda: init(tiny(), *inputs()))
     assert count(variables["params"]) == 683
     assert count(variables["batch_stats"]) == 2 * 4 + 2 * 2
     # Without noise the 12 go and the dense layer has 5 inputs: 320 instead of 512.
-    z, _ = inputs()
-    assert count(init(tiny(), z)["params"]) == 479
+    variables = jax.eval_shape(lambda: init(tiny(), inputs()[0]))
+    assert count(variables["params"]) == 479
 
 
 def test_parameter_count_at_32_px():
@@ -139,7 +144,7 @@ def test_forward_equals_numpy():
     variables = jax.tree.unflatten(structure, drawn)
     variables["params"]["to_image"]["kernel"] *= np.float32(0.02)  # not all saturated
     variables["params"]["noise"]["bias"] -= np.float32(0.5)  # some noise below zero
-    images = tiny().apply(variables, z, eps, train=False)
+    images = evaluate(tiny(), variables, z, eps)
     expected = numpy_generator(variables["params"], variables["batch_stats"], z, eps)
     assert 0.05 < np.std(expected) < 0.9
     np.testing.assert_allclose(images, expected, atol=1e-5)
@@ -148,9 +153,9 @@ def test_forward_equals_numpy():
 def test_images_are_in_range_and_noise_changes_them():
     z, eps = inputs()
     variables = init(tiny(), z, eps)
-    images = tiny().apply(variables, z, eps, train=False)
+    images = evaluate(tiny(), variables, z, eps)
     assert np.abs(images).max() <= 1
-    other = tiny().apply(variables, z, -eps, train=False)
+    other = evaluate(tiny(), variables, z, -eps)
     assert np.abs(images - other).max() > 0
 
 
@@ -159,8 +164,8 @@ def test_noise_dim_0_ignores_eps():
     model = tiny(noise_dim=0)
     variables = init(model, z, eps)
     assert "noise" not in variables["params"]
-    images = model.apply(variables, z, eps, train=False)
-    np.testing.assert_array_equal(images, model.apply(variables, z, train=False))
+    images = evaluate(model, variables, z, eps)
+    np.testing.assert_array_equal(images, evaluate(model, variables, z))
 
 
 def test_eps_of_another_shape_is_refused_with_both_shapes():
@@ -194,7 +199,8 @@ def loss(variables, model, z, eps):
 def test_gradients_are_finite_and_reach_everything():
     z, eps = inputs()
     variables = init(tiny(), z, eps)
-    gradients, _ = jax.grad(loss, (0, 2, 3), has_aux=True)(variables, tiny(), z, eps)
+    gradient = jax.grad(loss, (0, 2, 3), has_aux=True)
+    gradients, _ = jax.jit(gradient, static_argnums=1)(variables, tiny(), z, eps)
     gradients[0].pop("batch_stats")
     for gradient in jax.tree.leaves(gradients):
         assert np.isfinite(gradient).all()
@@ -235,20 +241,20 @@ def test_bfloat16_gives_float32_images_and_params():
     model = tiny(dtype=jnp.bfloat16)
     variables = init(model, z, eps)
     assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    images = model.apply(variables, z, eps, train=False)
+    images = evaluate(model, variables, z, eps)
     assert images.dtype == jnp.float32
-    full = tiny().apply(variables, z, eps, train=False)
+    full = evaluate(tiny(), variables, z, eps)
     np.testing.assert_allclose(images, full, atol=0.02)
 
 
 def test_axis_name_equals_the_global_batch():
     z, eps = inputs(8)
     variables = init(tiny(), z, eps)
-    _, (expected, stats) = loss(variables, tiny(), z, eps)
+    _, (expected, stats) = jax.jit(lambda *a: loss(variables, tiny(), *a))(z, eps)
 
     def parts(model):
         run = jax.vmap(lambda z, eps: loss(variables, model, z, eps)[1], axis_name="d")
-        return run(z.reshape(4, 2, 5), eps.reshape(4, 2, 3))
+        return jax.jit(run)(z.reshape(4, 2, 5), eps.reshape(4, 2, 3))
 
     images, updated = parts(tiny(axis_name="d"))
     np.testing.assert_allclose(images.reshape(expected.shape), expected, atol=1e-5)

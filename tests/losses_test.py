@@ -70,14 +70,13 @@ def numpy_pyramid(x: np.ndarray) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("side", [(16, 16), (8, 12), (6, 6), (7, 8), (2, 2)])
-def test_laplacian_pyramid_equals_numpy_and_reconstructs(side):
+def test_laplacian_pyramid_equals_numpy(side):
     x = normal(0, 2, *side, 3)
     levels = losses.laplacian_pyramid(x)
     expected = numpy_pyramid(x)
     assert [a.shape for a in levels] == [a.shape for a in expected]
     for a, b in zip(levels, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
-    np.testing.assert_allclose(losses.reconstruct(levels), x, atol=1e-6)
 
 
 def test_laplacian_pyramid_sides():
@@ -148,18 +147,6 @@ def test_cross_entropy_equals_numpy():
     np.testing.assert_array_equal(large, [1e4])
 
 
-def test_cosine_loss_equals_numpy():
-    logits, labels = normal(0, 4, 5), np.array([0, 4, 2, 2], np.int32)
-    one_hot = np.eye(5)[labels]
-    cosine = (logits * one_hot).sum(1) / np.linalg.norm(logits, axis=1)
-    value = losses.cosine_loss(logits, labels)
-    assert value.shape == (4,)
-    np.testing.assert_allclose(value, 1 - cosine, rtol=1e-5, atol=1e-6)
-    # Same direction: 0; opposite: 2; the length does not matter.
-    ends = losses.cosine_loss(jnp.array([[9.0, 0], [-0.1, 0]]), jnp.array([0, 0]))
-    np.testing.assert_allclose(ends, [0, 2], atol=1e-6)
-
-
 @pytest.mark.parametrize(
     "loss", [losses.pixel_l1, losses.laplacian_loss], ids=["pixel_l1", "laplacian"]
 )
@@ -174,11 +161,10 @@ def test_image_losses_are_zero_at_equality_with_finite_gradient(loss):
     assert (loss(x - gradient, y) < loss(x, y)).all()
 
 
-@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.cosine_loss])
-def test_class_losses_have_finite_gradients_even_at_zero(loss):
+def test_cross_entropy_has_a_finite_gradient_even_at_zero():
     labels = jnp.array([0, 1])
     for logits in (jnp.zeros((2, 3)), jnp.asarray(normal(0, 2, 3))):
-        gradient = jax.grad(lambda a: loss(a, labels).sum())(logits)
+        gradient = jax.grad(lambda a: losses.cross_entropy(a, labels).sum())(logits)
         assert np.isfinite(gradient).all()
     assert np.abs(gradient).max() > 0
 

@@ -1,6 +1,5 @@
 """Made-up archives in the official formats -> prepared directories, without TensorFlow."""
 
-import contextlib
 import fcntl
 import hashlib
 import http.server
@@ -13,16 +12,14 @@ import subprocess
 import sys
 import tarfile
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from absl import logging
 from PIL import Image
 
-from cglo_jax import prepare
+from cglo_jax import download, prepare
 from cglo_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -41,12 +38,9 @@ WIDTH, HEIGHT = 24, 16
 
 @pytest.fixture(autouse=True)
 def _quick_and_alone(monkeypatch):
-    monkeypatch.setattr(prepare, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(download, "RETRY_SECONDS", 0.0)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-    verbosity = logging.get_verbosity()
-    yield
-    logging.set_verbosity(verbosity)
 
 
 def write_tar(path: Path, members: dict[str, bytes], extra=()) -> Path:
@@ -136,6 +130,25 @@ def run(*args) -> int:
     return prepare.main([str(arg) for arg in args])
 
 
+def run_apart(args, before: str = "", path: Path = ROOT) -> subprocess.CompletedProcess:
+    """Runs the command in a process of its own, after the statements `before`."""
+    (archive,) = prepare.ARCHIVES["cifar100"]
+    code = (
+        "import sys\n"
+        "from cglo_jax import download, prepare\n"
+        f"prepare.ARCHIVES['cifar100'] = [download.Archive(*{tuple(archive)!r})]\n"
+        f"{before}\n"
+        "sys.exit(prepare.main(sys.argv[1:]))\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *map(str, args)],
+        env=os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def error_line(capfd) -> str:
     """Returns what is on stderr, which must be one line beginning 'error: '."""
     (line,) = capfd.readouterr().err.splitlines()
@@ -178,6 +191,7 @@ def test_cifar100_reads_back(tmp_path, cifar, capfd):
     assert run("cifar100", "--data_dir", data_dir, "--archive", cifar) == 0
     check_cifar(data_dir)
     out, err = capfd.readouterr()
+    assert len(out.splitlines()) == 2  # nothing of TFDS's
     assert err == ""  # no "OpenCV is not installed", no bars in a log
     assert f"{data_dir / 'cifar100' / '3.0.2'} (7 train, 3 test images)" in out
     command = shlex.split(out.splitlines()[-1])
@@ -239,20 +253,9 @@ def test_tensorflow_is_never_imported(tmp_path, cifar):
     trap = tmp_path / "trap" / "tensorflow"
     trap.mkdir(parents=True)
     (trap / "__init__.py").write_text("import os; os._exit(77)\n")
-    archive = prepare.ARCHIVES["cifar100"]
-    code = (
-        "import sys, importlib.util\n"
-        "assert importlib.util.find_spec('tensorflow').origin.startswith(sys.argv[1])\n"
-        "from cglo_jax import prepare\n"
-        f"prepare.ARCHIVES['cifar100'] = [prepare.Archive(*{tuple(archive[0])!r})]\n"
-        "sys.exit(prepare.main(sys.argv[2:]))\n"
-    )
     options = ["cifar100", "--data_dir", tmp_path / "data", "--archive", cifar]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, trap.parent, *options],
-        env=os.environ | {"PYTHONPATH": f"{trap.parent}{os.pathsep}{ROOT}"},
-        capture_output=True,
-        text=True,
+    done = run_apart(
+        options, before=f"assert sys.path[1] == {str(trap.parent)!r}", path=trap.parent
     )
     assert (done.returncode, done.stderr) == (0, "")
     check_cifar(tmp_path / "data")
@@ -262,7 +265,9 @@ def test_default_data_dir_is_that_of_tfds(tmp_path, cifar, monkeypatch, capfd):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "from_env"))
     assert run("cifar100", "--archive", cifar) == 0
     check_cifar(tmp_path / "from_env")
-    assert "data_dir" not in capfd.readouterr().out  # training looks there by itself
+    assert (
+        "--config.dataset" not in capfd.readouterr().out
+    )  # training looks there by itself
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert run("cifar100", "--archive", cifar) == 0
@@ -276,7 +281,7 @@ class Server:
     """Serves files by HTTP with ranges; `plan` says how each request goes, then well.
 
     A number is how many bytes are sent before the connection drops; "404" and
-    "no range" are what they say. `ranges` records each request's Range header.
+    "no range" are what they say; "other range" is a range not asked for. `ranges` records each request's Range header.
     """
 
     def __init__(self, files: dict[str, bytes], plan=()):
@@ -303,8 +308,9 @@ class Server:
             return
         handler.send_response(206 if start else 200)
         if start:
-            last = len(data) - 1
-            handler.send_header("Content-Range", f"bytes {start}-{last}/{len(data)}")
+            first = 0 if how == "other range" else start
+            answer = f"bytes {first}-{len(data) - 1}/{len(data)}"
+            handler.send_header("Content-Range", answer)
         handler.send_header("Content-Length", str(len(data) - start))
         handler.end_headers()
         handler.wfile.write(data[start:][: how if isinstance(how, int) else None])
@@ -332,7 +338,7 @@ def test_a_dropped_connection_is_resumed_to_the_same_bytes(
     with Server({cifar.name: data}, [half]) as server:
         pin(monkeypatch, "cifar100", cifar, url=server.url)
         (tmp_path / "new").mkdir()
-        path = prepare.download(prepare.ARCHIVES["cifar100"][0], tmp_path / "new")
+        path = download.download(prepare.ARCHIVES["cifar100"][0], tmp_path / "new")
         assert server.ranges == [None, f"bytes={half}-"]
     assert path.read_bytes() == data
     assert os.listdir(tmp_path / "new") == [cifar.name]
@@ -349,18 +355,21 @@ def test_a_download_goes_on_in_the_next_run(tmp_path, cifar, monkeypatch, capfd)
         assert f"ended after {half} of {len(data)} bytes" in line
         assert "run this again" in line and "pass --archive FILE" in line
         assert part_of(data_dir).read_bytes() == data[:half]
-        assert len(server.ranges) == 1 + prepare.ATTEMPTS
+        assert len(server.ranges) == 1 + download.ATTEMPTS
         server.plan.clear()
         assert run("cifar100", "--data_dir", data_dir) == 0
         assert server.ranges[-1] == f"bytes={half}-"
     check_cifar(data_dir)
 
 
-@pytest.mark.parametrize("how", ["no range", "longer than the file", "complete"])
+@pytest.mark.parametrize(
+    "how", ["no range", "other range", "longer than the file", "complete"]
+)
 def test_what_an_earlier_run_left(tmp_path, cifar, monkeypatch, how):
     data, data_dir = cifar.read_bytes(), tmp_path / "data"
     left, requests = {
         "no range": (b"?" * 100, ["bytes=100-"]),
+        "other range": (data[:100], ["bytes=100-"] * 2),
         "longer than the file": (data + b"?", [f"bytes={len(data) + 1}-", None]),
         "complete": (data, []),
     }[how]
@@ -388,7 +397,7 @@ def test_a_download_with_another_sha256_is_refused(tmp_path, cifar, monkeypatch,
 
 def test_a_server_without_the_file(tmp_path, cifar, monkeypatch, capfd):
     files = {cifar.name: b"<html>log in first</html>"}
-    with Server(files, ["404"] * prepare.ATTEMPTS) as server:
+    with Server(files, ["404"] * download.ATTEMPTS) as server:
         pin(monkeypatch, "cifar100", cifar, url=server.url)
         assert run("cifar100", "--data_dir", tmp_path / "data") == 2
         assert "(HTTP Error 404: Not Found)" in error_line(capfd)
@@ -507,47 +516,170 @@ def test_read_members_gives_the_first_of_two_and_stops(tmp_path):
     archive = write_tar(
         tmp_path / "a.tar.gz", {"./a": b"1", "b": b"2"}, [tar_info("b")]
     )
-    assert list(prepare.read_members(archive, ["a", "b"], limit=1)) == [
+    assert list(download.read_members(archive, ["a", "b"], limit=1)) == [
         ("b", b""),
         ("a", b"1"),
     ]
-    assert list(prepare.read_members(archive, [], limit=1)) == []
+    assert list(download.read_members(archive, [], limit=1)) == []
+    tail = np.random.default_rng(0).bytes(1 << 20)
+    archive = write_tar(tmp_path / "b.tar.gz", {"a": b"1", "z": tail})
+    archive.write_bytes(archive.read_bytes()[: 1 << 19])
+    assert list(download.read_members(archive, ["a"], limit=1)) == [("a", b"1")]
+
+
+def test_read_members_names_what_is_absent(tmp_path):
+    archive = write_tar(tmp_path / "a.tar.gz", {"a": b"1"})
     with pytest.raises(UserError, match="lacks 2 members, such as c"):
-        list(prepare.read_members(archive, ["d", "c"], limit=1))
+        list(download.read_members(archive, ["d", "c"], limit=1))
 
 
 # Interruptions, and what may lie in the data directory
 
 
-class Killed(BaseException):
-    pass
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, Killed])
-def test_an_interrupted_preparation_is_not_read_as_complete(
-    tmp_path, cifar, monkeypatch, capfd, error
-):
+def test_a_stopped_preparation_leaves_nothing(tmp_path, cifar, monkeypatch, capfd):
     examples = prepare.cifar100_examples
 
     def stop_half_way(split, data):
         yield from list(examples(split, data))[: CIFAR_SIZES[split] // 2]
-        if split == "test":
-            raise error
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare, "cifar100_examples", stop_half_way)
     options = ["cifar100", "--data_dir", tmp_path / "data", "--archive", cifar]
-    if error is KeyboardInterrupt:
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "cifar100_examples", stop_half_way)
         assert run(*options) == 130
-        assert capfd.readouterr().err == "stopped: run this again to go on\n"
-    else:  # as if killed: none of TFDS's and our cleaning up is done
-        monkeypatch.setattr(prepare.shutil, "rmtree", lambda *args, **kwargs: None)
-        with pytest.raises(Killed):
-            run(*options)
-        monkeypatch.undo()
-        monkeypatch.setenv("NO_PROXY", "*")
-        pin(monkeypatch, "cifar100", cifar)
-    with pytest.raises(Exception, match="cifar100"):
-        tfds.data_source("cifar100", split="train", data_dir=tmp_path / "data")
-    monkeypatch.setattr(prepare, "cifar100_examples", examples)
+    assert capfd.readouterr().err == "stopped: run this again to go on\n"
+    assert not (tmp_path / "data" / "cifar100").exists()
     assert run(*options) == 0
     check_cifar(tmp_path / "data")
+
+
+def test_a_finished_download_is_kept_until_it_is_prepared(
+    tmp_path, cifar, monkeypatch, capfd
+):
+    def fill_the_disk(split, data):
+        raise OSError(28, "No space left on device")
+
+    options = ["cifar100", "--data_dir", tmp_path / "data"]
+    with Server({cifar.name: cifar.read_bytes()}) as server:
+        pin(monkeypatch, "cifar100", cifar, url=server.url)
+        with monkeypatch.context() as patch:
+            patch.setattr(prepare, "cifar100_examples", fill_the_disk)
+            assert run(*options) == 2
+        assert "No space left on device" in error_line(capfd)
+        assert run(*options) == 0
+        assert server.ranges == [None]
+    check_cifar(tmp_path / "data")
+
+
+def test_a_killed_preparation_is_not_read_as_complete(tmp_path, cifar):
+    options = ["cifar100", "--data_dir", tmp_path / "data", "--archive", cifar]
+    die = (
+        "import os\n"
+        "def die(split, data, examples=prepare.cifar100_examples):\n"
+        "    yield from examples(split, data)\n"
+        "    if split == 'test': os._exit(9)\n"
+        "prepare.cifar100_examples = die\n"
+    )
+    assert run_apart(options, before=die).returncode == 9
+    left = [p for p in (tmp_path / "data").rglob("*.array_record*") if p.is_file()]
+    assert left  # it did die in the middle, with the training images written
+    # Or it died between TFDS's rename and ours: that directory is not trusted either.
+    between = tmp_path / "data/incomplete.cglo_jax_cifar100/prepared/cifar100/3.0.2"
+    between.mkdir()
+    assert not (tmp_path / "data" / "cifar100").exists()
+    assert run(*options) == 0
+    check_cifar(tmp_path / "data")
+
+
+def test_a_second_process_waits(tmp_path, cifar):
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    handle = os.open(data_dir, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    codes = []
+    options = ["cifar100", "--data_dir", data_dir, "--archive", cifar]
+    thread = threading.Thread(target=lambda: codes.append(run(*options)))
+    thread.start()
+    try:
+        thread.join(0.5)
+        assert (codes, list(data_dir.iterdir())) == ([], [])
+    finally:
+        os.close(handle)
+        thread.join()
+    assert codes == [0]
+    check_cifar(data_dir)
+
+
+@pytest.mark.parametrize("kind", ["tfrecord", None])
+def test_a_tfrecord_preparation_is_told_of(tmp_path, cifar, capfd, kind):
+    path = tmp_path / "data" / "cifar100" / "3.0.2"
+    path.mkdir(parents=True)
+    splits = [{"name": s, "shardLengths": ["1"]} for s in ("train", "test")]
+    info = {"splits": splits} | ({"fileFormat": kind} if kind else {})
+    (path / "dataset_info.json").write_text(json.dumps(info))
+    options = ["cifar100", "--data_dir", tmp_path / "data", "--archive", cifar]
+    assert run(*options) == 2
+    line = error_line(capfd)
+    assert "prepared as tfrecord" in line and "pass another --data_dir" in line
+    assert os.listdir(path) == ["dataset_info.json"]
+
+
+@pytest.mark.parametrize(
+    "lost", ["dataset_info.json", "cifar100-test", "cifar100-train", ""]
+)
+def test_an_incomplete_preparation_is_told_of(tmp_path, cifar, capfd, lost):
+    options = ["cifar100", "--data_dir", tmp_path / "my data", "--archive", cifar]
+    assert run(*options) == 0
+    path = tmp_path / "my data" / "cifar100" / "3.0.2"
+    for file in path.glob(f"{lost}*"):  # "": all
+        file.unlink()
+    assert run(*options) == 2
+    line = error_line(capfd)
+    command = re.search(r"\((rm -r .*)\)", line)[1]
+    assert shlex.split(command) == ["rm", "-r", str(path)]
+
+
+# The command line
+
+
+def test_prepare_command(tmp_path, cifar, monkeypatch):
+    assert prepare.prepare_command("digits") is None
+    assert set(prepare.CONFIGS) == set(prepare.READERS) == set(prepare.ARCHIVES)
+    command = shlex.split(prepare.prepare_command("cifar100"))
+    assert command[:3] == ["python", "-m", "cglo_jax.prepare"]
+    assert run(*command[3:], "--data_dir", tmp_path / "data", "--archive", cifar) == 0
+    check_cifar(tmp_path / "data")
+
+
+def test_it_runs_as_a_module():
+    command = [sys.executable, "-W", "error", "-m", "cglo_jax.prepare", "--help"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert "usage: python -m cglo_jax.prepare" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["cifar10"], "invalid choice: 'cifar10'"),
+        ([], "required: name"),
+        (["cifar100", "--segmentations", "s.tgz"], "goes with caltech_birds2011 only"),
+    ],
+)
+def test_wrong_command_lines(capfd, args, message):
+    with pytest.raises(SystemExit) as stopped:
+        run(*args)
+    assert stopped.value.code == 2
+    assert message in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_paths_that_are_wrong(tmp_path, cifar, capfd):
+    data_dir = tmp_path / "data"
+    for archive in (tmp_path / "none.tar.gz", tmp_path):
+        assert run("cifar100", "--data_dir", data_dir, "--archive", archive) == 2
+        assert f"--archive {archive}: there is no such file" in error_line(capfd)
+    assert list(data_dir.iterdir()) == []
+    assert run("cifar100", "--data_dir", cifar, "--archive", cifar) == 2
+    assert str(cifar) in error_line(capfd)

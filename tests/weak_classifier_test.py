@@ -22,10 +22,19 @@ def init(model: WeakClassifier, x: np.ndarray):
     return jax.jit(lambda x: model.init(jax.random.key(0), x, train=True))(x)
 
 
-def test_parameter_count_by_hand():
+def evaluate(model: WeakClassifier, variables, x: np.ndarray):
+    return jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, x)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """Returns fresh variables for 8 px, 2 channels and 3 classes."""
+    return init(WeakClassifier(3, width=4), images())
+
+
+def test_parameter_count_by_hand(variables):
     # conv1 9*2*4 = 72; conv2..4 3 * 9*4*4 = 432; batch norms 4 * 2*4 = 32;
     # head: 8 px pools to 4, 2, 1, 1, so 4 inputs: 4*3+3 = 15. In all 551.
-    variables = init(WeakClassifier(3, width=4), images())
     assert count(variables["params"]) == 551
     assert count(variables["batch_stats"]) == 32
 
@@ -74,10 +83,9 @@ def numpy_forward(params, x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1) @ params["head"]["kernel"] + params["head"]["bias"]
 
 
-def test_forward_equals_numpy():
-    model, x = WeakClassifier(3, width=4), images()
-    variables = init(model, x)
-    logits, features = model.apply(variables, x, train=False)
+def test_forward_equals_numpy(variables):
+    x = images()
+    logits, features = evaluate(WeakClassifier(3, width=4), variables, x)
     expected = numpy_forward(jax.tree.map(np.asarray, variables["params"]), x)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     assert np.std(expected) > 1e-3
@@ -87,15 +95,14 @@ def test_forward_equals_numpy():
 
 def test_large_maps_are_averaged():
     model, x = WeakClassifier(3, width=4), images(2, 80)
-    _, features = model.apply(init(model, x), x, train=False)
+    _, features = evaluate(model, init(model, x), x)
     assert features["block4"].shape == (2, 5, 5, 4)
     mean = np.asarray(features["block4"]).mean((1, 2))
     np.testing.assert_allclose(features["embedding"], mean, rtol=1e-5, atol=1e-6)
 
 
-def test_loss_falls():
+def test_loss_falls(variables):
     model, x, labels = WeakClassifier(3, width=4), images(), jnp.arange(6) % 3
-    variables = init(model, x)
 
     @jax.jit
     def step(params):
@@ -116,21 +123,20 @@ def test_loss_falls():
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_bfloat16_gives_float32_logits_and_params():
+def test_bfloat16_gives_float32_logits_and_params(variables):
     x = images()
     model = WeakClassifier(3, width=4, dtype=jnp.bfloat16)
-    variables = init(model, x)
-    assert {a.dtype for a in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    logits, features = model.apply(variables, x, train=False)
+    shapes = jax.eval_shape(lambda: init(model, x))
+    assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    logits, features = evaluate(model, variables, x)
     assert logits.dtype == features["embedding"].dtype == jnp.float32
     assert features["block1"].dtype == jnp.bfloat16
-    full, _ = WeakClassifier(3, width=4).apply(variables, x, train=False)
+    full, _ = evaluate(WeakClassifier(3, width=4), variables, x)
     np.testing.assert_allclose(logits, full, atol=0.05)
 
 
-def test_axis_name_equals_the_global_batch():
+def test_axis_name_equals_the_global_batch(variables):
     x = images(8)
-    variables = init(WeakClassifier(3, width=4), x)
 
     def run(x, axis_name=None):
         model = WeakClassifier(3, width=4, axis_name=axis_name)

@@ -33,6 +33,10 @@ def variables():
     )
 
 
+def evaluate(model: WideResNet, variables, x: np.ndarray):
+    return jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, x)
+
+
 def count(model: WideResNet, channels: int = 3) -> int:
     x = jnp.zeros((1, 32, 32, channels))
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=False))
@@ -99,7 +103,7 @@ def numpy_forward(variables, x: np.ndarray) -> np.ndarray:
 
 
 def test_forward_equals_numpy(variables):
-    logits, features = small().apply(variables, images(), train=False)
+    logits, features = evaluate(small(), variables, images())
     expected = numpy_forward(jax.tree.map(np.asarray, variables), images())
     assert np.std(expected) > 0.02
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
@@ -129,8 +133,8 @@ def test_dropout_needs_a_key_only_when_it_acts(variables):
     assert np.abs(logits(0) - logits(1)).max() > 1e-3
     (plain, _), _ = small().apply(variables, x, **train)  # rate 0: no key
     assert np.abs(logits(0) - plain).max() > 1e-3
-    evaluated, _ = model.apply(variables, x, train=False)  # evaluation: no key
-    without, _ = small().apply(variables, x, train=False)
+    evaluated, _ = evaluate(model, variables, x)  # evaluation: no key
+    without, _ = evaluate(small(), variables, x)
     np.testing.assert_array_equal(evaluated, without)
 
 
@@ -172,10 +176,10 @@ def test_bfloat16_gives_float32_logits_and_params(variables):
         lambda: model.init(jax.random.key(0), images(), train=False)
     )
     assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    logits, features = model.apply(variables, images(), train=False)
+    logits, features = evaluate(model, variables, images())
     assert logits.dtype == features["embedding"].dtype == jnp.float32
     assert features["group1"].dtype == jnp.bfloat16
-    full, _ = small().apply(variables, images(), train=False)
+    full, _ = evaluate(small(), variables, images())
     np.testing.assert_allclose(logits, full, atol=0.05)
 
 
@@ -186,7 +190,7 @@ def test_axis_name_equals_the_global_batch(variables):
         model = small(axis_name=axis_name)
         return model.apply(variables, x, train=True, mutable=["batch_stats"])
 
-    (expected, _), stats = run(x)
+    (expected, _), stats = jax.jit(run)(x)
     parts = x.reshape(2, 2, 8, 8, 1)
     synced = jax.jit(jax.vmap(lambda x: run(x, "data"), axis_name="data"))
     (logits, _), updated = synced(parts)

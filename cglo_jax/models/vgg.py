@@ -60,8 +60,8 @@ class VGG16(nn.Module):
         """Computes the perceptual features.
 
         Args:
-          x: Images [B, H, W, 3] in [-1, 1] (see `to_rgb`). At 16 px and
-            below the last blocks see a single pixel: pooling stops at a side of 1.
+          x: Images [B, H, W, 3] in [-1, 1] (see `to_rgb`). At 16 px and below the last
+            blocks see a single pixel: pooling stops at a side of 1.
           train: Unused; VGG-16's convolutions are the same in both modes.
 
         Returns:

@@ -1,0 +1,147 @@
+"""Official archives: downloaded, verified against a pinned sha256, read in memory."""
+
+import hashlib
+import http.client
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from cglo_jax.errors import UserError
+
+ATTEMPTS = 3  # failures in a row, without a byte gained, before a download gives up
+RETRY_SECONDS = 1.0  # before the next attempt; doubles with each such failure
+TIMEOUT_SECONDS = 30.0  # without a word from the server
+MIB = 1 << 20
+
+
+class Archive(NamedTuple):
+    """An official file, as TFDS's url_checksums/<data set>.txt pin it."""
+
+    option: str  # names a copy downloaded by hand
+    filename: str
+    url: str
+    size: int  # bytes
+    sha256: str
+
+
+def size_of(path: Path) -> int:
+    """Returns a file's size in bytes, 0 if there is no file."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def fetch(archive: Archive, part: Path) -> None:
+    """Appends to `part` what it lacks of `archive`, over one connection.
+
+    Raises:
+        OSError, http.client.HTTPException: the connection failed or ended early, or
+            the server has something else.
+    """
+    have = size_of(part)
+    if have == archive.size:
+        return
+    headers = {"User-Agent": "cglo-jax"} | ({"Range": f"bytes={have}-"} if have else {})
+    request = urllib.request.Request(archive.url, headers=headers)
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # no such range: `part` is not the start of this file
+            part.unlink(missing_ok=True)
+        raise
+    with response:
+        if response.status != 206:  # the server knows no ranges and sends everything
+            have = 0
+        elif f"bytes {have}-" not in response.headers.get("Content-Range", ""):
+            raise OSError("the server sent another range")
+        size = have + int(response.headers.get("Content-Length", archive.size - have))
+        if size != archive.size:
+            raise OSError(f"the server has {size} bytes, not {archive.size}")
+        progress = {"initial": have, "total": size, "unit": "B", "unit_scale": True}
+        bar = tqdm(desc=archive.filename, disable=None, **progress)
+        with bar, part.open("ab" if have else "wb") as file:
+            while chunk := response.read(min(MIB // 4, size - have)):
+                have += file.write(chunk)
+                bar.update(len(chunk))
+    if have < size:
+        raise OSError(f"the connection ended after {have} of {size} bytes")
+
+
+def download(archive: Archive, folder: Path) -> Path:
+    """Downloads `archive` into `folder`, going on where an earlier run stopped.
+
+    Returns:
+        The verified file; until it is verified it is called `<filename>.part`.
+
+    Raises:
+        UserError: it cannot be had, or is not the official file (and was removed).
+    """
+    path, part = folder / archive.filename, folder / f"{archive.filename}.part"
+    if path.exists():  # of a run that was stopped later: verified once more
+        path.replace(part)
+    by_hand = f"or download it by hand and pass {archive.option} FILE"
+    best, failures = size_of(part), 0
+    while True:
+        try:
+            fetch(archive, part)
+            break
+        except (OSError, http.client.HTTPException) as error:
+            failures = 0 if size_of(part) > best else failures + 1
+            best = max(best, size_of(part))
+            if failures == ATTEMPTS:
+                raise UserError(
+                    f"{archive.url} could not be downloaded ({error}): "
+                    f"run this again to go on, {by_hand}"
+                ) from error
+            time.sleep(RETRY_SECONDS * 2**failures)
+    try:
+        verify(archive, part, archive.url)
+    except UserError as error:
+        part.unlink()
+        raise UserError(f"{error}; removed it: run this again, {by_hand}") from None
+    return part.replace(path)
+
+
+def verify(archive: Archive, path: Path, source: str) -> Path:
+    """Returns `path` if it holds `archive`; if not, raises UserError naming `source`."""
+    if not path.is_file():
+        raise UserError(f"{source}: there is no such file")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != archive.sha256:
+        raise UserError(
+            f"{source} is not the official {archive.filename} "
+            f"(its sha256 is {found}, not {archive.sha256})"
+        )
+    return path
+
+
+def read_members(
+    path: Path, names: Iterable[str], limit: int
+) -> Iterator[tuple[str, bytes]]:
+    """Yields (name, content) of the named members of a .tar.gz, in the archive's order.
+
+    Raises:
+        UserError: the archive is broken, or a named member is absent, longer than
+            `limit` bytes or not a plain file. Other members are passed over.
+    """
+    missing = set(names)
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            for member in tar:
+                if (name := member.name.removeprefix("./")) not in missing:
+                    continue
+                if not member.isreg() or member.size > limit:
+                    raise UserError(f"{path}: {name} is not a file of <= {limit} bytes")
+                yield name, tar.extractfile(member).read()
+                missing.remove(name)
+                if not missing:
+                    return
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(f"{path} cannot be read as a .tar.gz: {error}") from error
+    if missing:
+        raise UserError(f"{path} lacks {len(missing)} members, such as {min(missing)}")

@@ -1,0 +1,286 @@
+"""Tests of cglo_jax/command_line.py, each in a process of its own: flags are global."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+DIGITS = "--config=configs/digits.py"
+NO_CONFIG = "no --config: try --config=configs/digits.py, or --help"
+PARSE = """
+import json, sys
+from cglo_jax import command_line, config
+command = command_line.parse(sys.argv)
+print(json.dumps({
+    "workdir": str(command.workdir),
+    "stage": command.stage,
+    "config": config.flatten(command.config),
+    "jax": "jax" in sys.modules,
+}))
+"""
+
+
+def run(*command: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def parse(*arguments: str) -> dict[str, Any]:
+    """Returns what the arguments mean."""
+    done = run("-c", PARSE, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def error_of(*arguments: str) -> str:
+    """Returns the one line that the program answers, without its 'error: '."""
+    done = run("-m", "cglo_jax.main", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line.removeprefix("error: ")
+
+
+def write_config(folder: pathlib.Path, body: str, argument: str = "") -> pathlib.Path:
+    """Writes a configuration file whose get_config(`argument`) does `body` to config c."""
+    path = folder / "mine.py"
+    path.write_text(
+        "from cglo_jax import config, errors\n"
+        f"def get_config({argument}):\n"
+        "    c = config.get_config()\n"
+        f"    {body}\n"
+        "    return c\n"
+    )
+    return path
+
+
+# What it accepts
+
+
+def test_defaults_of_the_flags():
+    command = parse(DIGITS)
+    assert (command["workdir"], command["stage"]) == ("runs/digits", "all")
+    assert command["config"]["reconstruction.loss"] == "laplacian"
+    assert command["jax"] is False  # so that mistakes are told at once
+
+
+def test_fields_are_changed():
+    command = parse(
+        "--config",
+        "configs/digits.py",
+        "--workdir=~/runs/a",
+        "--stage=sample",
+        "--config.latent.dim=256",
+        "--config.train.generator_lr",
+        "1e-3",
+        "--config.seeds=(3,4)",
+        "--config.train.lr_drop_epochs=7",
+        "--noconfig.dataset.transductive",
+        "--config.classify.flip=true",
+        "--config.classify.methods=('cglo',)",
+    )
+    assert command["workdir"] == os.path.expanduser("~/runs/a")
+    assert command["stage"] == "sample"
+    wanted = {
+        "latent.dim": 256,
+        "train.generator_lr": 1e-3,
+        "seeds": [3, 4],
+        "train.lr_drop_epochs": [7],
+        "dataset.transductive": False,
+        "classify.flip": True,
+        "classify.methods": ["cglo"],
+    }
+    config = command["config"]
+    assert {name: config[name] for name in wanted} == wanted
+    unchanged = parse(DIGITS)["config"]
+    assert {k: v for k, v in config.items() if k not in wanted} == {
+        k: v for k, v in unchanged.items() if k not in wanted
+    }
+
+
+@pytest.mark.parametrize(
+    ("argument", "name"), [("", "mine"), (":10", "mine-10"), (":10,b", "mine-10-b")]
+)
+def test_workdir_is_named_after_the_config(tmp_path, argument, name):
+    path = write_config(tmp_path, "c.dataset.shots = len(shots)", "shots='abc'")
+    command = parse(f"--config={path}{argument}")
+    assert command["workdir"] == f"runs/{name}"
+    assert command["config"]["dataset.shots"] == len(argument[1:] or "abc")
+
+
+@pytest.mark.parametrize("flag", ["--help", "-help", "--helpshort"])
+def test_help_tells_of_the_flags(flag):
+    done = run("-m", "cglo_jax.main", flag)
+    assert done.returncode in (0, 1)
+    assert done.stderr == ""
+    for text in (
+        "python -m cglo_jax.main --config=configs/digits.py",
+        "--config: ",
+        "--workdir: ",
+        "--stage: <all|train|sample|classify|report>",
+        "report: tables and verdict",
+    ):
+        assert text in done.stdout
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        # fields
+        (
+            [DIGITS, "--config.latent.dmi=256"],
+            "config has no field 'latent.dmi': did you mean 'latent.dim'?",
+        ),
+        (
+            ["-config=configs/digits.py", "-config.latent.dmi", "256"],
+            "config has no field 'latent.dmi': did you mean 'latent.dim'?",
+        ),
+        (
+            [DIGITS, "--noconfig.classify.flop"],
+            "config has no field 'classify.flop': did you mean 'classify.flip'?",
+        ),
+        (
+            [DIGITS, "--config.train.noise_std=1"],
+            "config has no field 'train.noise_std': did you mean 'latent.noise_std'?",
+        ),
+        (
+            [DIGITS, "--config.train.lr=1"],
+            "config has no field 'train.lr': did you mean 'classify.lr' or "
+            "'train.weak_lr'?",
+        ),
+        (
+            [DIGITS, "--config.dropout=1"],
+            "config has no field 'dropout': did you mean 'classify.dropout'?",
+        ),
+        (
+            [DIGITS, "--config.zzz=1"],
+            "config has no field 'zzz': see cglo_jax/config.py",
+        ),
+        # values
+        (
+            [DIGITS, "--config.latent.dim=1.5"],
+            "config.latent.dim is '1.5': it must be a whole number",
+        ),
+        (
+            [DIGITS, "--config.latent.noise_std=low"],
+            "config.latent.noise_std is 'low': it must be a number",
+        ),
+        (
+            [DIGITS, "--config.classify.flip=maybe"],
+            "config.classify.flip is 'maybe': it must be true or false",
+        ),
+        (
+            [DIGITS, "--config.train.epochs=0"],
+            "config.train.epochs is 0: it must be greater than 0",
+        ),
+        (
+            [DIGITS, "--config.train.code_lr=nan"],
+            "config.train.code_lr is nan: it must be finite",
+        ),
+        (
+            [DIGITS, "--config.classify.methods=baseline,cglo"],
+            "config.classify.methods is ['baseline,cglo']: it must be a list of "
+            "baseline, cglo, pixelmix, written \"('baseline','cglo')\"",
+        ),
+        ([DIGITS, "--config.latent.dim"], "Missing value for flag --config.latent.dim"),
+        # the config
+        ([], NO_CONFIG),
+        (["--config="], NO_CONFIG),
+        (["configs/digits.py"], NO_CONFIG),
+        (["--stage=report", "--workdir=runs/a"], NO_CONFIG),
+        (["--config"], "Missing value for flag --config"),
+        (
+            ["--config=configs/nope.py:10"],
+            "there is no configuration file 'configs/nope.py'",
+        ),
+        (["--config", "nope"], "there is no configuration file 'nope'"),
+        (["--config=configs"], "there is no configuration file 'configs'"),
+        (
+            ["--config=configs/nope.py", "--config.latent.dim=3"],
+            "there is no configuration file 'configs/nope.py'",
+        ),
+        (
+            ["--config=configs/digits.py:10"],
+            "configs/digits.py takes no argument: leave out ':10'",
+        ),
+        (
+            ["--config=cglo_jax/errors.py"],
+            "cglo_jax/errors.py has no function get_config",
+        ),
+        (["--config.latent.dim=3"], "fields can only be changed after --config=FILE"),
+        (
+            ["--config.latent.dim=3", DIGITS],
+            "fields can only be changed after --config=FILE",
+        ),
+        # other flags
+        (
+            [DIGITS, "--stage=tain"],
+            "flag --stage=tain: value should be one of "
+            "<all|train|sample|classify|report>",
+        ),
+        (
+            [DIGITS, "--workdr=a"],
+            "Unknown command line flag 'workdr'. Did you mean: workdir ?",
+        ),
+        ([DIGITS, "--verbose_please"], "Unknown command line flag 'verbose_please'"),
+        ([DIGITS, "train"], "cannot use 'train': options begin with --, see --help"),
+        (
+            [DIGITS, "--", "--stage=all"],
+            "cannot use '--stage=all': options begin with --, see --help",
+        ),
+    ],
+)
+def test_mistakes(arguments, message):
+    assert error_of(*arguments) == message
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("c.latent.dim = 0", "config.latent.dim is 0: it must be greater than 0"),
+        ("raise errors.UserError('no')", "--config=FILE: no"),
+        ("errors.UserError(int('x'))", "FILE, line 4: ValueError: invalid literal"),
+        (
+            "c.latent.dmi = 3",
+            'FILE, line 4: AttributeError: \'Key "dmi" does not exist',
+        ),
+        (
+            "c.latent.dim = 2.5",
+            "FILE, line 4: TypeError: Could not override field 'dim'",
+        ),
+        ("open('nope.txt')", "FILE, line 4: FileNotFoundError: [Errno 2] No such file"),
+        ("assert False, 'a\\n  b'", "FILE, line 4: AssertionError: a b"),
+        ("c = c.latent", "FILE: get_config() must return cglo_jax.config.get_config()"),
+        ("c.unlock().new = 1", "FILE: get_config() must return"),
+        ("c = (", "FILE, line 4: SyntaxError: '(' was never closed"),
+        ("import nope", "FILE, line 4: ModuleNotFoundError: No module named 'nope'"),
+    ],
+)
+def test_mistakes_in_a_config_file(tmp_path, body, message):
+    path = write_config(tmp_path, body)
+    assert error_of(f"--config={path}").startswith(message.replace("FILE", str(path)))
+
+
+def test_mistakes_in_an_argument_of_a_config(tmp_path):
+    body = """try:
+        c.dataset.shots = int(shots)
+    except ValueError:
+        raise errors.UserError(f"shots are a number, not {shots!r}") from None"""
+    path = write_config(tmp_path, body, "shots")
+    message = f"--config={path}:ten: shots are a number, not 'ten'"
+    assert error_of(f"--config={path}:ten") == message
+    assert error_of(f"--config={path}:0").startswith("config.dataset.shots is 0: ")

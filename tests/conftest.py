@@ -1,0 +1,141 @@
+"""What every test needs: four CPU devices, strict ranks, and made-up data."""
+
+import os
+import pathlib
+from collections.abc import Iterator
+
+# Before JAX starts. Four CPU devices, with threads enough for them on few cores. Tests compile a lot
+# and compute little, so LLVM optimises nothing; XLA's own passes, which matter here, still run.
+os.environ.setdefault("NPROC", "16")
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=4",
+        "--xla_backend_optimization_level=0",
+    ]
+)
+
+import jax
+import numpy as np
+import pytest
+from absl import logging
+from ml_collections import ConfigDict
+
+from cglo_jax import config as defaults
+from cglo_jax.data import Dataset
+
+COMPILED = "/jax/core/compile/backend_compile_duration"  # one event per program
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def cifar100_dir() -> str:
+    """Directory with a prepared cifar100, to be given as `config.dataset.data_dir`."""
+    shared = os.environ.get("CGLO_SHARED")
+    if not shared:
+        pytest.skip("needs CGLO_SHARED, a directory holding data/tensorflow_datasets")
+    directory = pathlib.Path(shared) / "data" / "tensorflow_datasets"
+    if not (directory / "cifar100").is_dir():
+        pytest.skip(f"CGLO_SHARED: there is no {directory / 'cifar100'}")
+    return str(directory)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_again():
+    """Gives other tests absl's verbosity back, which stages lower."""
+    verbosity = logging.get_verbosity()
+    yield
+    logging.set_verbosity(verbosity)
+
+
+def create_dataset(
+    n: int = 24,
+    *,
+    classes: int = 3,
+    unlabelled: int = 0,
+    size: int = 8,
+    channels: int = 1,
+    seed: int = 0,
+    split: str = "train",
+) -> Dataset:
+    """Makes smooth images whose brightness depends on the class, labelled in turn 0, 1, 2, 0, ...
+
+    Args:
+      n: images, the last `unlabelled` of them without a label.
+    """
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 128, (n, size // 4, size // 4, channels))
+    images = (
+        coarse.repeat(4, 1).repeat(4, 2)
+        + 40 * (np.arange(n) % classes)[:, None, None, None]
+    )
+    labels = np.arange(n, dtype=np.int32) % classes
+    labels[n - unlabelled :] = -1
+    return Dataset(
+        images=images.astype(np.uint8),
+        labels=labels,
+        class_names=tuple(f"class {c}" for c in range(classes)),
+        ids=tuple(f"{seed:02x}{i:030x}" for i in range(n)),
+        split=split,
+    )
+
+
+def create_config(**changes: object) -> ConfigDict:
+    """Returns the defaults shrunk to a second's work, with `changes` by dotted names."""
+    config = defaults.get_config()
+    tiny = {
+        "seeds": (0,),
+        "devices": 1,
+        "latent.dim": 8,
+        "latent.noise_dim": 4,
+        "generator.width": 4,
+        "generator.max_width": 8,
+        "weak_classifier.width": 4,
+        "reconstruction.loss": "laplacian",
+        "train.epochs": 2,
+        "train.steps_per_epoch": 3,
+        "train.batch_size": 8,
+        "train.checkpoint_every_epochs": 1,
+        "train.log_every_steps": 1,
+        "train.lr_drop_epochs": (),  # equal constants share a compiled step
+        "sample.per_class": 2,
+        "sample.projection": "pca",
+        "classify.depth": 10,
+        "classify.width": 1,
+        "classify.dropout": 0.0,
+        "classify.epochs": 2,
+        "classify.steps_per_epoch": 3,
+        "classify.batch_size": 8,
+        "classify.pad": 1,
+        "classify.checkpoint_every_epochs": 1,
+        "classify.log_every_steps": 1,
+        "classify.lr_drop_epochs": (),
+    }
+    config.update_from_flattened_dict({**tiny, **changes})
+    return config
+
+
+@pytest.fixture
+def tiny_dataset() -> Dataset:
+    """24 images of 3 classes, 8x8 grey, all labelled."""
+    return create_dataset()
+
+
+@pytest.fixture
+def tiny_config() -> ConfigDict:
+    """A config of seconds for `tiny_dataset`."""
+    return create_config()
+
+
+@pytest.fixture
+def compilations() -> Iterator[list[str]]:
+    """A list that grows by one with every program that XLA compiles."""
+    events: list[str] = []
+
+    def count(event: str, duration: float, **_: object) -> None:
+        if event == COMPILED:
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    yield events
+    jax.monitoring.unregister_event_duration_listener(count)

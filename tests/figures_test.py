@@ -1,0 +1,273 @@
+"""Tests of figures.py: exact pixels and sizes, text inside the picture, readable SVG."""
+
+import math
+import xml.etree.ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cglo_jax import figures
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def make_images(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def find_tile(picture, tile):
+    """Returns the (y, x) at which `tile` [h, w, 3] stands in `picture`, or None."""
+    pixels = np.asarray(picture)
+    height, width, _ = tile.shape
+    for y, x in np.argwhere((pixels == tile[0, 0]).all(axis=-1)):
+        if np.array_equal(pixels[y : y + height, x : x + width], tile):
+            return int(y), int(x)
+    return None
+
+
+def enlarge(image, scale):
+    rgb = np.repeat(image, 3 // image.shape[-1], axis=-1)
+    return np.kron(rgb, np.ones((scale, scale, 1), np.uint8))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grid_has_exact_pixels(channels):
+    images = make_images(2, 3, 4, 5, channels)
+    picture = figures.image_grid(images, scale=7)
+    assert picture.mode == "RGB"
+    assert picture.size == (2 + 3 * (5 * 7 + 2), 2 + 2 * (4 * 7 + 2))
+    pixels = np.asarray(picture)
+    for r in range(2):
+        for c in range(3):
+            y, x = 2 + r * 30, 2 + c * 37
+            tile = pixels[y : y + 28, x : x + 35]
+            np.testing.assert_array_equal(tile, enlarge(images[r, c], 7))
+    assert (pixels[:, :2] == 255).all()  # gutters are white
+    assert (pixels[30:32] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("side", "scale"), [(8, 8), (16, 4), (28, 3), (32, 2), (48, 2), (64, 1), (224, 1)]
+)
+def test_scale_makes_small_images_readable(side, scale):
+    picture = figures.image_grid(make_images(1, 1, side, side, 3))
+    assert picture.size == (side * scale + 4, side * scale + 4)
+
+
+LONG = "Pneumonoultramicroscopicsilicovolcanoconiosis of_the_north-west"
+
+
+@pytest.mark.parametrize(
+    "text", ["cat", LONG, "W" * 80, "Käfer été Жук", "a\nb\tc", ""]
+)
+@pytest.mark.parametrize("side", [8, 32])
+@pytest.mark.parametrize("scale", [None, 1])
+def test_text_is_never_cut_off(text, side, scale):
+    images = np.full((2, 3, side, side, 1), 255, np.uint8)  # so only text is not white
+    with_rows = figures.image_grid(images, row_labels=[text] * 2, scale=scale)
+    with_columns = figures.image_grid(images, column_labels=[text] * 3, scale=scale)
+    for picture in (with_rows, with_columns):
+        pixels = np.asarray(picture)
+        edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        assert (edge == 255).all()
+        assert (pixels < 255).any() == bool(text)
+
+
+def test_labels_leave_the_images_alone():
+    images = make_images(2, 2, 8, 8, 3)
+    picture = figures.image_grid(images, [LONG, "b"], [LONG, "d"], scale=1)
+    places = [find_tile(picture, images[r, c]) for r in range(2) for c in range(2)]
+    assert None not in places
+    (y0, x0), (y1, x1), (y2, x2), (y3, x3) = places
+    assert y0 == y1 < y2 == y3
+    assert x0 == x2 < x1 == x3
+
+
+def test_whole_label_is_drawn():
+    # All letters of a broken label are on its lines, in order.
+    lines = figures._wrap(LONG, 60)
+    assert "".join(lines).replace(" ", "") == LONG.replace(" ", "")
+    assert all(figures._font().getlength(line) <= 60 for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["rows", "columns"])
+def test_wrong_number_of_labels_raises(kind):
+    labels = {"row_labels" if kind == "rows" else "column_labels": ["a", "b"]}
+    with pytest.raises(ValueError):
+        figures.image_grid(make_images(3, 3, 8, 8, 1), **labels)
+
+
+@pytest.mark.parametrize(("n", "pairs"), [(1, 1), (8, 1), (9, 2), (20, 3)])
+def test_reconstructions_stand_under_their_originals(n, pairs):
+    originals, reconstructions = (
+        make_images(n, 8, 8, 1),
+        make_images(n, 8, 8, 1, seed=1),
+    )
+    picture = figures.reconstruction_grid(originals, reconstructions, ["name"] * n)
+    rows = set()
+    for i in range(n):
+        y, x = find_tile(picture, enlarge(originals[i], 8))
+        assert find_tile(picture, enlarge(reconstructions[i], 8)) == (y + 66, x)
+        rows.add(y)
+    assert len(rows) == pairs
+    assert picture.width < 800
+
+
+def test_interpolations_walk_along_a_row():
+    images = make_images(2, 4, 16, 16, 3)
+    picture = figures.interpolation_grid(images, [0.0, 1 / 3, 2 / 3, 1.0], ["a", "b"])
+    places = np.array(
+        [[find_tile(picture, enlarge(x, 4)) for x in row] for row in images]
+    )
+    assert (places[:, :, 0] == places[:, :1, 0]).all()
+    assert (np.diff(places[:, :, 1], axis=1) == 66).all()
+
+
+def color_count(picture, color):
+    rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return int((np.asarray(picture) == rgb).all(axis=-1).sum())
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 12, 13, 100])
+def test_code_map_shows_every_number_of_classes(num_classes):
+    rng = np.random.default_rng(0)
+    labels = np.arange(3 * num_classes) % num_classes
+    points = (
+        rng.normal(size=(len(labels), 2))
+        + 20 * rng.normal(size=(num_classes, 2))[labels]
+    )
+    names = [
+        f"_class ${k}_x$ <b>" for k in range(num_classes)
+    ]  # neither hidden nor maths
+    picture = figures.code_map(points, labels, names)
+    assert picture.mode == "RGB"
+    assert picture.size == (1200, 960)
+    edge = np.asarray(picture)[[0, -1]]
+    assert (edge == 255).all()
+
+
+def test_code_map_colours_classes_and_greys_unlabelled():
+    points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    picture = figures.code_map(points, np.array([0, 1, -1, -1]), ["a", "b"])
+    grey, first, second = "#b3b3b3", *figures.PALETTE[:2]
+    assert color_count(picture, first) > 50
+    assert color_count(picture, second) > 50
+    assert 0 < color_count(picture, grey) < color_count(picture, first)
+    without = figures.code_map(points[:2], np.array([0, 1]), ["a", "b"])
+    assert color_count(without, grey) == 0
+
+
+def test_code_map_leaves_no_global_figure():
+    import matplotlib.pyplot as plt
+
+    figures.code_map(np.zeros((1, 2)), np.array([0]), ["a"])
+    assert plt.get_fignums() == []
+
+
+def test_palette_is_told_apart():
+    assert len(set(figures.PALETTE)) == len(figures.PALETTE)
+    pairs = {(k % len(figures.PALETTE), k % len(figures._MARKERS)) for k in range(12)}
+    assert len(pairs) == 12
+
+
+def make_records():
+    for seed in (0, 1):
+        for step in (300, 100, 200):
+            common = {"seed": seed, "step": step}
+            yield {
+                "stage": "train",
+                **common,
+                "reconstruction": 1 / step,
+                "cross_entropy": 2.0,
+            }
+            for method in ("baseline", "cglo"):
+                values = {"loss": 3.0 + seed, "train_accuracy": step / 3}
+                yield {"stage": "classify", "method": method, **common, **values}
+
+
+def polylines(svg):
+    for line in xml.etree.ElementTree.fromstring(svg).iter(f"{SVG}polyline"):
+        yield (
+            line,
+            [tuple(map(float, p.split(","))) for p in line.get("points").split()],
+        )
+
+
+def test_curves_have_a_line_per_method_and_seed():
+    drawn = figures.learning_curves(make_records())
+    assert [len(list(polylines(svg))) for svg in drawn.values()] == [2, 2, 4, 4]
+    styles = [line.get("style") for line, _ in polylines(list(drawn.values())[2])]
+    assert [styles.count(s) for s in dict.fromkeys(styles)] == [2, 2]
+
+
+def test_curves_are_where_the_values_are():
+    svg = figures.learning_curves(make_records())["Classifier: training accuracy (%)"]
+    left, top, right, bottom = figures._FRAME
+    for _, points in polylines(svg):
+        # steps 100, 200, 300 of 300; values 33.3, 66.7, 100 on an axis from 0 to 100
+        wanted = [
+            (left + (right - left) * f, bottom - (bottom - top) * f)
+            for f in (1 / 3, 2 / 3, 1)
+        ]
+        np.testing.assert_allclose(points, wanted, atol=0.051)
+
+
+def test_curves_stay_inside_and_readable_at_320_pixels():
+    for svg in figures.learning_curves(make_records()).values():
+        root = xml.etree.ElementTree.fromstring(svg)
+        assert root.get("viewBox").split()[2] == "320"
+        assert float(root.get("font-size")) >= 11
+        for _, points in polylines(svg):
+            assert all(0 <= x <= 320 and 0 <= y <= 210 for x, y in points)
+        for text in root.iter(f"{SVG}text"):
+            assert 0 <= float(text.get("x")) <= 320
+            assert 0 < float(text.get("y")) <= 210
+
+
+def test_curves_of_odd_records():
+    assert figures.learning_curves([]) == {}
+    common = {"stage": "train", "seed": 0}
+    records = [{**common, "step": 0, "reconstruction": 0.0, "cross_entropy": math.nan}]
+    [svg] = figures.learning_curves(records).values()
+    assert "nan" not in svg
+    constant = [{**common, "step": s, "reconstruction": -1.0} for s in (1, 2)]
+    [svg] = figures.learning_curves(constant).values()
+    assert len(list(polylines(svg))) == 1
+
+
+@pytest.mark.parametrize("top", [1.4e-3, 0.0213, 0.9, 7.0, 98.0, 4321.0, 3e5, 2e-9])
+def test_axis_numbers_fit_and_are_exact(top):
+    common = {"stage": "classify", "method": "cglo", "seed": 0, "loss": top}
+    [svg] = figures.learning_curves([{**common, "step": 1}]).values()
+    texts = list(xml.etree.ElementTree.fromstring(svg).iter(f"{SVG}text"))
+    axis = [t for t in texts if t.get("text-anchor") == "end"]
+    values = [float(t.text) for t in axis]
+    assert values[0] == 0
+    assert top <= values[-1] <= 2 * top
+    np.testing.assert_allclose(np.diff(values), values[1])
+    for text in axis:  # 12 pixels high, in a rather wide font
+        width = figures._font().getlength(text.text) * 12 / figures._FONT_SIZE
+        assert width <= float(text.get("x"))
+
+
+def test_curves_escape_names():
+    record = {"stage": "classify", "seed": 0, "step": 1, "loss": 1.0, "method": '<b>&"'}
+    [svg] = figures.learning_curves([record]).values()
+    texts = [t.text for t in xml.etree.ElementTree.fromstring(svg).iter(f"{SVG}text")]
+    assert '<b>&"' in texts
+
+
+def test_pictures_survive_png(tmp_path):
+    picture = figures.image_grid(make_images(1, 2, 8, 8, 3), ["a"], ["b", "c"])
+    picture.save(tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as loaded:
+        np.testing.assert_array_equal(np.asarray(loaded), np.asarray(picture))
+
+
+def test_tiny_image_stands_in_the_middle_of_its_label():
+    image = make_images(1, 1, 8, 8, 3)
+    picture = figures.image_grid(image, column_labels=["WWWWW"], scale=1)
+    _, x = find_tile(picture, image[0, 0])
+    ink = np.flatnonzero((np.asarray(picture)[:12] < 128).any(axis=(0, 2)))
+    assert abs((x + 4) - (ink[0] + ink[-1] + 1) / 2) <= 1

@@ -1,0 +1,269 @@
+"""Tests of cglo_jax/loop.py with a trainer of one number."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import create_config
+
+from cglo_jax import checkpoints, loop, parallel
+from cglo_jax.config import flatten
+from cglo_jax.errors import UserError
+
+DEVICES = jax.local_devices()[:1]
+TAGS = {"stage": "train", "seed": 0}
+
+
+class Trainer:
+    """x <- a x + step, its metrics x before the step; remembers which steps were taken."""
+
+    def __init__(self, workdir, **changes):
+        self.taken = []
+        self.factor = 0.5
+        self.fail_at = None
+        self.workdir = workdir
+        self.arguments = {
+            "split_state": lambda s: ({"x": s["x"]}, {"step": s["step"]}),
+            "merge_state": lambda model, rest: {**model, **rest},
+            "devices": DEVICES,
+            "checkpoint_dir": workdir / "checkpoints",
+            "meta": {"fingerprint": {"latent.dim": 8}, "images": "abc"},
+            "workdir": workdir,
+            "tags": TAGS,
+            "total": 10,
+            "steps_per_epoch": 4,
+            "images_per_step": 8,
+            "log_every": 2,
+            "save_every": 4,
+            **changes,
+        }
+
+    def take_step(self, state, step):
+        if step == self.fail_at:
+            raise KeyboardInterrupt
+        assert int(state["step"]) == step
+        self.taken.append(step)
+        x = state["x"] * self.factor + step
+        return {"x": x, "step": state["step"] + 1}, {"loss": state["x"]}
+
+    def run(self):
+        state = {"x": jnp.ones(()), "step": jnp.zeros((), jnp.int32)}
+        state = parallel.replicate(state, DEVICES)
+        return loop.run_steps(self.take_step, state, **self.arguments)
+
+    def records(self, name="metrics"):
+        return loop.read_records(self.workdir / f"{name}.jsonl")
+
+
+def saved_steps(directory):
+    return {int(p.name) for p in directory.iterdir()}
+
+
+def test_steps_logs_and_saves(tmp_path):
+    trainer = Trainer(tmp_path)
+    state = trainer.run()
+    xs = [1.0]
+    for step in range(10):
+        xs.append(xs[-1] * 0.5 + step)
+    assert float(state["x"]) == xs[10]
+    assert trainer.taken == list(range(10))
+    # Every second step, and those that are saved.
+    assert trainer.records() == [
+        {**TAGS, "step": s, "epoch": s / 4, "loss": xs[s - 1]} for s in (2, 4, 6, 8, 10)
+    ]
+    assert saved_steps(tmp_path / "checkpoints") == {8, 10}
+    (timing,) = trainer.records("timings")
+    assert timing["steps"] == 10
+    assert timing.items() > TAGS.items()
+    assert timing["wall_s"] >= timing["compile_s"] > 0
+
+
+def test_the_last_step_is_logged_and_saved_whatever_the_periods(tmp_path):
+    trainer = Trainer(tmp_path, log_every=100, save_every=100, total=7)
+    trainer.run()
+    assert [r["step"] for r in trainer.records()] == [7]
+    assert saved_steps(tmp_path / "checkpoints") == {7}
+
+
+def test_an_interrupted_run_goes_on_from_the_checkpoint(tmp_path):
+    whole = Trainer(tmp_path / "whole")
+    whole.workdir.mkdir()
+    cut = Trainer(tmp_path / "cut")
+    cut.workdir.mkdir()
+    cut.fail_at = 7
+    with pytest.raises(KeyboardInterrupt):
+        cut.run()
+    assert [r["step"] for r in cut.records()] == [2, 4, 6]
+    cut.fail_at, cut.taken = None, []
+    state = cut.run()
+    assert cut.taken == [4, 5, 6, 7, 8, 9]
+    assert float(state["x"]) == float(whole.run()["x"])
+    metrics = [(t.workdir / "metrics.jsonl").read_bytes() for t in (whole, cut)]
+    assert metrics[0] == metrics[1]
+    assert [t["steps"] for t in cut.records("timings")] == [6]
+
+
+def test_a_finished_run_takes_no_step_and_writes_nothing(tmp_path, capsys):
+    first = Trainer(tmp_path)
+    state = first.run()
+    files = {p: p.read_bytes() for p in tmp_path.glob("*.jsonl")}
+    capsys.readouterr()
+    again = Trainer(tmp_path)
+    assert float(again.run()["x"]) == float(state["x"])
+    assert again.taken == []
+    assert {p: p.read_bytes() for p in tmp_path.glob("*.jsonl")} == files
+    assert "train seed 0: done before, at step 10" in capsys.readouterr().err
+
+
+def test_other_runs_lines_stay(tmp_path):
+    others = [
+        {"stage": "train", "seed": 1, "step": 9},
+        {"stage": "classify", "step": 9},
+    ]
+    for record in [*others, {**TAGS, "step": 9}]:
+        loop.append_record(tmp_path / "metrics.jsonl", record)
+    trainer = Trainer(tmp_path)
+    trainer.run()
+    records = trainer.records()
+    assert records[:2] == others
+    assert [r["step"] for r in records[2:]] == [2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"fingerprint": {"latent.dim": 16}, "images": "abc"}, "latent.dim=8, .* 16: "),
+        ({"fingerprint": {"latent.dim": 8}, "images": "xyz"}, "images"),
+    ],
+)
+def test_the_checkpoint_of_another_run_is_refused(tmp_path, changed, message):
+    Trainer(tmp_path).run()
+    other = Trainer(tmp_path, meta=changed)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=message):
+        other.run()
+    assert other.taken == []
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_metric_that_is_not_finite_stops_the_run(tmp_path, value):
+    trainer = Trainer(tmp_path, log_every=3)
+    take_step = trainer.take_step
+
+    def spoiled(state, step):
+        state, metrics = take_step(state, step)
+        return state, {"kl": metrics["loss"] * float(value) if step >= 5 else 0.0}
+
+    trainer.take_step = spoiled
+    with pytest.raises(UserError, match=f"train seed 0: kl is {value} at step 6;"):
+        trainer.run()
+    assert saved_steps(tmp_path / "checkpoints") == {4}
+    assert [r["step"] for r in trainer.records()] == [3, 4]
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+    # x overflows in the last step before a save, whose metric is the x before it.
+    trainer = Trainer(tmp_path, save_every=2, total=2)
+    trainer.factor = 1e30
+    with pytest.raises(UserError, match="train seed 0: the state is inf at step 2"):
+        trainer.run()
+    assert saved_steps(tmp_path / "checkpoints") == set()
+
+
+def test_saved_states_restore_to_what_they_were(tmp_path):
+    trainer = Trainer(tmp_path)
+    trainer.run()
+    model, meta, step = checkpoints.restore_latest_model(tmp_path / "checkpoints", "")
+    assert step == 10
+    assert meta == trainer.arguments["meta"]
+    assert float(model["x"]) == float(trainer.run()["x"])
+
+
+# Files
+
+
+def test_records_are_read_as_appended(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert loop.read_records(path) == []
+    records = [{"step": 1, "loss": 0.1}, {"step": 2, "name": "ä \n line"}]
+    for record in records:
+        loop.append_record(path, record)
+    assert loop.read_records(path) == records
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_a_half_written_last_line_is_left_out_and_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for step in (1, 2):
+        loop.append_record(path, {**TAGS, "step": step})
+    whole = path.read_text()
+    path.write_text(whole + '{"stage": "train", "st')
+    assert [r["step"] for r in loop.read_records(path)] == [1, 2]
+    loop.drop_records(path, TAGS, after_step=2)
+    assert path.read_text() == whole
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: .* line 2"):
+        loop.read_records(path)
+
+
+def test_drop_records_removes_later_lines_with_these_tags_only(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    loop.drop_records(path, TAGS, after_step=0)
+    assert not path.exists()
+    other = {"stage": "train", "seed": 1}
+    records = [{**tags, "step": s} for s in (1, 2, 3) for tags in (TAGS, other)]
+    for record in records:
+        loop.append_record(path, record)
+    loop.drop_records(path, TAGS, after_step=1)
+    kept = [r for r in records if r["seed"] == 1 or r["step"] == 1]
+    assert loop.read_records(path) == kept
+    assert len(kept) == 4
+
+
+def test_write_atomically_replaces_all_or_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    loop.write_atomically(path, "one")
+    loop.write_atomically(path, "two")
+    assert path.read_text() == "two"
+    assert list(tmp_path.iterdir()) == [path]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        loop.write_atomically(path, "three")
+    assert path.read_text() == "two"
+
+
+def test_open_workdir_writes_the_config(tmp_path):
+    config = create_config(**{"latent.dim": 16})
+    workdir = tmp_path / "runs" / "a"
+    loop.open_workdir(config, workdir)
+    fields = json.loads((workdir / "config.json").read_text())
+    assert fields == flatten(config)
+    assert fields["latent.dim"] == 16
+    assert fields["seeds"] == [0]
+
+
+def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    for path in (file, file / "below"):
+        with pytest.raises(UserError, match=f"cannot write to --workdir={path}: "):
+            loop.open_workdir(create_config(), path)
+
+
+def test_the_check_of_a_state_sees_every_array():
+    state = {"a": jnp.array([1.0, -7.0]), "step": jnp.int32(3), "none": jnp.zeros((0,))}
+    assert float(loop._largest(state)) == 7
+    for bad in (np.nan, np.inf, -np.inf):
+        spoiled = {**state, "b": jnp.array([[0, bad]], jnp.bfloat16)}
+        assert not np.isfinite(float(loop._largest(spoiled)))

@@ -1,0 +1,113 @@
+"""Tests of cglo_jax/parallel.py on four CPU devices (conftest.py)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cglo_jax import parallel
+from cglo_jax.errors import UserError
+
+FOUR = jax.local_devices()[:4]
+
+
+def test_choose_devices_takes_the_first_or_all():
+    assert parallel.choose_devices(2) == FOUR[:2]
+    assert parallel.choose_devices(0) == jax.local_devices()
+    with pytest.raises(UserError, match=r"config\.devices is 5, .* has 4 cpu"):
+        parallel.choose_devices(5)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "available", "devices", "expected"),
+    [(8, 100, 4, 8), (8, 8, 4, 8), (8, 7, 4, 4), (8, 7, 1, 7), (128, 50, 2, 50)],
+)
+def test_per_device_batch_is_divisible_and_not_more_than_there_is(
+    batch_size, available, devices, expected
+):
+    size = parallel.per_device(batch_size, available, FOUR[:devices], "x.batch_size")
+    assert size == expected
+
+
+def test_per_device_refuses_what_cannot_be_divided():
+    with pytest.raises(UserError, match=r"config\.x\.batch_size is 6: .* 4 devices"):
+        parallel.per_device(6, 100, FOUR, "x.batch_size")
+    with pytest.raises(UserError, match=r"3 images .* 4 devices: .*--config\.devices"):
+        parallel.per_device(8, 3, FOUR, "x.batch_size")
+
+
+def test_replicate_puts_everything_on_every_device():
+    tree = {"a": np.arange(3.0), "b": {}, "key": jax.random.key(0)}
+    placed = parallel.replicate(tree, FOUR)
+    assert placed["a"].sharding.is_fully_replicated
+    assert placed["a"].sharding.device_set == set(FOUR)
+    np.testing.assert_array_equal(placed["a"], tree["a"])
+    assert placed["key"].sharding.device_set == set(FOUR)
+
+
+def test_shard_splits_a_batch_in_order():
+    batch = np.arange(24).reshape(8, 3)
+    sharded = parallel.shard(batch, FOUR)
+    np.testing.assert_array_equal(sharded, batch.reshape(4, 2, 3))
+    for part in sharded.addressable_shards:
+        place = FOUR.index(part.device)
+        np.testing.assert_array_equal(part.data[0], batch[2 * place : 2 * place + 2])
+
+
+def create(key, *, n, scale=1.0):
+    return {"x": scale * jax.random.normal(key, (n,)), "step": jnp.zeros((), jnp.int32)}
+
+
+def test_create_replicated_compiles_once_for_equal_constants(compilations):
+    keys = jax.random.split(jax.random.key(0), 3)
+    first = parallel.create_replicated(create, FOUR, keys[0], n=5)
+    assert first["x"].sharding.device_set == set(FOUR)
+    assert first["x"].sharding.is_fully_replicated
+    before = len(compilations)
+    second = parallel.create_replicated(create, FOUR, keys[1], n=5)
+    assert len(compilations) == before
+    assert (first["x"] != second["x"]).all()
+    np.testing.assert_allclose(second["x"], create(keys[1], n=5)["x"], rtol=1e-6)
+    parallel.create_replicated(create, FOUR, keys[0], n=6)
+    assert len(compilations) > before
+
+
+def step(state, shared, batch):
+    """A pmean over all devices, a place, and a gather."""
+    mean = jax.lax.pmean((shared["weight"] * batch).mean(), parallel.AXIS)
+    gathered = jax.lax.all_gather(batch, parallel.AXIS, tiled=True)
+    return {"sum": state["sum"] + mean}, {"batch": gathered}
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_pmap_step_takes_and_gives_plain_state_and_donates_it(devices):
+    devices = FOUR[:devices]
+    batch = np.arange(8, dtype=np.float32)
+    state = parallel.create_replicated(lambda: {"sum": jnp.ones(())}, devices)
+    shared = parallel.replicate({"weight": np.float32(2)}, devices)
+    mapped = parallel.pmap_step(step, devices)
+    new, metrics = mapped(state, shared, parallel.shard(batch, devices))
+    assert new["sum"].shape == ()
+    assert float(new["sum"]) == 1 + 2 * batch.mean()
+    np.testing.assert_array_equal(metrics["batch"], batch)
+    assert state["sum"].is_deleted()
+    assert not shared["weight"].is_deleted()
+    again, _ = mapped(new, shared, parallel.shard(batch, devices))
+    assert float(again["sum"]) == 1 + 4 * batch.mean()
+
+
+def test_pmap_batch_keeps_the_device_axis():
+    compute = parallel.pmap_batch(lambda weight, batch: weight * batch, FOUR)
+    batch = np.arange(8.0, dtype=np.float32).reshape(8, 1)
+    result = compute(np.float32(3), parallel.shard(batch, FOUR))
+    assert result.shape == (4, 2, 1)
+    np.testing.assert_array_equal(np.asarray(result).reshape(8, 1), 3 * batch)
+
+
+def test_replicated_like_describes_todays_placement():
+    tree = {"a": jnp.zeros((2, 3)), "step": np.zeros((), np.int32)}
+    abstract = parallel.replicated_like(tree, FOUR[:2])
+    assert abstract["a"].shape == (2, 3)
+    assert abstract["step"].dtype == np.int32
+    assert abstract["a"].sharding.device_set == set(FOUR[:2])
+    assert abstract["a"].sharding.is_fully_replicated
