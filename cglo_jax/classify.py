@@ -311,7 +311,12 @@ def _train(
     c = config.classify
     model = {"params": {}, "batch_stats": {}, "z": np.zeros((len(dataset.ids), 0))}
     if spec.method in _FROM_CGLO:
-        model, _ = train.restore_model(config, workdir, dataset, seed)
+        model, step = train.restore_model(config, workdir, dataset, seed)
+        if step < (total := train.total_steps(config, dataset)):
+            raise UserError(
+                f"cGLO of seed {seed} is trained to step {step} of {total}: "
+                "run --stage=train first, it goes on from there"
+            )
     # The same keys for every method: they differ in the replaced images only.
     key_init, key_step, key_order = jax.random.split(jax.random.key(seed), 3)
     n = dataset.num_labelled

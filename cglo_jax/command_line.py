@@ -12,8 +12,9 @@ from typing import NamedTuple
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from cglo_jax.config import flatten, get_config, validate
+from cglo_jax.config import flatten, get_config
 from cglo_jax.errors import UserError
+from cglo_jax.validation import validate
 
 STAGES = ("all", "train", "sample", "classify", "report")
 

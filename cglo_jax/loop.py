@@ -143,7 +143,7 @@ def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 def append_record(path: pathlib.Path, record: Mapping[str, Any]) -> None:
     """Appends one JSON line, in one write."""
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
@@ -156,7 +156,8 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for number, line in enumerate(path.read_text().split("\n")[:-1], 1):
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.split("\n")[:-1], 1):
         try:
             records.append(json.loads(line))
         except ValueError:
@@ -181,5 +182,5 @@ def drop_records(path: pathlib.Path, tags: Mapping[str, Any], after_step: int) -
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """Writes a whole file or none: a reader never sees half of it."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

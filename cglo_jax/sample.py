@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import io
-import json
 import pathlib
 import re
 import shutil
@@ -178,7 +177,9 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
     lower = [name.lower() for name in safe]
     return [
         name
-        if name == raw and lower.count(name.lower()) == 1
+        if name == raw
+        and lower.count(name.lower()) == 1
+        and not re.match(r"\d{3,}_", name)  # looks like one with a label in front
         else f"{label:03d}_{name}"
         for label, (raw, name) in enumerate(zip(class_names, safe, strict=True))
     ]

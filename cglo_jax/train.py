@@ -282,6 +282,12 @@ def unlabelled_steps_per_epoch(config: ConfigDict, dataset: Dataset) -> int:
     return -(-n // config.train.batch_size)
 
 
+def total_steps(config: ConfigDict, dataset: Dataset) -> int:
+    """Returns the steps of a whole run, labelled and unlabelled ones."""
+    t = config.train
+    return t.epochs * (t.steps_per_epoch + unlabelled_steps_per_epoch(config, dataset))
+
+
 class BatchOrder:
     """Which images a step takes: pass after pass over `members` in an order f(key, pass).
 
@@ -321,7 +327,7 @@ class Schedule:
         self.labelled_steps = config.train.steps_per_epoch
         self.unlabelled_steps = unlabelled_steps_per_epoch(config, dataset)
         self.steps_per_epoch = self.labelled_steps + self.unlabelled_steps
-        self.total = config.train.epochs * self.steps_per_epoch
+        self.total = total_steps(config, dataset)
 
         def order(purpose: int, members: np.ndarray) -> BatchOrder:
             size = parallel.per_device(

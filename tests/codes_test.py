@@ -166,6 +166,20 @@ def test_slerp_has_the_gradients_of_scipys(dim):
         np.testing.assert_allclose(tangent, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("dim", [2, 16])
+def test_slerp_of_nearly_equal_codes_has_the_gradients_of_lerp(dim):
+    q1, v = pairs_at(SMALL_ANGLES, dim)
+    q2 = great_circle(q1, v, SMALL_ANGLES, np.ones(1))[:, 0]
+    v1, v2 = random_units(10, *q1.shape), random_units(11, *q1.shape)
+    v1 -= (v1 * q1).sum(-1, keepdims=True) * q1  # along the sphere
+    v2 -= (v2 * q2).sum(-1, keepdims=True) * q2
+    jacobians = jax.jit(jax.vmap(slerp_jacobians, (0, 0, None)))
+    by_q1, by_q2, _ = jacobians(np.float32(q1), np.float32(q2), 0.3)
+    tangents = np.einsum("nij,nj->ni", by_q1, v1) + np.einsum("nij,nj->ni", by_q2, v2)
+    error = np.abs(tangents - (0.7 * v1 + 0.3 * v2)).max(-1)
+    assert (error < 1e-3 + SMALL_ANGLES).all()
+
+
 def test_lerp_by_hand():
     q1, q2 = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
     np.testing.assert_array_equal(codes.lerp(q1, q2, 0.25), [0.75, 0.25])

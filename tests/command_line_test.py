@@ -159,8 +159,7 @@ def test_help_tells_of_the_flags(flag):
         ),
         (
             [DIGITS, "--config.train.lr=1"],
-            "config has no field 'train.lr': did you mean 'classify.lr' or "
-            "'train.weak_lr'?",
+            "config has no field 'train.lr': did you mean 'classify.lr' or 'train.weak_lr'?",
         ),
         (
             [DIGITS, "--config.dropout=1"],
@@ -193,8 +192,8 @@ def test_help_tells_of_the_flags(flag):
         ),
         (
             [DIGITS, "--config.classify.methods=baseline,cglo"],
-            "config.classify.methods is ['baseline,cglo']: it must be a list of "
-            "baseline, cglo, pixelmix, written \"('baseline','cglo')\"",
+            "config.classify.methods is ['baseline,cglo']: it must be a list of baseline, "
+            + "cglo, pixelmix, written \"('baseline','cglo')\"",
         ),
         ([DIGITS, "--config.latent.dim"], "Missing value for flag --config.latent.dim"),
         # the config
@@ -229,8 +228,7 @@ def test_help_tells_of_the_flags(flag):
         # other flags
         (
             [DIGITS, "--stage=tain"],
-            "flag --stage=tain: value should be one of "
-            "<all|train|sample|classify|report>",
+            "flag --stage=tain: value should be one of <all|train|sample|classify|report>",
         ),
         (
             [DIGITS, "--workdr=a"],

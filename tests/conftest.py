@@ -2,11 +2,14 @@
 
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
+from typing import NamedTuple
 
 # Before JAX starts. Four CPU devices, with threads enough for them on few cores. Tests compile a lot
 # and compute little, so LLVM optimises nothing; XLA's own passes, which matter here, still run.
 os.environ.setdefault("NPROC", "16")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # t-SNE of few points on shared cores
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
@@ -22,6 +25,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from cglo_jax import config as defaults
+from cglo_jax import train
 from cglo_jax.data import Dataset
 
 COMPILED = "/jax/core/compile/backend_compile_duration"  # one event per program
@@ -139,3 +143,30 @@ def compilations() -> Iterator[list[str]]:
     jax.monitoring.register_event_duration_secs_listener(count)
     yield events
     jax.monitoring.unregister_event_duration_listener(count)
+
+
+class Run(NamedTuple):
+    """A finished `train.run` of seed 0."""
+
+    config: ConfigDict
+    dataset: Dataset
+    workdir: pathlib.Path
+
+
+@pytest.fixture(scope="session")
+def _trained_once(tmp_path_factory) -> Run:
+    workdir = tmp_path_factory.mktemp("trained")
+    # Enough steps for batch norm's running statistics: before, all images look the same.
+    config = create_config(**{"train.steps_per_epoch": 30, "train.log_every_steps": 10})
+    dataset = create_dataset()
+    train.run(config, workdir, dataset, 0)
+    return Run(config, dataset, workdir)
+
+
+@pytest.fixture
+def trained(_trained_once: Run, tmp_path: pathlib.Path) -> Run:
+    """A copy of a tiny trained cGLO, to sample from and to classify with."""
+    workdir = tmp_path / "trained"
+    shutil.copytree(_trained_once.workdir, workdir)
+    config, dataset, _ = _trained_once
+    return Run(config.copy_and_resolve_references().lock(), dataset, workdir)

@@ -444,9 +444,9 @@ def test_a_work_directory_of_another_config_or_other_images_is_refused(tmp_path)
     with pytest.raises(UserError, match=r"train\.code_lr=0\.001, .* 0\.25: use"):
         train.restore_model(other, tmp_path, dataset, 0)
     changed = create_dataset(seed=1)
-    with pytest.raises(UserError, match="images"):
+    with pytest.raises(UserError, match="made with other images than this call reads"):
         calls[0](changed, 0)
-    with pytest.raises(UserError, match="images"):
+    with pytest.raises(UserError, match="made with other images than this call reads"):
         train.restore_model(config, tmp_path, changed, 0)
     calls[0](dataset, 0)  # and the right one is not
 

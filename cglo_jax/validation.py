@@ -1,0 +1,160 @@
+"""Ranges of the config's fields, checked before anything is read or compiled."""
+
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cglo_jax.config import METHODS, flatten
+from cglo_jax.errors import UserError
+
+
+def _check(ok: bool, config_name: str, value: Any, want: str) -> None:
+    if not ok:
+        raise UserError(f"config.{config_name} is {value!r}: it must be {want}")
+
+
+_POSITIVE = (
+    "dataset.shots",
+    "latent.dim",
+    "generator.width",
+    "generator.max_width",
+    "weak_classifier.width",
+    "train.epochs",
+    "train.steps_per_epoch",
+    "train.batch_size",
+    "train.generator_lr",
+    "train.code_lr",
+    "train.weak_lr",
+    "train.lr_drop",
+    "train.checkpoint_every_epochs",
+    "train.log_every_steps",
+    "sample.per_class",
+    "classify.epochs",
+    "classify.steps_per_epoch",
+    "classify.batch_size",
+    "classify.width",
+    "classify.lr",
+    "classify.lr_drop",
+    "classify.checkpoint_every_epochs",
+    "classify.log_every_steps",
+)
+_NOT_NEGATIVE = (
+    "devices",
+    "dataset.size",
+    "dataset.split_seed",
+    "dataset.unlabelled",
+    "dataset.holdout",
+    "latent.noise_std",
+    "weak_classifier.gamma",
+    "reconstruction.pixel_weight",
+    "train.weak_weight_decay",
+    "sample.seed",
+    "classify.weight_decay",
+    "classify.pad",
+)
+_BELOW_ONE = (
+    "train.adam_b1",
+    "train.adam_b2",
+    "train.weak_momentum",
+    "classify.momentum",
+    "classify.dropout",
+)
+_CHOICES = {
+    "dtype": ("float32", "bfloat16"),
+    "latent.noise": ("concat", "none"),
+    "reconstruction.loss": ("perceptual", "laplacian"),
+    "sample.interpolation": ("slerp", "lerp"),
+    "sample.batch_statistics": ("running", "batch"),
+    "sample.projection": ("tsne", "pca"),
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every field's range, before anything is read or compiled.
+
+    Raises:
+      UserError: names the first field that cannot be, its value and what it may be.
+    """
+    flat = flatten(config)
+    for name, value in flat.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float):
+                _check(math.isfinite(number), name, value, "finite")
+    for name in _POSITIVE:
+        _check(flat[name] > 0, name, flat[name], "greater than 0")
+    for name in _NOT_NEGATIVE:
+        _check(flat[name] >= 0, name, flat[name], "0 or more")
+    for name in _BELOW_ONE:
+        _check(0 <= flat[name] < 1, name, flat[name], "at least 0 and below 1")
+    for name, choices in _CHOICES.items():
+        _check(flat[name] in choices, name, flat[name], "one of " + ", ".join(choices))
+    _validate_lists(flat)
+    if flat["latent.noise"] == "concat":
+        _check(
+            flat["latent.noise_dim"] > 0,
+            "latent.noise_dim",
+            flat["latent.noise_dim"],
+            "greater than 0",
+        )
+    _check(flat["latent.dim"] > 1, "latent.dim", flat["latent.dim"], "at least 2")
+    depth = flat["classify.depth"]
+    _check(
+        depth >= 10 and (depth - 4) % 6 == 0,
+        "classify.depth",
+        depth,
+        "10, 16, 22, 28, ... (6 n + 4)",
+    )
+    p = flat["classify.replace_probability"]
+    _check(0 <= p <= 1, "classify.replace_probability", p, "between 0 and 1")
+    fill = flat["classify.pad_value"]
+    _check(-1 <= fill <= 1, "classify.pad_value", fill, "between -1 and 1")
+    _check(
+        0 < flat["report.confidence"] < 1,
+        "report.confidence",
+        flat["report.confidence"],
+        "between 0 and 1",
+    )
+
+
+def _validate_lists(flat: dict[str, Any]) -> None:
+    seeds = flat["seeds"]
+    _check(
+        len(seeds) > 0
+        and all(isinstance(s, int) and s >= 0 for s in seeds)
+        and len(set(seeds)) == len(seeds),
+        "seeds",
+        seeds,
+        "a list of different whole numbers, such as (0,1,2)",
+    )
+    methods = flat["classify.methods"]
+    _check(
+        len(methods) > 0
+        and all(m in METHODS for m in methods)
+        and len(set(methods)) == len(methods),
+        "classify.methods",
+        methods,
+        f"a list of {', '.join(METHODS)}, written \"('baseline','cglo')\"",
+    )
+    for name in ("train.lr_drop_epochs", "classify.lr_drop_epochs"):
+        _check(
+            all(isinstance(e, int) and e > 0 for e in flat[name]),
+            name,
+            flat[name],
+            "epochs greater than 0",
+        )
+    t = flat["sample.t_values"]
+    _check(
+        len(t) > 0 and all(isinstance(v, int | float) and 0 <= v <= 1 for v in t),
+        "sample.t_values",
+        t,
+        "numbers between 0 and 1",
+    )
+    weights = flat["reconstruction.layer_weights"]
+    _check(
+        len(weights) == 5
+        and all(isinstance(w, int | float) and w >= 0 for w in weights),
+        "reconstruction.layer_weights",
+        weights,
+        "five numbers >= 0",
+    )

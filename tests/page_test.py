@@ -1,0 +1,40 @@
+"""Tests of page.py: pages that load nothing and show every name as it is."""
+
+import re
+
+import pytest
+from report_workdir import NAMES, Parsed, make_config, put_workdir, write_html
+
+
+@pytest.fixture
+def config():
+    return make_config()
+
+
+@pytest.fixture
+def workdir(tmp_path, config):
+    put_workdir(tmp_path, config)
+    return tmp_path
+
+
+def test_html_loads_nothing(workdir, config):
+    text = write_html(workdir, config)
+    parsed = Parsed(text)
+    for tag, attrs in parsed.tags:
+        assert tag not in ("script", "iframe", "object", "embed", "base")
+        for name in ("src", "href", "srcset", "data", "poster"):
+            assert attrs.get(name, "data:").startswith("data:")
+        assert not any(name.startswith("on") for name in attrs)
+    assert "@import" not in text
+    assert "url(" not in text
+    assert set(re.findall(r"https?://[^\"' ]+", text)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_class_names_are_escaped(workdir, config):
+    text = write_html(workdir, config)
+    assert '<b>&"' not in text
+    assert set(NAMES) <= set(Parsed(text).cells)
+    rows = (workdir / "report.md").read_text().splitlines()
+    assert '| 1 | &lt;b&gt;&amp;" |' in rows
+    assert r"| 2 | a_b\|c |" in rows
+    assert r"| 3 | \_x\_\*y\* |" in rows

@@ -1,0 +1,293 @@
+"""Tests of cglo_jax/sample.py: what is written for people is what the classifier is given."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import create_config, create_dataset
+from PIL import Image
+
+from cglo_jax import checkpoints, sample, train
+from cglo_jax.errors import UserError
+
+
+def manifest(directory) -> list[dict]:
+    text = (directory / "manifest.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def all_files(directory) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def numpy_slerp(p, q, t):
+    """Eq. (3), in float64."""
+    p, q = p.astype(np.float64), q.astype(np.float64)
+    theta = np.arccos(p @ q)
+    return (np.sin((1 - t) * theta) * p + np.sin(t * theta) * q) / np.sin(theta)
+
+
+def create_sampler(config, dataset, seed=0):
+    """A sampler of an untrained generator, and its spec."""
+    spec = train.create_spec(config, dataset)
+    create = jax.jit(
+        lambda key: train.init_state(
+            key, spec=spec, n=len(dataset.ids), dim=config.latent.dim
+        )
+    )
+    model, _ = train.split_state(create(jax.random.key(seed)))
+    generator = spec.generator.clone(axis_name=None)
+    return (
+        jax.tree.map(jnp.asarray, sample.create_sampler(model, dataset)),
+        sample.create_spec(config, generator),
+    )
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Leaves out what takes most of the time and is tested once."""
+    monkeypatch.setattr(sample, "_write_reconstructions", lambda *_: None)
+    monkeypatch.setattr(sample, "_write_interpolations", lambda *_: None)
+
+
+def test_everything_written_is_what_the_manifest_says(trained):
+    config, dataset, workdir = trained
+    directory = sample.run(config, workdir, dataset, 0)
+    assert directory == workdir / "samples"
+    assert not (workdir / "samples.tmp").exists()
+    lines = manifest(directory)
+    files = all_files(directory)
+    figures = {"reconstructions.png", "interpolations.png", "codes.png"}
+    assert set(files) == {line["file"] for line in lines} | figures | {"manifest.jsonl"}
+    for name in figures:
+        with Image.open(directory / name) as picture:
+            assert min(picture.size) > 20
+    index = {image_id: i for i, image_id in enumerate(dataset.ids)}
+    assert [line["label"] for line in lines] == [0, 0, 1, 1, 2, 2]
+    for line in lines:
+        i, j = index[line["source"]], index[line["partner"]]
+        assert i != j
+        assert dataset.labels[i] == dataset.labels[j] == line["label"]
+        assert line["class"] == dataset.class_names[line["label"]]
+        assert line["t"] in (0.1, 0.2, 0.3, 0.4)
+        assert (line["seed"], line["sample_seed"]) == (0, 0)
+        assert line["checkpoint_step"] == 60
+        assert line["sha256"] == hashlib.sha256(files[line["file"]]).hexdigest()
+    (timing,) = [
+        t
+        for t in map(json.loads, (workdir / "timings.jsonl").read_text().splitlines())
+        if t["stage"] == "sample"
+    ]
+    assert timing["images"] == 6
+
+
+def test_pngs_are_the_generators_images_of_the_drawn_pairs(trained, no_figures):
+    config, dataset, workdir = trained
+    config.sample.per_class = 5
+    lines = manifest(sample.run(config, workdir, dataset, 0))
+    model, _ = train.restore_model(config, workdir, dataset, 0)
+    index = {image_id: i for i, image_id in enumerate(dataset.ids)}
+    z = [
+        numpy_slerp(
+            model["z"][index[line["source"]]],
+            model["z"][index[line["partner"]]],
+            line["t"],
+        )
+        for line in lines
+    ]
+    key = jax.random.split(jax.random.key(0))[0]
+    keys = [
+        jax.random.split(jax.random.fold_in(key, k), 3)[2] for k in range(len(lines))
+    ]
+    eps = np.stack([0.15 * jax.random.normal(k, (4,)) for k in keys])
+    generator = train.create_spec(config, dataset).generator.clone(axis_name=None)
+    variables = {name: model[name] for name in ("params", "batch_stats")}
+    images = jax.jit(lambda z, eps: generator.apply(variables, z, eps, train=False))(
+        np.float32(z), eps
+    )
+    expected = np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255)
+    pngs = []
+    for line in lines:
+        with Image.open(workdir / "samples" / line["file"]) as png:
+            assert (png.format, png.mode, png.size) == ("PNG", "L", (8, 8))
+            pngs.append(np.asarray(png))
+    difference = np.abs(np.stack(pngs) - expected[..., 0])
+    assert difference.max() <= 1  # the last bit of a float may round another way
+    assert (difference > 0).mean() < 0.01
+    assert len({png.tobytes() for png in pngs}) == 15
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_other_images(trained):
+    config, dataset, workdir = trained
+    first = all_files(sample.run(config, workdir, dataset, 0))
+    (workdir / "samples" / "images" / "stale.png").write_bytes(b"")
+    second = all_files(sample.run(config, workdir, dataset, 0))
+    assert first == second  # and the directory is replaced as a whole
+    config.sample.seed = 1
+    other = all_files(sample.run(config, workdir, dataset, 0))
+    assert other.keys() == first.keys()
+    assert all(first[n] != other[n] for n in first if n.startswith("images"))
+
+
+def test_only_generator_and_codes_are_restored(trained, no_figures, monkeypatch):
+    config, dataset, workdir = trained
+
+    def refuse(*_):
+        raise AssertionError("the whole state was restored")
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "restore", refuse)
+    for path in train.checkpoint_dir(workdir, 0).glob("*/train/**/*"):
+        if path.is_file():
+            path.unlink()
+    assert len(manifest(sample.run(config, workdir, dataset, 0))) == 6
+
+
+def test_batch_statistics_normalise_by_the_batch():
+    dataset = create_dataset()
+    images = {}
+    for option in ("running", "batch"):
+        config = create_config(**{"sample.batch_statistics": option})
+        sampler, spec = create_sampler(config, dataset)
+        make = jax.jit(
+            lambda z, k, s=spec, v=sampler.variables: sample.generate(v, z, k, spec=s)
+        )
+        keys = jax.random.split(jax.random.key(0), 8)
+        images[option] = [make(sampler.z[:8], keys), make(sampler.z[:4], keys[:4])]
+    for whole, _ in images.values():
+        assert whole.shape == (8, 8, 8, 1)
+        assert np.isfinite(whole).all()
+    whole, part = images["running"]
+    np.testing.assert_allclose(whole[:4], part, atol=1e-6)
+    whole, part = images["batch"]
+    assert np.abs(whole[:4] - part).max() > 1e-3
+
+
+def test_a_run_with_batch_statistics_writes_other_images(trained, no_figures):
+    config, dataset, workdir = trained
+    running = all_files(sample.run(config, workdir, dataset, 0))
+    config.sample.batch_statistics = "batch"
+    batch = all_files(sample.run(config, workdir, dataset, 0))
+    assert batch.keys() == running.keys()
+    assert all(batch[n] != running[n] for n in batch if n.endswith(".png") and "/" in n)
+
+
+def test_draws_are_uniform_and_of_the_images_key():
+    labels = np.array([0, 0, 0, 0, 1, 2, 2], np.int32)
+    dataset = dataclasses.replace(create_dataset(7), labels=labels)
+    config = create_config(**{"sample.t_values": (0.25, 0.5)})
+    sampler, spec = create_sampler(config, dataset)
+    indices = jnp.asarray(np.arange(7).repeat(300))
+    keys = jax.random.split(jax.random.key(0), 2100)
+    draw = jax.jit(lambda k, i: sample.draw_pairs(sampler, k, i, spec=spec))
+    partners, t, rest = draw(keys, indices)
+    for i in range(7):
+        counts = np.bincount(partners[indices == i], minlength=7)
+        others = [j for j in range(7) if labels[j] == labels[i] and j != i] or [i]
+        assert set(np.flatnonzero(counts)) == set(others)
+        assert counts[others].min() > 250 / len(others)
+    assert set(np.asarray(t).tolist()) == {0.25, 0.5}
+    assert np.mean(t == 0.5) == pytest.approx(0.5, abs=0.05)
+    some = np.array([2000, 3, 700])
+    partners_of_some, t_of_some, rest_of_some = draw(keys[some], indices[some])
+    np.testing.assert_array_equal(partners_of_some, partners[some])
+    np.testing.assert_array_equal(t_of_some, t[some])
+    assert (rest_of_some == rest[some]).all()
+
+
+def test_a_class_with_one_image_is_its_own_partner(tmp_path, no_figures):
+    # Colour images this time, and unlabelled ones, which are no class's.
+    dataset = create_dataset(12, channels=3, unlabelled=4)
+    labels = dataset.labels.copy()
+    labels[:8] = [0, 0, 0, 1, 2, 2, 2, 2]
+    dataset = dataclasses.replace(dataset, labels=labels)
+    config = create_config(**{"train.epochs": 1, "train.steps_per_epoch": 40})
+    train.run(config, tmp_path, dataset, 0)
+    lines = manifest(sample.run(config, tmp_path, dataset, 0))
+    assert [line["label"] for line in lines] == [0, 0, 1, 1, 2, 2]
+    for line in lines:
+        assert (line["source"] == line["partner"]) == (line["label"] == 1)
+        assert dataset.ids.index(line["source"]) < 8
+    pngs = [tmp_path / "samples" / line["file"] for line in lines]
+    assert pngs[2].read_bytes() != pngs[3].read_bytes()  # the noise differs
+    with Image.open(pngs[0]) as png:
+        assert (png.mode, png.size) == ("RGB", (8, 8))
+
+
+def test_more_images_than_sources_take_them_in_turn(trained, no_figures, monkeypatch):
+    config, dataset, workdir = trained
+    monkeypatch.setattr(sample, "_BATCH", 16)  # several batches, the last one ragged
+    config.sample.per_class = 11
+    lines = manifest(sample.run(config, workdir, dataset, 0))
+    assert len(lines) == 33
+    for label in range(3):
+        of_class = [line["source"] for line in lines if line["label"] == label]
+        expected = [dataset.ids[i] for i in np.flatnonzero(dataset.labels == label)]
+        assert of_class == (expected * 2)[:11]
+    pngs = {(workdir / "samples" / line["file"]).read_bytes() for line in lines}
+    assert len(pngs) == 33
+
+
+def test_without_a_checkpoint_the_error_names_the_stage(tmp_path):
+    with pytest.raises(UserError, match=r"no checkpoint in .*: run --stage=train"):
+        sample.run(create_config(), tmp_path, create_dataset(), 0)
+    assert not (tmp_path / "samples").exists()
+
+
+# Names and files
+
+
+def test_plain_class_names_are_folder_names_as_they_are():
+    names = ["cat", "001.Black_footed_Albatross", "aquarium-fish", "7"]
+    assert sample.folder_names(names) == names
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a/b", "a\\b", "a b"],
+        ["..", ".", "", "...", "_"],
+        ["Cat", "cat", "CAT", "dog"],
+        ["été", "日本", "c:\0"],
+        ["a b", "000_a_b", "000_A_b"],
+        ["a" * 50, "A" * 50, "-rf", "../../etc"],
+    ],
+)
+def test_folder_names_are_safe_and_distinct(names, tmp_path):
+    folders = sample.folder_names(names)
+    assert len(folders) == len(names)
+    assert len({folder.lower() for folder in folders}) == len(names)
+    for folder in folders:
+        assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", folder)
+        (tmp_path / folder).mkdir()
+        assert (tmp_path / folder).resolve().parent == tmp_path.resolve()
+
+
+def test_pngs_hold_the_exact_pixels():
+    rng = np.random.default_rng(0)
+    for channels, mode in ((1, "L"), (3, "RGB")):
+        image = rng.integers(0, 256, (5, 7, channels), dtype=np.uint8)
+        encoded = sample.encode_png(image)
+        assert encoded.startswith(b"\x89PNG")
+        with Image.open(io.BytesIO(encoded)) as png:
+            assert (png.mode, png.size) == (mode, (7, 5))
+            np.testing.assert_array_equal(np.asarray(png).reshape(image.shape), image)
+
+
+@pytest.mark.parametrize(("n", "method"), [(4, "tsne"), (9, "pca"), (9, "tsne")])
+def test_codes_are_projected_to_the_plane(n, method):
+    z = np.random.default_rng(0).standard_normal((n, 6)).astype(np.float32)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    points = sample.project(z, method)
+    assert points.shape == (n, 2)
+    assert np.isfinite(points).all()
+    np.testing.assert_array_equal(points, sample.project(z, method))
