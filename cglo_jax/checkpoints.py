@@ -21,7 +21,9 @@ class Checkpoints:
     """
 
     def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
-        logging.set_verbosity(logging.ERROR)  # Orbax tells of every file it opens
+        # Orbax logs every file it opens, and the traceback of a Ctrl-C while it waits; what
+        # goes wrong is raised as well.
+        logging.set_verbosity(logging.FATAL)
         registry = ocp.handlers.create_default_handler_registry(
             model=ocp.PyTreeCheckpointHandler(),
             train=ocp.PyTreeCheckpointHandler(),

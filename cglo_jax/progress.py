@@ -35,7 +35,8 @@ class Progress:
         """Tells how long the first step took, which includes compilation."""
         self._compiled = time.perf_counter()
         self._step += 1
-        self._say(f"compiled and took the first step in {seconds:.1f} s")
+        if seconds > 1:  # else it was compiled before
+            self._say(f"compiled and took the first step in {seconds:.1f} s")
         if sys.stderr.isatty():
             self._bar = tqdm(
                 total=self._total,

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cglo_jax import codes, figures, loop, train
+from cglo_jax import cglo, codes, figures, loop, train
 from cglo_jax.data import Dataset, to_uint8
 from cglo_jax.models.generator import Generator
 
@@ -84,7 +84,7 @@ def generate(
     Returns:
       float32 [B, H, W, C] in [-1, 1].
     """
-    eps = train.draw_noise(keys, spec.generator.noise_dim, spec.noise_std)
+    eps = cglo.draw_noise(keys, spec.generator.noise_dim, spec.noise_std)
     if spec.batch_statistics == "running":
         return spec.generator.apply(variables, z, eps, train=False)
     images, _ = spec.generator.apply(
@@ -143,7 +143,7 @@ def run(
     """
     began = time.perf_counter()
     model, step = train.restore_model(config, workdir, dataset, seed)
-    generator = train.create_spec(config, dataset).generator.clone(axis_name=None)
+    generator = cglo.create_spec(config, dataset).generator.clone(axis_name=None)
     spec = create_spec(config, generator)
     sampler = create_sampler(model, dataset)
     temporary, directory = workdir / "samples.tmp", workdir / "samples"

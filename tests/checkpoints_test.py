@@ -1,6 +1,7 @@
 """Tests of cglo_jax/checkpoints.py."""
 
 import shutil
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +95,26 @@ def test_restore_model_gives_numpy_and_never_opens_the_rest(directory):
     assert (step, meta) == (3, META)
     assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(model))
     assert_equal(model, jax.device_get(create_trees(3)[0]))
+
+
+def test_an_interrupt_while_saving_is_raised_and_not_logged(
+    directory, monkeypatch, caplog
+):
+    save(directory, 1)
+    join = threading.Thread.join
+
+    def interrupted(thread, *args, **kwargs):
+        if "finalize" in thread.name:
+            monkeypatch.setattr(threading.Thread, "join", join)
+            raise KeyboardInterrupt
+        join(thread, *args, **kwargs)
+
+    with pytest.raises(KeyboardInterrupt), Checkpoints(directory) as checkpoints:
+        checkpoints.save(2, *create_trees(2), META)
+        monkeypatch.setattr(threading.Thread, "join", interrupted)
+        checkpoints.save(3, *create_trees(3), META)  # waits for the one before
+    assert caplog.records == []
+    assert restore_latest_model(directory, "")[2] == 2
 
 
 def test_the_two_newest_are_kept(directory):

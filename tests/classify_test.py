@@ -1,6 +1,5 @@
 """Tests of cglo_jax/classify.py: the same procedure for every method, and exact accuracy."""
 
-import dataclasses
 import functools
 import json
 import re
@@ -13,219 +12,12 @@ import pytest
 from conftest import create_config, create_dataset
 from sklearn.metrics import top_k_accuracy_score
 
-from cglo_jax import checkpoints, classify, codes, parallel, sample, train
+from cglo_jax import checkpoints, classifier, classify, parallel, train
 from cglo_jax.config import METHODS
 from cglo_jax.errors import UserError
+from cglo_jax.order import BatchOrder
 
 TEST_SET = create_dataset(13, seed=1, split="test")
-INDICES = np.arange(1200, dtype=np.int32) % 24
-
-
-@pytest.fixture(scope="module")
-def shared():
-    """Images, an untrained generator and its codes."""
-    dataset, config = create_dataset(), create_config()
-    spec = train.create_spec(config, dataset)
-    state = jax.jit(lambda key: train.init_state(key, spec=spec, n=24, dim=8))(
-        jax.random.key(0)
-    )
-    # Codes far apart and lively weights: an untrained generator's images are all alike.
-    lively = jax.tree.map(lambda p: 10 * p, state.params)
-    model, _ = train.split_state(state.replace(params=lively))
-    sampler = sample.create_sampler(model, dataset)
-    created = classify.Shared(jax.random.key(1), dataset.images, sampler)
-    return jax.tree.map(jnp.asarray, created)
-
-
-def create_spec(method, **changes):
-    """The spec of a method on one device, by default without crops and flips."""
-    spec = classify.create_spec(create_config(), create_dataset(), method)
-    generator = spec.sample.generator.clone(axis_name=None)
-    changes = {"pad": 0, "flip": False, **changes}
-    return dataclasses.replace(
-        spec, sample=spec.sample._replace(generator=generator), **changes
-    )
-
-
-def create_batch(shared, spec, indices=INDICES, seed=2):
-    keys = codes.example_keys(jax.random.key(seed), jnp.arange(len(indices)))
-    create = jax.jit(functools.partial(classify.create_batch, spec=spec))
-    return np.asarray(create(shared, keys, indices)), keys
-
-
-def create_real(shared, indices=INDICES):
-    """The images themselves, to the bit: XLA divides by 127.5 otherwise than NumPy."""
-    real, _ = create_batch(shared, create_spec("baseline"), indices)
-    expected = np.asarray(shared.images)[indices] / 127.5 - 1
-    np.testing.assert_allclose(real, expected, atol=1e-6)
-    return real
-
-
-# The images of a step
-
-
-@pytest.mark.parametrize(("method", "p"), [("cglo", 0.5), ("pixelmix", 0.2)])
-def test_images_are_replaced_one_by_one_with_probability_p(shared, method, p):
-    spec = create_spec(method, replace_probability=p)
-    x, keys = create_batch(shared, spec)
-    real = create_real(shared)
-    replaced = (x != real).any((1, 2, 3))
-    deviation = np.sqrt(p * (1 - p) / len(INDICES))
-    assert replaced.mean() == pytest.approx(p, abs=5 * deviation)
-    per_image = replaced.reshape(-1, 24).mean(0)
-    assert 0 < per_image.min()
-    assert per_image.max() < 1
-    # Each replacement is another image of the same class, as `sample` draws it.
-    key_new = jax.vmap(lambda key: jax.random.split(key, 3)[0])(keys)
-    if method == "cglo":
-        new, partners, _ = jax.jit(
-            functools.partial(sample.synthesize, spec=spec.sample)
-        )(shared.sampler, key_new, INDICES)
-    else:
-        partners, t, _ = sample.draw_pairs(
-            shared.sampler, key_new, INDICES, spec=spec.sample
-        )
-        t = np.asarray(t)[:, None, None, None]
-        other = create_real(shared, np.asarray(partners))
-        new = (1 - t) * real + t * other
-        assert set(np.unique(t)) == set(np.float32([0.1, 0.2, 0.3, 0.4]))
-    labels = np.asarray(shared.sampler.labels)
-    np.testing.assert_array_equal(labels[np.asarray(partners)], labels[INDICES])
-    np.testing.assert_allclose(x[replaced], np.asarray(new)[replaced], atol=1e-5)
-    np.testing.assert_array_equal(x[~replaced], real[~replaced])
-
-
-def test_every_image_can_be_replaced(shared):
-    x, _ = create_batch(shared, create_spec("pixelmix", replace_probability=1.0))
-    real = create_real(shared)
-    assert (x != real).any((1, 2, 3)).all()
-
-
-@pytest.mark.parametrize("method", ["cglo", "pixelmix"])
-def test_probability_zero_is_the_baseline_bit_for_bit(shared, method):
-    changes = {"pad": 1, "flip": True}
-    baseline, _ = create_batch(shared, create_spec("baseline", **changes))
-    other, _ = create_batch(
-        shared, create_spec(method, replace_probability=0.0, **changes)
-    )
-    np.testing.assert_array_equal(baseline, other)
-    assert (baseline != create_real(shared)).any()
-
-
-@pytest.mark.parametrize("augment_synthetic", [True, False])
-def test_synthetic_images_are_augmented_if_asked_for(shared, augment_synthetic):
-    create = functools.partial(
-        create_spec, "pixelmix", augment_synthetic=augment_synthetic
-    )
-    plain, _ = create_batch(shared, create())
-    augmented, _ = create_batch(shared, create(flip=True))
-    replaced = (plain != create_real(shared)).any((1, 2, 3))
-    flipped = (plain != augmented).any((1, 2, 3))
-    assert 0.3 < flipped[~replaced].mean() < 0.7
-    assert (0.3 < flipped[replaced].mean() < 0.7) == augment_synthetic
-    if not augment_synthetic:
-        np.testing.assert_array_equal(plain[replaced], augmented[replaced])
-
-
-def test_all_methods_see_the_same_images_in_the_same_order(trained, monkeypatch):
-    config, dataset, workdir = trained
-    seen = {method: [] for method in METHODS}
-
-    def compiled_step(spec, devices):
-        def step(state, shared, batch):
-            key = jax.random.key_data(shared.key)
-            seen[spec.method] += [np.asarray(batch), np.asarray(key)]
-            return state, {"loss": jnp.zeros(())}
-
-        return step
-
-    def init_state(key, *, spec):
-        w = jax.random.normal(key, (3,))
-        return classify.ClassifierState(jnp.zeros((), jnp.int32), {"w": w}, {}, {})
-
-    def evaluate(state, *_):
-        seen[method].append(np.asarray(state.params["w"]))
-        return np.zeros((13, 3))
-
-    monkeypatch.setattr(classify, "compiled_step", compiled_step)
-    monkeypatch.setattr(classify, "init_state", init_state)
-    monkeypatch.setattr(classify, "evaluate", evaluate)
-    for method in METHODS:
-        classify.run(config, workdir, (dataset, TEST_SET), method, 0)
-        assert len(seen[method]) == 6 * 2 + 1
-        for one, other in zip(seen["baseline"], seen[method], strict=True):
-            np.testing.assert_array_equal(one, other)
-    assert len({batch.tobytes() for batch in seen["baseline"]}) > 6
-
-
-# The optimiser
-
-
-def torch_sgd(params, grads, rates, momentum, weight_decay):
-    """torch.optim.SGD(nesterov=True) as its documentation has it, in float64."""
-    params = {k: p.astype(np.float64) for k, p in params.items()}
-    buffers = {}
-    for grad, lr in zip(grads, rates, strict=True):
-        for k, p in params.items():
-            g = grad[k] + weight_decay * p
-            buffers[k] = momentum * buffers[k] + g if k in buffers else g
-            params[k] = p - lr * (g + momentum * buffers[k])
-    return params
-
-
-def optimiser_case():
-    """Returns (spec, params, gradients, rates) with a drop after the third step."""
-    spec = create_spec(
-        "baseline",
-        lr=0.1,
-        lr_drops=((3, 0.2), (5, 0.2)),
-        momentum=0.9,
-        weight_decay=0.05,
-    )
-    rng = np.random.default_rng(0)
-
-    def draw():
-        return {
-            "kernel": rng.standard_normal((3, 4)).astype(np.float32),
-            "bias": rng.standard_normal(4).astype(np.float32),
-        }
-
-    rates = [0.1, 0.1, 0.1, 0.02, 0.02, 0.004, 0.004]
-    return spec, draw(), [draw() for _ in rates], rates
-
-
-def run_optax(spec, params, grads):
-    opt_state = spec.tx.init(params)
-    for grad in grads:
-        updates, opt_state = spec.tx.update(grad, opt_state, params)
-        params = jax.tree.map(lambda p, u: p + u, params, updates)
-    return params
-
-
-def test_sgd_is_nesterov_with_weight_decay_as_in_torch():
-    spec, params, grads, rates = optimiser_case()
-    ours = run_optax(spec, params, grads)
-    expected = torch_sgd(params, grads, rates, 0.9, 0.05)
-    for name in params:
-        np.testing.assert_allclose(ours[name], expected[name], rtol=1e-5, atol=1e-6)
-
-
-def test_sgd_equals_torch_itself():
-    torch = pytest.importorskip("torch")
-    spec, params, grads, rates = optimiser_case()
-    tensors = {k: torch.nn.Parameter(torch.tensor(p)) for k, p in params.items()}
-    sgd = torch.optim.SGD(
-        tensors.values(), lr=0.1, momentum=0.9, weight_decay=0.05, nesterov=True
-    )
-    for grad, lr in zip(grads, rates, strict=True):
-        sgd.param_groups[0]["lr"] = lr
-        for name, tensor in tensors.items():
-            tensor.grad = torch.tensor(grad[name])
-        sgd.step()
-    ours = run_optax(spec, params, grads)
-    for name, tensor in tensors.items():
-        theirs = tensor.detach().numpy()
-        np.testing.assert_allclose(ours[name], theirs, rtol=1e-5, atol=1e-6)
 
 
 # Accuracy
@@ -264,18 +56,19 @@ def test_top_k_equals_scikit_learn(k):
 @pytest.mark.parametrize("devices", [1, 4])
 def test_evaluate_is_exact_with_a_ragged_last_batch(devices, monkeypatch):
     monkeypatch.setattr(classify, "_EVAL_BATCH", 5)  # 13 = 5 + 5 + 3 or 8 + 5
-    spec = create_spec("baseline")
-    model = classify.create_spec(create_config(), create_dataset(), "baseline").model
-    state = jax.jit(functools.partial(classify.init_state, spec=spec))(
+    spec = classifier.create_spec(create_config(), create_dataset(), "baseline")
+    state = jax.jit(functools.partial(classifier.init_state, spec=spec))(
         jax.random.key(0)
     )
     devices = tuple(jax.local_devices()[:devices])
     state = parallel.replicate(state, devices)
-    logits = classify.evaluate(state, model, TEST_SET, devices)
+    logits = classify.evaluate(state, spec.model, TEST_SET, devices)
     assert logits.shape == (13, 3)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     x = TEST_SET.images.astype(np.float32) / 127.5 - 1
-    expected, _ = jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, x)
+    expected, _ = jax.jit(lambda v, x: spec.model.apply(v, x, train=False))(
+        variables, x
+    )
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
     assert len({row.tobytes() for row in logits}) == 13
 
@@ -283,33 +76,35 @@ def test_evaluate_is_exact_with_a_ragged_last_batch(devices, monkeypatch):
 # Training
 
 
-def test_four_devices_compute_what_one_computes():
-    dataset, config = create_dataset(), create_config()
-    spec = classify.create_spec(config, dataset, "baseline")
-    model = {"params": {}, "batch_stats": {}, "z": np.zeros((24, 0), np.float32)}
-    host = classify.Shared(
-        jax.random.key(1), dataset.images, sample.create_sampler(model, dataset)
-    )
-    order = train.BatchOrder(jax.random.key(2), np.arange(24), 8)
-    losses, states = [], []
-    for n in (1, 4):
-        devices = tuple(jax.local_devices()[:n])
-        step = classify.compiled_step(spec, devices)
-        shared = parallel.replicate(host, devices)
-        state = parallel.create_replicated(
-            classify.init_state, devices, jax.random.key(0), spec=spec
-        )
-        for s in range(10):
-            batch = parallel.shard(order(s), devices)
-            state, metrics = step(state, shared, batch)
-            losses.append(float(metrics["loss"]))
-        states.append(jax.device_get(state))
-    np.testing.assert_allclose(losses[:10], losses[10:], rtol=1e-4)
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-2, atol=1e-4), *states
-    )
-    assert int(states[0].step) == 10
-    assert len(set(losses[:10])) == 10
+def test_all_methods_see_the_same_images_in_the_same_order(trained, monkeypatch):
+    config, dataset, workdir = trained
+    seen = {method: [] for method in METHODS}
+
+    def compiled_step(spec, devices):
+        def step(state, shared, batch):
+            key = jax.random.key_data(shared.key)
+            seen[spec.method] += [np.asarray(batch), np.asarray(key)]
+            return state, {"loss": jnp.zeros(())}
+
+        return step
+
+    def init_state(key, *, spec):
+        w = jax.random.normal(key, (3,))
+        return classifier.ClassifierState(jnp.zeros((), jnp.int32), {"w": w}, {}, {})
+
+    def evaluate(state, *_):
+        seen[method].append(np.asarray(state.params["w"]))
+        return np.zeros((13, 3))
+
+    monkeypatch.setattr(classify, "compiled_step", compiled_step)
+    monkeypatch.setattr(classifier, "init_state", init_state)
+    monkeypatch.setattr(classify, "evaluate", evaluate)
+    for method in METHODS:
+        classify.run(config, workdir, (dataset, TEST_SET), method, 0)
+        assert len(seen[method]) == 6 * 2 + 1
+        for one, other in zip(seen["baseline"], seen[method], strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert len({batch.tobytes() for batch in seen["baseline"]}) > 6
 
 
 def read_state(directory):
@@ -328,7 +123,7 @@ def test_a_run_resumes_bit_for_bit_and_is_not_done_twice(trained, monkeypatch, c
     step, params = read_state(directory)
     directory.rename(workdir / "classifiers" / "whole")
 
-    call = train.BatchOrder.__call__
+    call = BatchOrder.__call__
 
     def interrupted(self, step):
         if step == 5:
@@ -336,7 +131,7 @@ def test_a_run_resumes_bit_for_bit_and_is_not_done_twice(trained, monkeypatch, c
         return call(self, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.BatchOrder, "__call__", interrupted)
+        patch.setattr(BatchOrder, "__call__", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run("cglo", 0)
     assert not (directory / "result.json").exists()

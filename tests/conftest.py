@@ -131,6 +131,18 @@ def tiny_config() -> ConfigDict:
     return create_config()
 
 
+def assert_trees_equal(one, other) -> None:
+    """Fails unless two trees have one structure and equal leaves."""
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def differ(one, other) -> bool:
+    """Whether two trees of one structure have an unequal leaf."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return any(np.any(a != b) for a, b in pairs)
+
+
 @pytest.fixture
 def compilations() -> Iterator[list[str]]:
     """A list that grows by one with every program that XLA compiles."""

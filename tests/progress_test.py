@@ -107,3 +107,9 @@ def test_a_run_of_one_step_has_a_timing(clock):
     shown.close()
     assert shown.timing()["steps"] == 1
     assert shown.timing()["images_per_s"] == 0
+
+
+def test_nothing_is_said_of_a_step_compiled_before(capsys, clock):
+    shown = progress.Progress("train seed 1", 0, 10, 8)
+    shown.first_step(0.01)
+    assert capsys.readouterr().err == ""

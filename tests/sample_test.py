@@ -13,7 +13,7 @@ import pytest
 from conftest import create_config, create_dataset
 from PIL import Image
 
-from cglo_jax import checkpoints, sample, train
+from cglo_jax import cglo, checkpoints, sample, train
 from cglo_jax.errors import UserError
 
 
@@ -39,9 +39,9 @@ def numpy_slerp(p, q, t):
 
 def create_sampler(config, dataset, seed=0):
     """A sampler of an untrained generator, and its spec."""
-    spec = train.create_spec(config, dataset)
+    spec = cglo.create_spec(config, dataset)
     create = jax.jit(
-        lambda key: train.init_state(
+        lambda key: cglo.init_state(
             key, spec=spec, n=len(dataset.ids), dim=config.latent.dim
         )
     )
@@ -110,7 +110,7 @@ def test_pngs_are_the_generators_images_of_the_drawn_pairs(trained, no_figures):
         jax.random.split(jax.random.fold_in(key, k), 3)[2] for k in range(len(lines))
     ]
     eps = np.stack([0.15 * jax.random.normal(k, (4,)) for k in keys])
-    generator = train.create_spec(config, dataset).generator.clone(axis_name=None)
+    generator = cglo.create_spec(config, dataset).generator.clone(axis_name=None)
     variables = {name: model[name] for name in ("params", "batch_stats")}
     images = jax.jit(lambda z, eps: generator.apply(variables, z, eps, train=False))(
         np.float32(z), eps

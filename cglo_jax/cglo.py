@@ -1,0 +1,261 @@
+"""The model of the paper and one step of its Algorithm 1, as pure functions."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from ml_collections import ConfigDict
+
+from cglo_jax import codes, losses, parallel
+from cglo_jax.data import Dataset, to_float
+from cglo_jax.errors import UserError
+from cglo_jax.models.generator import Generator, start_and_doublings
+from cglo_jax.models.vgg import TAPS, VGG16, to_rgb
+from cglo_jax.models.weak_classifier import WeakClassifier
+from cglo_jax.order import unlabelled_steps_per_epoch
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that training changes.
+
+    Attributes:
+      step: int32 [], steps taken, labelled and unlabelled ones.
+      params, batch_stats, opt_state: dicts with the keys `generator` and `weak_classifier`.
+      codes: of all training images.
+    """
+
+    step: jax.Array
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+    opt_state: dict[str, Any]
+    codes: codes.Codes
+
+
+class Shared(NamedTuple):
+    """What a step reads and never changes; replicated on every device.
+
+    Attributes:
+      key: the run's key; every draw is f(key, step, image).
+      images: uint8 [n, H, W, C]. labels: int32 [n], -1 = unlabelled.
+      vgg: parameters of the perceptual network, {} if it is not used.
+    """
+
+    key: jax.Array
+    images: jax.Array
+    labels: jax.Array
+    vgg: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSpec:
+    """The constants of a step, plain values: equal specs share one compiled step."""
+
+    generator: Generator
+    weak_classifier: WeakClassifier
+    vgg: VGG16 | None  # None: Laplacian pyramid loss
+    layer_weights: tuple[float, ...]
+    pixel_weight: float
+    gamma: float
+    noise_std: float
+    generator_lr: float
+    code_lr: float
+    adam_b1: float
+    adam_b2: float
+    lr_drops: tuple[tuple[int, float], ...]  # (step, factor) of these two rates
+    weak_lr: float
+    weak_momentum: float
+    weak_weight_decay: float
+
+    @property
+    def adam(self) -> optax.GradientTransformation:
+        """Of the generator and of every code."""
+        return optax.scale_by_adam(self.adam_b1, self.adam_b2)
+
+    @property
+    def weak_tx(self) -> optax.GradientTransformation:
+        """Of the weak classifier."""
+        decay = optax.add_decayed_weights(self.weak_weight_decay)
+        return optax.chain(decay, optax.trace(self.weak_momentum))
+
+    def lr_factor(self, step: jax.Array) -> jax.Array:
+        """Returns what the generator's and the codes' rates are multiplied by."""
+        return optax.piecewise_constant_schedule(1.0, dict(self.lr_drops))(step)
+
+
+def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
+    """Builds networks and optimisers from the config, for the images of `dataset`."""
+    _, height, width, channels = dataset.images.shape
+    if height != width:
+        raise UserError(
+            f"images are {width}x{height} pixels: set --config.dataset.size to make them square"
+        )
+    start_and_doublings(height)
+    c, t = config, config.train
+    common = {"dtype": jnp.dtype(c.dtype), "axis_name": parallel.AXIS}
+    perceptual = c.reconstruction.loss == "perceptual"
+    steps = t.steps_per_epoch + unlabelled_steps_per_epoch(config, dataset)
+    return StepSpec(
+        generator=Generator(
+            size=height,
+            channels=channels,
+            width=c.generator.width,
+            max_width=c.generator.max_width,
+            noise_dim=c.latent.noise_dim if c.latent.noise == "concat" else 0,
+            **common,
+        ),
+        weak_classifier=WeakClassifier(
+            len(dataset.class_names), c.weak_classifier.width, **common
+        ),
+        vgg=VGG16(dtype=jnp.dtype(c.dtype)) if perceptual else None,
+        layer_weights=tuple(c.reconstruction.layer_weights),
+        pixel_weight=c.reconstruction.pixel_weight,
+        gamma=c.weak_classifier.gamma,
+        noise_std=c.latent.noise_std,
+        generator_lr=t.generator_lr,
+        code_lr=t.code_lr,
+        adam_b1=t.adam_b1,
+        adam_b2=t.adam_b2,
+        lr_drops=tuple((epoch * steps, t.lr_drop) for epoch in t.lr_drop_epochs),
+        weak_lr=t.weak_lr,
+        weak_momentum=t.weak_momentum,
+        weak_weight_decay=t.weak_weight_decay,
+    )
+
+
+def init_state(key: jax.Array, *, spec: StepSpec, n: int, dim: int) -> TrainState:
+    """Creates the state before the first step; n codes of dimension `dim`."""
+    key_codes, key_generator, key_weak = (jax.random.fold_in(key, i) for i in range(3))
+    all_codes = codes.init_codes(key_codes, n, dim, spec.adam)
+    z = all_codes.z[:1]
+    eps = jnp.zeros((1, spec.generator.noise_dim)) if spec.generator.noise_dim else None
+    generator = spec.generator.init(key_generator, z, eps, train=False)
+    image = jnp.zeros(
+        (1, spec.generator.size, spec.generator.size, spec.generator.channels)
+    )
+    weak = spec.weak_classifier.init(key_weak, image, train=False)
+    networks = {"generator": generator, "weak_classifier": weak}
+    params = {name: variables["params"] for name, variables in networks.items()}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats={
+            name: variables["batch_stats"] for name, variables in networks.items()
+        },
+        opt_state={
+            "generator": spec.adam.init(params["generator"]),
+            "weak_classifier": spec.weak_tx.init(params["weak_classifier"]),
+        },
+        codes=all_codes,
+    )
+
+
+def draw_noise(keys: jax.Array, dim: int, std: float) -> jax.Array | None:
+    """Draws eps ~ N(0, std^2 I) for each of the keys [B] -> float32 [B, dim]; None for dim 0."""
+    if not dim:
+        return None
+    return std * jax.vmap(lambda key: jax.random.normal(key, (dim,)))(keys)
+
+
+def reconstruction_loss(
+    x: jax.Array, y: jax.Array, vgg_params: Any, *, spec: StepSpec
+) -> jax.Array:
+    """Eq. (1) plus a pixel term, or GLO's Laplacian loss, between images [B, H, W, C] -> [B].
+
+    Args:
+      x: reconstructions. y: targets, not differentiated.
+    """
+    if spec.vgg is None:
+        return losses.laplacian_loss(x, y) + spec.pixel_weight * losses.pixel_l1(x, y)
+    _, features_x = spec.vgg.apply({"params": vgg_params}, to_rgb(x))
+    _, features_y = spec.vgg.apply({"params": vgg_params}, to_rgb(y))
+    weights = dict(zip(TAPS, spec.layer_weights, strict=True))
+    perceptual = losses.perceptual_loss(
+        features_x, jax.lax.stop_gradient(features_y), weights
+    )
+    return perceptual + spec.pixel_weight * losses.pixel_l1(x, y)
+
+
+def train_step(
+    state: TrainState,
+    shared: Shared,
+    indices: jax.Array,
+    *,
+    spec: StepSpec,
+    labelled: bool,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step of Algorithm 1: updates theta, the codes of the batch and, if labelled, phi.
+
+    Runs inside `parallel.pmap_step`; all draws depend on (key, step, image) only, so N devices
+    compute what one computes.
+
+    Args:
+      indices: int32 [B], this device's images, none twice on any device.
+      labelled: whether the images have labels: L = L_rec + gamma L_ce, else L = L_rec.
+
+    Returns:
+      The new state and scalar metrics, means over the batch of all devices.
+    """
+    keys = codes.example_keys(jax.random.fold_in(shared.key, state.step), indices)
+    x = to_float(shared.images[indices])  # [B, H, W, C]
+    rows = codes.gather_codes(state.codes, indices)
+    eps = draw_noise(keys, spec.generator.noise_dim, spec.noise_std)
+    use_weak = labelled and spec.gamma > 0
+
+    def loss_fn(params, z):
+        variables = {
+            "params": params["generator"],
+            "batch_stats": state.batch_stats["generator"],
+        }
+        images, new = spec.generator.apply(
+            variables, z, eps, train=True, mutable="batch_stats"
+        )
+        batch_stats = {**state.batch_stats, "generator": new["batch_stats"]}
+        reconstruction = reconstruction_loss(images, x, shared.vgg, spec=spec).mean()
+        metrics = {"loss": reconstruction, "reconstruction": reconstruction}
+        if use_weak:
+            labels = shared.labels[indices]
+            variables = {
+                "params": params["weak_classifier"],
+                "batch_stats": state.batch_stats["weak_classifier"],
+            }
+            (logits, _), new = spec.weak_classifier.apply(
+                variables, images, train=True, mutable="batch_stats"
+            )
+            batch_stats["weak_classifier"] = new["batch_stats"]
+            cross_entropy = losses.cross_entropy(logits, labels).mean()
+            metrics["loss"] = reconstruction + spec.gamma * cross_entropy
+            metrics["cross_entropy"] = cross_entropy
+            metrics["weak_accuracy"] = 100 * (logits.argmax(-1) == labels).mean()
+        return metrics["loss"], (batch_stats, metrics)
+
+    grad_fn = jax.grad(loss_fn, argnums=(0, 1), has_aux=True)
+    (grads, code_grads), (batch_stats, metrics) = grad_fn(state.params, rows.z)
+    grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
+    factor = spec.lr_factor(state.step)
+    # The mean over the batch is for the networks; a code has only its own image's loss.
+    rows = codes.update_codes(
+        rows, code_grads * len(indices), factor * spec.code_lr, spec.adam
+    )
+    indices, rows = jax.lax.all_gather((indices, rows), parallel.AXIS, tiled=True)
+
+    params, opt_state = dict(state.params), dict(state.opt_state)
+    rates = {"generator": (spec.adam, factor * spec.generator_lr)}
+    if use_weak:
+        rates["weak_classifier"] = (spec.weak_tx, spec.weak_lr)
+    for name, (tx, lr) in rates.items():
+        updates, opt_state[name] = tx.update(grads[name], opt_state[name], params[name])
+        params[name] = jax.tree.map(
+            lambda p, u, lr=lr: p - lr * u, params[name], updates
+        )
+    new_state = TrainState(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        codes=codes.scatter_codes(state.codes, indices, rows),
+    )
+    return new_state, metrics
