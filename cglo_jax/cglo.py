@@ -1,6 +1,7 @@
 """The model of the paper and one step of its Algorithm 1, as pure functions."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -179,6 +180,54 @@ def reconstruction_loss(
     return perceptual + spec.pixel_weight * losses.pixel_l1(x, y)
 
 
+def compute_loss(
+    params: dict[str, Any],
+    z: jax.Array,
+    eps: jax.Array | None,
+    indices: jax.Array,
+    *,
+    batch_stats: dict[str, Any],
+    shared: Shared,
+    spec: StepSpec,
+    use_weak: bool,
+) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, jax.Array]]]:
+    """Computes L = L_rec + gamma L_ce of Algorithm 1, or L = L_rec without the weak classifier.
+
+    Args:
+      params, batch_stats: of both networks, see `TrainState`.
+      z: codes [B, d] of the images `indices` [B]. eps: noise [B, noise_dim] or None.
+
+    Returns:
+      (mean loss over this device's batch, (new batch_stats, metrics)).
+    """
+    x = to_float(shared.images[indices])  # [B, H, W, C]
+    images, new = spec.generator.apply(
+        {"params": params["generator"], "batch_stats": batch_stats["generator"]},
+        z,
+        eps,
+        train=True,
+        mutable="batch_stats",
+    )
+    batch_stats = {**batch_stats, "generator": new["batch_stats"]}
+    reconstruction = reconstruction_loss(images, x, shared.vgg, spec=spec).mean()
+    metrics = {"loss": reconstruction, "reconstruction": reconstruction}
+    if use_weak:
+        labels = shared.labels[indices]
+        variables = {
+            "params": params["weak_classifier"],
+            "batch_stats": batch_stats["weak_classifier"],
+        }
+        (logits, _), new = spec.weak_classifier.apply(
+            variables, images, train=True, mutable="batch_stats"
+        )
+        batch_stats["weak_classifier"] = new["batch_stats"]
+        cross_entropy = losses.cross_entropy(logits, labels).mean()
+        metrics["loss"] = reconstruction + spec.gamma * cross_entropy
+        metrics["cross_entropy"] = cross_entropy
+        metrics["weak_accuracy"] = 100 * (logits.argmax(-1) == labels).mean()
+    return metrics["loss"], (batch_stats, metrics)
+
+
 def train_step(
     state: TrainState,
     shared: Shared,
@@ -200,43 +249,23 @@ def train_step(
       The new state and scalar metrics, means over the batch of all devices.
     """
     keys = codes.example_keys(jax.random.fold_in(shared.key, state.step), indices)
-    x = to_float(shared.images[indices])  # [B, H, W, C]
     rows = codes.gather_codes(state.codes, indices)
     eps = draw_noise(keys, spec.generator.noise_dim, spec.noise_std)
     use_weak = labelled and spec.gamma > 0
-
-    def loss_fn(params, z):
-        variables = {
-            "params": params["generator"],
-            "batch_stats": state.batch_stats["generator"],
-        }
-        images, new = spec.generator.apply(
-            variables, z, eps, train=True, mutable="batch_stats"
-        )
-        batch_stats = {**state.batch_stats, "generator": new["batch_stats"]}
-        reconstruction = reconstruction_loss(images, x, shared.vgg, spec=spec).mean()
-        metrics = {"loss": reconstruction, "reconstruction": reconstruction}
-        if use_weak:
-            labels = shared.labels[indices]
-            variables = {
-                "params": params["weak_classifier"],
-                "batch_stats": state.batch_stats["weak_classifier"],
-            }
-            (logits, _), new = spec.weak_classifier.apply(
-                variables, images, train=True, mutable="batch_stats"
-            )
-            batch_stats["weak_classifier"] = new["batch_stats"]
-            cross_entropy = losses.cross_entropy(logits, labels).mean()
-            metrics["loss"] = reconstruction + spec.gamma * cross_entropy
-            metrics["cross_entropy"] = cross_entropy
-            metrics["weak_accuracy"] = 100 * (logits.argmax(-1) == labels).mean()
-        return metrics["loss"], (batch_stats, metrics)
-
+    loss_fn = functools.partial(
+        compute_loss,
+        batch_stats=state.batch_stats,
+        shared=shared,
+        spec=spec,
+        use_weak=use_weak,
+    )
     grad_fn = jax.grad(loss_fn, argnums=(0, 1), has_aux=True)
-    (grads, code_grads), (batch_stats, metrics) = grad_fn(state.params, rows.z)
+    (grads, code_grads), (batch_stats, metrics) = grad_fn(
+        state.params, rows.z, eps, indices
+    )
     grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
     factor = spec.lr_factor(state.step)
-    # The mean over the batch is for the networks; a code has only its own image's loss.
+    # The mean over the batch is for the networks: a code has its own image's loss, undivided.
     rows = codes.update_codes(
         rows, code_grads * len(indices), factor * spec.code_lr, spec.adam
     )

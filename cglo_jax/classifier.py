@@ -94,7 +94,7 @@ def create_spec(config: ConfigDict, dataset: Dataset, method: str) -> StepSpec:
 
 # A method makes a new image for each of the batch: (keys [B], indices [B], shared, spec) ->
 # float32 [B, H, W, C]. To add one, write its function, put it into _REPLACEMENTS and its name
-# into config.METHODS.
+# into config.METHODS, and into FROM_CGLO if it needs a trained cGLO.
 
 
 def _cglo(keys, indices, shared, spec) -> jax.Array:

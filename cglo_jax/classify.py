@@ -89,11 +89,16 @@ def run(
 
     Args:
       data: training and test images, see `data.load`.
+      method: one of `config.METHODS`.
+      seed: of everything drawn here, and of the cGLO that is used.
+
+    Raises:
+      UserError: what is there is another run's, no fully trained cGLO is there for a method
+        that needs one, or a loss or logit is not finite.
     """
     train_set, test_set = data
     name = f"classify {method} seed {seed}"
-    directory = workdir / "classifiers" / f"{method}-{seed}"
-    path = directory / "result.json"
+    path = workdir / "classifiers" / f"{method}-{seed}" / "result.json"
     fingerprint = {
         **classify_fingerprint(config),
         "images": train_set.digest,
@@ -101,7 +106,7 @@ def run(
     }
     if path.exists():
         result = read_result(path)
-        check_fingerprint(result["fingerprint"], fingerprint, str(directory))
+        check_fingerprint(result["fingerprint"], fingerprint, str(path.parent))
         print(f"{name}: done before, top-1 {result['top1']:.2f} %", flush=True)
         return
     devices = tuple(parallel.choose_devices(config.devices))
@@ -111,23 +116,22 @@ def run(
     logits = evaluate(state, spec.model, test_set, devices)
     if not np.isfinite(logits).all():
         raise UserError(f"{name}: its logits are not finite: use a lower classify.lr")
+    top1, top5 = (top_k_accuracy(logits, test_set.labels, k) for k in (1, 5))
+    n_test = len(test_set.labels)
     result = {
         "method": method,
         "seed": seed,
-        "top1": top_k_accuracy(logits, test_set.labels, 1),
-        "top5": top_k_accuracy(logits, test_set.labels, 5),
-        "n_test": len(test_set.labels),
+        "top1": top1,
+        "top5": top5,
+        "n_test": n_test,
         "steps": int(state.step),
         "fingerprint": fingerprint,
         "dataset": _describe(config, train_set, test_set),
         "environment": environment(devices),
     }
     loop.write_atomically(path, json.dumps(result, indent=1) + "\n")
-    top1, top5 = result["top1"], result["top5"]
-    print(
-        f"{name}: top-1 {top1:.2f} %, top-5 {top5:.2f} % of {result['n_test']} images",
-        flush=True,
-    )
+    text = f"top-1 {top1:.2f} %, top-5 {top5:.2f} % of {n_test} images"
+    print(f"{name}: {text}", flush=True)
 
 
 def _restore_cglo(config, workdir, dataset, spec, seed) -> dict[str, Any]:
@@ -194,18 +198,27 @@ def _merge_state(model: Any, rest: Any) -> classifier.ClassifierState:
 
 
 def read_result(path: pathlib.Path) -> dict[str, Any]:
-    """Reads a result.json.
+    """Reads classifiers/<method>-<seed>/result.json, what `run` writes.
 
     Raises:
-      UserError: it is damaged.
+      UserError: it is damaged or another run's.
     """
     try:
-        result = json.loads(path.read_text())
-        return {**result, "top1": float(result["top1"]), "top5": float(result["top5"])}
-    except (ValueError, KeyError, TypeError):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if path.parent.name != f"{result['method']}-{int(result['seed'])}":
+            raise ValueError("it is of another method or seed than its directory")
+        if not 0 <= float(result["top1"]) <= float(result["top5"]) <= 100:
+            raise ValueError("top1 and top5 are no percentages")
+        if not (result["n_test"] > 0 and result["steps"] > 0):
+            raise ValueError("n_test and steps must be greater than 0")
+        for name in ("fingerprint", "environment", "dataset"):
+            dict(result[name])
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"{path} is damaged: remove it and run --stage=classify again"
-        ) from None
+            f"{path} cannot be used ({type(error).__name__}: {error}): "
+            "remove it and run --stage=classify again"
+        ) from error
+    return result
 
 
 def _describe(
@@ -223,10 +236,10 @@ def _describe(
 
 
 def environment(devices: Sequence[jax.Device]) -> dict[str, Any]:
-    """Returns what a number was computed with: versions, devices, commit."""
+    """Returns what a number was computed with: versions, devices, commit (-dirty if changed)."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     here = str(pathlib.Path(__file__).parent)
-    git = ["git", "-C", here, "rev-parse", "--short", "HEAD"]
+    git = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*"]
     try:
         run_git = subprocess.run(git, capture_output=True, text=True, check=True)
         commit = run_git.stdout.strip()

@@ -5,6 +5,7 @@ state of its own (`jax.vmap(tx.init)(z)`): eq. (2) is one small minimisation per
 shared one. A step moves only the rows of its batch, so its cost does not depend on n.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,9 @@ from flax import struct
 _SIN_EQUAL = 1e-3
 # Above 90 degrees the great circle stays well defined much closer to the opposite point.
 _SIN_OPPOSITE = 1e-5
+
+# The default precision of GPUs (TF32) has three digits: too few for angles and lengths.
+_dot = functools.partial(jnp.vdot, precision=jax.lax.Precision.HIGHEST)
 
 
 @struct.dataclass
@@ -79,7 +83,8 @@ def update_codes(
 
     Args:
       rows: B gathered codes.
-      grads: float32 [B, d], gradient of each image's own loss.
+      grads: float32 [B, d], gradient of the sum of the batch's losses (each image's own but
+        for batch norm).
       lr: scalar learning rate.
       tx: transformation without a learning rate, such as `optax.scale_by_adam()`.
     """
@@ -106,12 +111,11 @@ def slerp(q1: jax.Array, q2: jax.Array, t: jax.Array) -> jax.Array:
     Returns:
       float32 [d], length 1; q1 at t = 0, q2 at t = 1.
     """
-    cosine = jnp.clip(q1 @ q2, -1.0, 1.0)
+    cosine = jnp.clip(_dot(q1, q2), -1.0, 1.0)
     towards = q2 - cosine * q1
-    towards = (
-        towards - (q1 @ towards) * q1
-    )  # once more: the first difference cancels digits
-    sine2 = towards @ towards
+    # Once more: the first difference cancels digits.
+    towards = towards - _dot(q1, towards) * q1
+    sine2 = _dot(towards, towards)
     smallest = jnp.where(cosine > 0, _SIN_EQUAL, _SIN_OPPOSITE)
     regular = sine2 > smallest**2
     sine = jnp.sqrt(jnp.where(regular, sine2, 1.0))
@@ -124,8 +128,8 @@ def slerp(q1: jax.Array, q2: jax.Array, t: jax.Array) -> jax.Array:
 def _perpendicular(q: jax.Array) -> jax.Array:
     """A unit vector at right angles to the unit vector q [d], the same every time."""
     axis = jax.nn.one_hot(jnp.argmin(jnp.abs(q)), q.shape[0], dtype=q.dtype)
-    p = axis - (axis @ q) * q
-    return p / jnp.sqrt(p @ p)
+    p = axis - _dot(axis, q) * q
+    return p / jnp.sqrt(_dot(p, p))
 
 
 INTERPOLATIONS = {"slerp": slerp, "lerp": lerp}
@@ -173,7 +177,6 @@ def draw_partners(
     Returns:
       int32 [B], images.
     """
-
     classes = jax.tree.map(jnp.asarray, classes)
 
     def draw(key, index, label):

@@ -34,7 +34,7 @@ _STAGE = flags.DEFINE_enum(
     "all",
     STAGES,
     "train: generator and codes; sample: images and figures; classify: classifiers with "
-    "and without them; report: tables and verdict; all: these in turn, none of it twice.",
+    "and without them; report: tables and verdict; all: these in turn, nothing trained twice.",
 )
 
 

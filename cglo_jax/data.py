@@ -55,7 +55,8 @@ def load(fields: ConfigDict) -> tuple[Dataset, Dataset]:
       (train, test).
 
     Raises:
-      UserError: the data set is unknown, not prepared, or has too few images of a class.
+      UserError: the data set is unknown, not prepared, has too few images of a class, or
+        test images without labels.
     """
     names, pool, test = sources.read(fields)
     chosen = choose_shots(pool.ids, pool.labels, names, fields.shots, fields.split_seed)
@@ -74,6 +75,11 @@ def load(fields: ConfigDict) -> tuple[Dataset, Dataset]:
         test_set = _take(pool, np.sort(held_out), names, "held out of train")
     else:
         test_set = _take(test, np.arange(len(test.ids)), names, "test")
+        if (test_set.labels < 0).any():
+            raise UserError(
+                f"data set {fields.name!r} keeps the labels of its test images to itself: "
+                "test on N unused training images, --config.dataset.holdout=N"
+            )
     parts = [
         _take(pool, chosen, names, "train"),
         _hide_labels(_take(pool, unlabelled, names, "train")),
@@ -88,10 +94,16 @@ def describe(train: Dataset, test: Dataset) -> str:
     n, side = train.num_labelled, train.images.shape[1]
     unlabelled = len(train.ids) - n
     extra = f" and {unlabelled} unlabelled" if unlabelled else ""
-    return (
+    text = (
         f"data: {n} labelled{extra} training images of {len(train.class_names)} classes, "
         f"{len(test.ids)} test images ({test.split}), {side}x{side} px"
     )
+    if alone := int((np.bincount(train.labels[train.labels >= 0]) == 1).sum()):
+        text += (
+            f"; {alone} class(es) with one image each, whose new images are that image's "
+            "reconstruction: there is no other to go towards"
+        )
+    return text
 
 
 def choose_shots(

@@ -1,5 +1,6 @@
 """The loop that every trainer shares: step, log, save, resume, each period in sight."""
 
+import contextlib
 import json
 import math
 import os
@@ -14,7 +15,12 @@ from ml_collections import ConfigDict
 
 from cglo_jax import parallel
 from cglo_jax.checkpoints import Checkpoints
-from cglo_jax.config import check_fingerprint, flatten
+from cglo_jax.config import (
+    check_fingerprint,
+    classify_fingerprint,
+    flatten,
+    train_fingerprint,
+)
 from cglo_jax.errors import UserError
 from cglo_jax.progress import Progress
 
@@ -58,13 +64,16 @@ def run_steps(
     Raises:
       UserError: the checkpoints are of another run, or a metric or the state is not finite.
     """
-    with Checkpoints(checkpoint_dir) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints(checkpoint_dir))
         start, state = _resume(
             checkpoints, state, split_state, merge_state, meta, devices
         )
         drop_records(workdir / "metrics.jsonl", tags, after_step=start)
         name = " ".join(str(v) if k != "seed" else f"seed {v}" for k, v in tags.items())
-        progress = Progress(name, start, total, images_per_step)
+        progress = stack.enter_context(
+            contextlib.closing(Progress(name, start, total, images_per_step))
+        )
         began = time.perf_counter()
         for step in range(start + 1, total + 1):
             state, metrics = take_step(state, step - 1)
@@ -83,7 +92,6 @@ def run_steps(
                 # The metrics are of the state before this step's update.
                 _check_finite({"the state": float(_largest(state))}, step, name)
                 checkpoints.save(step, *split_state(state), meta)
-        progress.close()
     if start < total:
         timing = progress.timing()
         append_record(workdir / "timings.jsonl", {**tags, **timing})
@@ -108,6 +116,7 @@ def _resume(checkpoints, state, split_state, merge_state, meta, devices):
 
 
 def _check_finite(values: dict[str, float], step: int, name: str) -> None:
+    """Raises UserError for the first value that is infinite or NaN."""
     for term, value in values.items():
         if not math.isfinite(value):
             raise UserError(
@@ -129,16 +138,38 @@ def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Creates the work directory and writes config.json, the fields of the newest call.
 
     Raises:
-      UserError: the directory cannot be written to.
+      UserError: what is there was made with another configuration, or the directory cannot
+        be written to.
     """
+    path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(flatten(config), indent=1) + "\n"
-        write_atomically(workdir / "config.json", text)
+        if path.exists():
+            _check_config(config, path)
+        write_atomically(path, json.dumps(flatten(config), indent=1) + "\n")
     except OSError as error:
         raise UserError(
             f"cannot write to --workdir={workdir}: {error.strerror}"
         ) from None
+
+
+def _check_config(config: ConfigDict, path: pathlib.Path) -> None:
+    """Checks that checkpoints and results beside config.json are of this configuration.
+
+    Each of them is checked again, with its own record, when it is read; this refuses a call
+    before it adds another configuration's runs to them.
+    """
+    if any(path.parent.glob("classifiers/*/result.json")):
+        fields = classify_fingerprint(config)
+    elif any(path.parent.glob("checkpoints/*/*")):
+        fields = train_fingerprint(config)
+    else:
+        return
+    try:
+        saved = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        return  # damaged; it is written anew
+    check_fingerprint({k: saved.get(k) for k in fields}, fields, str(path.parent))
 
 
 def append_record(path: pathlib.Path, record: Mapping[str, Any]) -> None:

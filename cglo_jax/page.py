@@ -33,6 +33,7 @@ class Picture:
 
     @property
     def data_url(self) -> str:
+        """The picture itself as an address."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode()
 
 

@@ -53,7 +53,7 @@ ARCHIVES = {
         ),
     ],
 }
-CONFIGS = {"cifar100": "cifar100", "caltech_birds2011": "cub"}  # configs/<value>.py
+CONFIGS = {"cifar100": "cifar100"}  # of those with one: configs/<value>.py
 SPLITS = ("train", "test")
 
 
@@ -277,10 +277,14 @@ def main(argv: list[str] | None = None) -> int:
         print("stopped: run this again to go on", file=sys.stderr)
         return 130
     sizes = ", ".join(f"{n} {split}" for split, n in prepared_sizes(path).items())
-    config, flag = CONFIGS[args.name], ""
+    done = f"{args.name} is prepared in {path} ({sizes} images)."
+    if not (config := CONFIGS.get(args.name)):
+        print(done)
+        return 0
+    flag = ""
     if args.data_dir != default:
         flag = f" --config.dataset.data_dir={shlex.quote(str(data_dir))}"
-    print(f"{args.name} is prepared in {path} ({sizes} images). To train on it:")
+    print(f"{done} To train on it:")
     print(
         f"python -m cglo_jax.main --config=configs/{config}.py:10 "
         f"--workdir=runs/{config}-10{flag}"

@@ -1,6 +1,5 @@
 """Stage `report`: results of a work directory -> verdicts, report.md and report.html."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -8,6 +7,7 @@ from ml_collections import ConfigDict
 
 from cglo_jax import config as config_lib
 from cglo_jax import loop, sections
+from cglo_jax.classify import read_result
 from cglo_jax.errors import UserError
 from cglo_jax.page import Page, to_html, to_markdown
 from cglo_jax.verdict import (
@@ -82,7 +82,7 @@ def _verdicts(
 
 def _read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
     """Reads classifiers/*/result.json, the baseline's first."""
-    read = [_read_result(path) for path in workdir.glob("classifiers/*/result.json")]
+    read = [read_result(path) for path in workdir.glob("classifiers/*/result.json")]
     if not read:
         raise UserError(
             f"{workdir / 'classifiers'} holds no result: run --stage=classify first"
@@ -117,25 +117,6 @@ def _check_comparable(a: dict[str, Any], b: dict[str, Any]) -> None:
                 f"{values[1]}) and cannot be compared: remove one of them and run "
                 "--stage=classify again"
             )
-
-
-def _read_result(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if path.parent.name != f"{result['method']}-{int(result['seed'])}":
-            raise ValueError("it is of another method or seed than its directory")
-        if not 0 <= float(result["top1"]) <= float(result["top5"]) <= 100:
-            raise ValueError("top1 and top5 are no percentages")
-        if not (result["n_test"] > 0 and result["steps"] > 0):
-            raise ValueError("n_test and steps must be greater than 0")
-        for name in ("fingerprint", "environment", "dataset"):
-            dict(result[name])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path} cannot be used ({type(error).__name__}: {error}): "
-            f"delete {path.parent} and run --stage=classify again"
-        ) from error
-    return result
 
 
 def _read_lines(path: pathlib.Path, names: set[str]) -> list[dict[str, Any]]:

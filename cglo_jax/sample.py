@@ -21,9 +21,7 @@ from cglo_jax.data import Dataset, to_uint8
 from cglo_jax.models.generator import Generator
 
 _BATCH = 256  # images generated at a time
-_GRID_IMAGES = (
-    16  # images of the reconstruction grid, classes of the interpolation grid
-)
+_GRID_IMAGES = 16  # of the reconstruction grid, and classes of the interpolation grid
 _WALK = 7  # images between two reconstructions (Fig. 5)
 
 
@@ -152,7 +150,7 @@ def run(
     key_images, key_grids = jax.random.split(jax.random.key(config.sample.seed))
     origin = {"seed": seed, "checkpoint_step": step, "sample_seed": config.sample.seed}
     n = _write_images(config, temporary, dataset, sampler, spec, key_images, origin)
-    _write_reconstructions(temporary, dataset, model, spec, key_grids)
+    _write_reconstructions(temporary, dataset, sampler, spec, key_grids)
     _write_interpolations(temporary, dataset, sampler, spec, key_grids)
     points = project(model["z"], config.sample.projection)
     figures.code_map(points, dataset.labels, dataset.class_names).save(
@@ -251,9 +249,8 @@ def _spread(classes: codes.ClassMembers, place: int) -> list[int]:
     return [int(classes.members[c, place % classes.counts[c]]) for c in chosen]
 
 
-def _write_reconstructions(directory, dataset, model, spec, key) -> None:
+def _write_reconstructions(directory, dataset, sampler, spec, key) -> None:
     """Fig. 4: training images above their reconstructions G([z_i, eps])."""
-    sampler = create_sampler(model, dataset)
     shown = _spread(sampler.classes, 0)
     keys = codes.example_keys(key, jnp.asarray(shown))
     images = to_uint8(generate(sampler.variables, sampler.z[shown], keys, spec=spec))

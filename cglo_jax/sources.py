@@ -132,9 +132,12 @@ def _read_digits(fields: ConfigDict) -> tuple[tuple[str, ...], Source, Source]:
 
 def _read_tfds(fields: ConfigDict) -> tuple[tuple[str, ...], Source, Source]:
     """Any TFDS data set with `image` and `label` features, prepared as array_record."""
+    import tensorflow_datasets as tfds
+
     builder = _tfds_builder(fields.name, fields.data_dir)
     features = builder.info.features
-    if not {"image", "label"} <= set(features):
+    label = dict(features).get("label")
+    if "image" not in features or not isinstance(label, tfds.features.ClassLabel):
         raise UserError(
             f"data set {fields.name!r} has no image and label features: it is not for image classification"
         )
@@ -144,7 +147,7 @@ def _read_tfds(fields: ConfigDict) -> tuple[tuple[str, ...], Source, Source]:
         raise UserError(
             f"data set {fields.name!r} has the splits {', '.join(splits)}: train and test are needed"
         )
-    names = tuple(features["label"].names)
+    names = tuple(label.names)
     try:
         pool, held_out = (
             _tfds_source(builder, split, fields.size) for split in ("train", test)

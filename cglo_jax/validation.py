@@ -60,6 +60,7 @@ _BELOW_ONE = (
     "classify.momentum",
     "classify.dropout",
 )
+_SEEDS = 1 << 32  # `jax.random.key` takes larger ones modulo this: equal runs
 _CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "latent.noise": ("concat", "none"),
@@ -89,7 +90,14 @@ def validate(config: ConfigDict) -> None:
         _check(0 <= flat[name] < 1, name, flat[name], "at least 0 and below 1")
     for name, choices in _CHOICES.items():
         _check(flat[name] in choices, name, flat[name], "one of " + ", ".join(choices))
+    _validate_ranges(flat)
     _validate_lists(flat)
+
+
+def _validate_ranges(flat: dict[str, Any]) -> None:
+    """Checks numbers with a range of their own."""
+    seed = flat["sample.seed"]
+    _check(seed < _SEEDS, "sample.seed", seed, "below 2**32")
     if flat["latent.noise"] == "concat":
         _check(
             flat["latent.noise_dim"] > 0,
@@ -118,14 +126,15 @@ def validate(config: ConfigDict) -> None:
 
 
 def _validate_lists(flat: dict[str, Any]) -> None:
+    """Checks the fields that hold several values."""
     seeds = flat["seeds"]
     _check(
         len(seeds) > 0
-        and all(isinstance(s, int) and s >= 0 for s in seeds)
+        and all(isinstance(s, int) and 0 <= s < _SEEDS for s in seeds)
         and len(set(seeds)) == len(seeds),
         "seeds",
         seeds,
-        "a list of different whole numbers, such as (0,1,2)",
+        "a list of different whole numbers from 0 to 2**32 - 1, such as (0,1,2)",
     )
     methods = flat["classify.methods"]
     _check(
@@ -138,10 +147,11 @@ def _validate_lists(flat: dict[str, Any]) -> None:
     )
     for name in ("train.lr_drop_epochs", "classify.lr_drop_epochs"):
         _check(
-            all(isinstance(e, int) and e > 0 for e in flat[name]),
+            all(isinstance(e, int) and e > 0 for e in flat[name])
+            and len(set(flat[name])) == len(flat[name]),
             name,
             flat[name],
-            "epochs greater than 0",
+            "different epochs greater than 0",
         )
     t = flat["sample.t_values"]
     _check(

@@ -84,10 +84,12 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
+        """What the interval allows to say."""
         return verdict(self.low, self.high)
 
     @property
     def interval(self) -> str:
+        """The interval as text, in points."""
         return "none" if self.low is None else f"{self.low:+.2f} to {self.high:+.2f}"
 
 

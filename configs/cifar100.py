@@ -22,10 +22,11 @@ def get_config(argument: str = "10") -> ConfigDict:
 def _for_two_cores(config: ConfigDict) -> ConfigDict:
     config.reconstruction.loss = "laplacian"  # needs no weights
     config.generator.width = 32
-    config.train.epochs = 20
+    config.train.epochs = 16
     config.train.steps_per_epoch = 50
     config.train.batch_size = 100
-    config.train.lr_drop_epochs = (10, 15)
+    config.train.code_lr = 1e-2  # a code moves 80 times only
+    config.train.lr_drop_epochs = (8, 12)
     config.classify.depth = 10
     config.classify.width = 2
     config.classify.dropout = 0.0

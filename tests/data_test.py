@@ -245,6 +245,25 @@ def test_classes_with_too_few_images():
     )
 
 
+def test_test_images_without_labels_are_refused_unless_others_are_held_out(monkeypatch):
+    names, pool, test = data.sources.read(fields())
+    secret = dataclasses.replace(test, labels=np.full_like(test.labels, -1))
+    monkeypatch.setattr(data.sources, "read", lambda _: (names, pool, secret))
+    assert "--config.dataset.holdout=N" in error_of(fields())
+    _, held_out = data.load(fields(holdout=20))
+    assert (held_out.labels >= 0).all()
+
+
+def test_classes_of_one_image_are_told():
+    images = np.zeros((5, 8, 8, 1), np.uint8)
+    labels = np.array([0, 0, 1, 2, -1], np.int32)
+    train = data.Dataset(images, labels, ("a", "b", "c"), tuple("pqrst"), "train")
+    assert data.describe(train, train).endswith(
+        "8x8 px; 2 class(es) with one image each, whose new images are that image's "
+        "reconstruction: there is no other to go towards"
+    )
+
+
 def test_digest_is_of_ids_order_labels_and_names():
     images = np.zeros((2, 1, 1, 1), np.uint8)
     dataset = data.Dataset(images, np.array([0, 1]), ("a", "b"), ("p", "q"), "train")

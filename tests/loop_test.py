@@ -253,6 +253,33 @@ def test_open_workdir_writes_the_config(tmp_path):
     assert fields["seeds"] == [0]
 
 
+def test_open_workdir_refuses_another_config_and_keeps_the_old(tmp_path):
+    old = create_config()
+    loop.open_workdir(old, tmp_path)
+    other = create_config(**{"latent.dim": 16})
+    loop.open_workdir(other, tmp_path)  # nothing was made yet
+    loop.open_workdir(old, tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    (tmp_path / "checkpoints" / "seed-0" / "3").mkdir(parents=True)
+    with pytest.raises(
+        UserError, match=r"latent\.dim=8, this call has 16: use another"
+    ):
+        loop.open_workdir(other, tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
+    # Fields of later stages are free until there is a result, and those of no result always.
+    slower = create_config(**{"classify.lr": 0.01, "seeds": (3, 4)})
+    loop.open_workdir(slower, tmp_path)
+    (tmp_path / "classifiers" / "cglo-0").mkdir(parents=True)
+    (tmp_path / "classifiers" / "cglo-0" / "result.json").write_text("{}")
+    with pytest.raises(UserError, match=r"classify\.lr=0\.01, this call has 0\.1: "):
+        loop.open_workdir(old, tmp_path)
+    slower.seeds, slower.sample.per_class = (5,), 3
+    loop.open_workdir(slower, tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    loop.open_workdir(slower, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["seeds"] == [5]
+
+
 def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
     file = tmp_path / "file"
     file.write_text("")

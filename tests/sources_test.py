@@ -244,9 +244,14 @@ def test_tfds_jpegs_of_several_sizes(tmp_path):
     assert sorted(test.ids) == sorted(hashes)
 
 
-def test_tfds_that_is_not_for_classification(tmp_path):
-    text = tfds.features.Text()
-    dataset = create_made_up(tmp_path, {"label": text}, {"train": [{"label": "a"}]})
+@pytest.mark.parametrize("has_image", [False, True])
+def test_tfds_that_is_not_for_classification(tmp_path, has_image):
+    features = {"label": tfds.features.Text()}
+    example = {"label": "a"}
+    if has_image:
+        features["image"] = made_up_features(1)["image"]
+        example["image"] = made_up_examples(1, 8, 8)[0]["image"]
+    dataset = create_made_up(tmp_path, features, {"train": [example]})
     assert error_of(dataset) == (
         "data set 'made_up' has no image and label features: "
         "it is not for image classification"

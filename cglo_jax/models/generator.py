@@ -27,7 +27,7 @@ def start_and_doublings(size: int) -> tuple[int, int]:
     above = [str(s) for s in sorted(table) if s > size][:1]
     raise UserError(
         f"image size {size} cannot be generated: it must be 4 or 7 doubled at least "
-        f"once; set the image size to {' or '.join(below + above)}"
+        f"once; set --config.dataset.size to {' or '.join(below + above)}"
     )
 
 

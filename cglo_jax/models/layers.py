@@ -111,6 +111,19 @@ def batch_norm(
     )
 
 
+def _operands(
+    layer: "Conv3x3 | ConvTranspose4x4", x: jax.Array, side: int
+) -> list[jax.Array | None]:
+    """Returns x, the layer's kernel [side, side, C, O] and its bias [O], in its dtype."""
+    shape = (side, side, x.shape[-1], layer.features)
+    kernel = layer.param("kernel", layer.kernel_init, shape, jnp.float32)
+    bias = None
+    if layer.use_bias:
+        zeros = nn.initializers.zeros_init()
+        bias = layer.param("bias", zeros, (layer.features,), jnp.float32)
+    return promote_dtype(x, kernel, bias, dtype=layer.dtype)
+
+
 class Conv3x3(nn.Module):
     """3x3 convolution, padding 1 on every side: [B, H, W, C] -> [B, H/s, W/s, O].
 
@@ -125,13 +138,7 @@ class Conv3x3(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (3, 3, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = None
-        if self.use_bias:
-            zeros = nn.initializers.zeros_init()
-            bias = self.param("bias", zeros, (self.features,), jnp.float32)
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = _operands(self, x, 3)
         if self.stride == 1 and x.shape[1] * x.shape[2] < 9:
             x = jax.lax.platform_dependent(
                 x, kernel, cpu=conv3x3_tiny, default=conv3x3_native
@@ -151,13 +158,7 @@ class ConvTranspose4x4(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (4, 4, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = None
-        if self.use_bias:
-            zeros = nn.initializers.zeros_init()
-            bias = self.param("bias", zeros, (self.features,), jnp.float32)
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel, bias = _operands(self, x, 4)
         x = jax.lax.platform_dependent(
             x, kernel, cpu=conv_transpose_4x4_phases, default=conv_transpose_4x4_native
         )
