@@ -92,7 +92,8 @@ def get_config() -> ConfigDict:
     config.sample.batch_statistics = "running"
     config.sample.per_class = 16  # images written by --stage=sample
     config.sample.seed = 0  # of the images written
-    config.sample.projection = "tsne"  # of the code map (Fig. 2): "tsne" or "pca"
+    # of the code map (Fig. 2): "tsne" (up to 5000 codes) or "pca"
+    config.sample.projection = "tsne"
 
     config.classify = ConfigDict()
     # of METHODS, each trained for the same steps

@@ -92,7 +92,8 @@ def image_grid(
     tiles = rgb.repeat(scale, axis=2).repeat(scale, axis=3)
     height, width = height * scale, width * scale
     left = [_wrap(text, _LABEL_WIDTH) for text in row_labels or [""] * rows]
-    top = [_wrap(text, max(width, _CELL)) for text in column_labels or [""] * columns]
+    most = max(width, _CELL) * 5 // 4  # rather wider than a word broken in two
+    top = [_wrap(text, most) for text in column_labels or [""] * columns]
     x0 = max(_text_size(lines)[0] for lines in left)
     x0 += 2 * _PAD if x0 else _GUTTER
     y0 = max(_text_size(lines)[1] for lines in top)

@@ -53,8 +53,8 @@ def run_steps(
       take_step: (state, step) -> (state, scalar metrics); donates its state.
       state: before step 0, replicated.
       split_state, merge_state: state <-> (model, rest), the two items of a checkpoint.
-      meta: saved beside them; the `fingerprint` dict and all other values must be the same
-        when resuming.
+      meta: saved beside them, with the batch size; the `fingerprint` dict and all other
+        values must be the same when resuming.
       tags: put into every line of metrics.jsonl and timings.jsonl; identify this run in them.
       log_every, save_every: in steps; the last step is logged and saved in any case.
 
@@ -64,6 +64,8 @@ def run_steps(
     Raises:
       UserError: the checkpoints are of another run, or a metric or the state is not finite.
     """
+    # Fewer images than a batch make its size depend on the number of devices.
+    meta = {**meta, "batch_size": images_per_step}
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints(checkpoint_dir))
         start, state = _resume(
@@ -74,6 +76,7 @@ def run_steps(
         progress = stack.enter_context(
             contextlib.closing(Progress(name, start, total, images_per_step))
         )
+        scalars = stack.enter_context(_Scalars(workdir, tags, start, total))
         began = time.perf_counter()
         for step in range(start + 1, total + 1):
             state, metrics = take_step(state, step - 1)
@@ -87,6 +90,7 @@ def run_steps(
                 epoch = round(step / steps_per_epoch, 4)
                 line = {**tags, "step": step, "epoch": epoch, **values}
                 append_record(workdir / "metrics.jsonl", line)
+                scalars.write(step, values)
                 progress.update(step, values)
             if save:
                 # The metrics are of the state before this step's update.
@@ -96,6 +100,33 @@ def run_steps(
         timing = progress.timing()
         append_record(workdir / "timings.jsonl", {**tags, **timing})
     return state
+
+
+class _Scalars(contextlib.AbstractContextManager):
+    """Metrics for TensorBoard in workdir/tensorboard, if the extra `tensorboard` is installed."""
+
+    def __init__(
+        self, workdir: pathlib.Path, tags: Mapping[str, Any], start: int, total: int
+    ):
+        self._writer = None
+        if start >= total:
+            return
+        with contextlib.suppress(ImportError):
+            from tensorboardX import SummaryWriter
+
+            name = "-".join(str(value) for value in tags.values())
+            directory = str(workdir / "tensorboard" / name)
+            # What a run that is resumed wrote past its checkpoint is written again.
+            self._writer = SummaryWriter(directory, purge_step=start + 1)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the metrics after `step`."""
+        for name, value in values.items() if self._writer else ():
+            self._writer.add_scalar(name, value, step)
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer:
+            self._writer.close()
 
 
 def _resume(checkpoints, state, split_state, merge_state, meta, devices):

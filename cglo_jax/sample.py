@@ -22,6 +22,7 @@ from cglo_jax.models.generator import Generator
 
 _BATCH = 256  # images generated at a time
 _GRID_IMAGES = 16  # of the reconstruction grid, and classes of the interpolation grid
+_TSNE_MOST = 5000  # codes; more would take many minutes
 _WALK = 7  # images between two reconstructions (Fig. 5)
 
 
@@ -184,11 +185,18 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
 
 
 def project(z: np.ndarray, method: str) -> np.ndarray:
-    """Projects codes [n, d] to the plane for Fig. 2, by "tsne" or "pca" -> float [n, 2]."""
+    """Projects codes [n, d] to the plane for Fig. 2 -> float [n, 2].
+
+    Args:
+      method: "tsne" or "pca". t-SNE is for 5 to 5000 codes; others get PCA, or for a single
+        code its first two coordinates.
+    """
     from sklearn.decomposition import PCA  # seconds to import
     from sklearn.manifold import TSNE
 
-    if method == "pca" or len(z) < 5:
+    if len(z) < 2:
+        return z[:, :2]
+    if method == "pca" or not 5 <= len(z) <= _TSNE_MOST:
         return PCA(2, random_state=0).fit_transform(z)
     perplexity = min(30.0, (len(z) - 1) / 3)
     return TSNE(

@@ -30,8 +30,8 @@ def _for_two_cores(config: ConfigDict) -> ConfigDict:
     config.classify.depth = 10
     config.classify.width = 2
     config.classify.dropout = 0.0
-    config.classify.epochs = 10
+    config.classify.epochs = 5
     config.classify.steps_per_epoch = 50
     config.classify.batch_size = 100
-    config.classify.lr_drop_epochs = (6, 8)
+    config.classify.lr_drop_epochs = (3, 4)
     return config

@@ -178,7 +178,10 @@ def test_saved_states_restore_to_what_they_were(tmp_path):
     trainer.run()
     model, meta, step = checkpoints.restore_latest_model(tmp_path / "checkpoints", "")
     assert step == 10
-    assert meta == trainer.arguments["meta"]
+    assert meta == {
+        **trainer.arguments["meta"],
+        "batch_size": trainer.arguments["images_per_step"],
+    }
     assert float(model["x"]) == float(trainer.run()["x"])
 
 
@@ -294,3 +297,28 @@ def test_the_check_of_a_state_sees_every_array():
     for bad in (np.nan, np.inf, -np.inf):
         spoiled = {**state, "b": jnp.array([[0, bad]], jnp.bfloat16)}
         assert not np.isfinite(float(loop._largest(spoiled)))
+
+
+def read_scalars(directory):
+    """[(name, step, value)] of TensorBoard's event files: length, crc, event, crc, ..."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    found = []
+    for path in sorted(directory.iterdir()):
+        data = path.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+            data = data[16 + length :]
+    return found
+
+
+def test_tensorboard_gets_the_metrics(tmp_path):
+    pytest.importorskip("tensorboardX")
+    trainer = Trainer(tmp_path)
+    trainer.run()
+    directory = tmp_path / "tensorboard" / "train-0"
+    expected = [("loss", r["step"], r["loss"]) for r in trainer.records()]
+    assert read_scalars(directory) == [(n, s, pytest.approx(v)) for n, s, v in expected]
+    Trainer(tmp_path).run()  # done before: nothing more is written
+    assert len(list(directory.iterdir())) == 1

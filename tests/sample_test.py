@@ -283,7 +283,9 @@ def test_pngs_hold_the_exact_pixels():
             np.testing.assert_array_equal(np.asarray(png).reshape(image.shape), image)
 
 
-@pytest.mark.parametrize(("n", "method"), [(4, "tsne"), (9, "pca"), (9, "tsne")])
+@pytest.mark.parametrize(
+    ("n", "method"), [(1, "pca"), (4, "tsne"), (9, "pca"), (9, "tsne")]
+)
 def test_codes_are_projected_to_the_plane(n, method):
     z = np.random.default_rng(0).standard_normal((n, 6)).astype(np.float32)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
