@@ -1,5 +1,6 @@
 """What every test needs: four CPU devices, strict ranks, and made-up data."""
 
+import hashlib
 import os
 import pathlib
 import shutil
@@ -25,8 +26,9 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from cglo_jax import config as defaults
-from cglo_jax import train
+from cglo_jax import data, train
 from cglo_jax.data import Dataset
+from cglo_jax.errors import UserError
 
 COMPILED = "/jax/core/compile/backend_compile_duration"  # one event per program
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -82,6 +84,27 @@ def create_dataset(
         ids=tuple(f"{seed:02x}{i:030x}" for i in range(n)),
         split=split,
     )
+
+
+def fields(**changes: object) -> ConfigDict:
+    """Returns `config.dataset` of the defaults with `changes`."""
+    dataset = defaults.get_config().dataset
+    dataset.update(changes)
+    return dataset
+
+
+def error_of(dataset: ConfigDict) -> str:
+    """Returns the one line with which loading `dataset` is refused."""
+    with pytest.raises(UserError) as error:
+        data.load(dataset)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def hash_pixels(image: np.ndarray) -> str:
+    """Returns the id that an image of these pixels should have."""
+    text = repr(image.shape).encode() + image.tobytes()
+    return hashlib.sha256(text).hexdigest()[:32]
 
 
 def create_config(**changes: object) -> ConfigDict:

@@ -7,34 +7,14 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+from conftest import error_of, fields, hash_pixels
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from cglo_jax import data
-from cglo_jax.config import get_config
 from cglo_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-
-def fields(**changes: object) -> ConfigDict:
-    """Returns `config.dataset` of the defaults with `changes`."""
-    dataset = get_config().dataset
-    dataset.update(changes)
-    return dataset
-
-
-def error_of(dataset: ConfigDict) -> str:
-    with pytest.raises(UserError) as error:
-        data.load(dataset)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def hash_pixels(image: np.ndarray) -> str:
-    text = repr(image.shape).encode() + image.tobytes()
-    return hashlib.sha256(text).hexdigest()[:32]
 
 
 # Digits

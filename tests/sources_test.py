@@ -11,33 +11,14 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from conftest import error_of, fields, hash_pixels
 from ml_collections import ConfigDict
 from PIL import Image
 
 from cglo_jax import data, sources
-from cglo_jax.config import get_config
 from cglo_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-
-def fields(**changes: object) -> ConfigDict:
-    """Returns `config.dataset` of the defaults with `changes`."""
-    dataset = get_config().dataset
-    dataset.update(changes)
-    return dataset
-
-
-def error_of(dataset: ConfigDict) -> str:
-    with pytest.raises(UserError) as error:
-        data.load(dataset)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def hash_pixels(image: np.ndarray) -> str:
-    text = repr(image.shape).encode() + image.tobytes()
-    return hashlib.sha256(text).hexdigest()[:32]
 
 
 def test_ids_of_identical_images_differ():
