@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
     config.weak_classifier = ConfigDict()
     config.weak_classifier.width = 64  # channels of its four blocks [A]
     # weight of its cross-entropy in the loss, 0 = none [M: at the authors' .5, whose doubled
-    # softmax makes it some K times weaker, CIFAR-100's images are not reconstructed at all]
+    # softmax makes it some K times weaker, images of CIFAR-100 are hardly reconstructed]
     config.weak_classifier.gamma = 0.02
 
     config.reconstruction = ConfigDict()

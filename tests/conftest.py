@@ -118,6 +118,7 @@ def create_config(**changes: object) -> ConfigDict:
         "generator.width": 4,
         "generator.max_width": 8,
         "weak_classifier.width": 4,
+        "weak_classifier.gamma": 0.5,
         "reconstruction.loss": "laplacian",
         "train.epochs": 2,
         "train.steps_per_epoch": 3,
