@@ -66,6 +66,10 @@ def parse(argv: Sequence[str]) -> Command:
         rest = flags.FLAGS(list(argv))[1:]
         config = _CONFIG.value
         flat = flatten(config) if config else {}
+    except SystemExit:
+        if any(a.lstrip("-").startswith("help") for a in argv[1:]):
+            raise SystemExit(0) from None  # absl leaves with 1
+        raise
     except Exception as error:  # noqa: BLE001 - a config file may raise anything
         raise UserError(_explain(argv, error)) from None
     if not path:

@@ -165,7 +165,7 @@ def interpolation_grid(
     Returns:
       An RGB image.
     """
-    return image_grid(images, names, [f"t = {t:.2g}" for t in t_values])
+    return image_grid(images, names, [f"t = {t:.3g}" for t in t_values])
 
 
 def code_map(

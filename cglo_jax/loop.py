@@ -230,12 +230,13 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def drop_records(path: pathlib.Path, tags: Mapping[str, Any], after_step: int) -> None:
-    """Removes the lines with these tags past a step, which a resumed run writes again."""
+    """Removes the lines with these tags past a step, which are written again; all without one."""
     records = read_records(path)
     kept = [
         r
         for r in records
-        if r["step"] <= after_step or any(r.get(k) != v for k, v in tags.items())
+        if r.get("step", math.inf) <= after_step
+        or any(r.get(k) != v for k, v in tags.items())
     ]
     if path.exists():
         write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept))

@@ -18,6 +18,8 @@ def main(command: command_line.Command) -> None:
     if stage == "report":
         report.run(config, workdir)
         return
+    if stage in ("all", "train"):
+        train.check_weights(config)
     loop.open_workdir(config, workdir)
     train_set, test_set = data.load(config.dataset)
     print(data.describe(train_set, test_set), flush=True)

@@ -160,9 +160,9 @@ def run(
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)
     timing = {"wall_s": round(time.perf_counter() - began, 3), "images": n}
-    loop.append_record(
-        workdir / "timings.jsonl", {"stage": "sample", "seed": seed, **timing}
-    )
+    tags = {"stage": "sample", "seed": seed}
+    loop.drop_records(workdir / "timings.jsonl", tags, after_step=0)  # of older images
+    loop.append_record(workdir / "timings.jsonl", {**tags, **timing})
     return directory
 
 

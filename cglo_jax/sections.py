@@ -276,11 +276,13 @@ def _times(timings: Sequence[Mapping[str, Any]]) -> Table:
         groups.setdefault(name, []).append(line)
     rows = []
     for name, lines in groups.items():
-        seconds = [sum(x.get(k) or 0 for x in lines) for k in ("wall_s", "compile_s")]
+        wall = _duration(sum(x["wall_s"] for x in lines))
+        compiling = [x["compile_s"] for x in lines if x.get("compile_s") is not None]
+        compiling = _duration(sum(compiling)) if compiling else "-"
         rates = [x["images_per_s"] for x in lines if x.get("images_per_s")]
         rate = f"{statistics.median(rates):,.0f}" if rates else "-"
         seeds = str(len({line.get("seed") for line in lines}))
-        rows.append([name, seeds, *map(_duration, seconds), rate])
+        rows.append([name, seeds, wall, compiling, rate])
     header = ["Stage", "Seeds", "Wall time", "Compiling", "Images/s"]
     return Table("Time, all seeds together", header, rows)
 

@@ -26,20 +26,30 @@ def compiled_step(
     )
 
 
-def create_vgg_params(config: ConfigDict, spec: cglo.StepSpec) -> dict[str, Any]:
-    """Returns the perceptual network's parameters, {} if the loss does not use it.
+def check_weights(config: ConfigDict) -> None:
+    """Checks that the perceptual loss has its weights, before anything is read or written.
 
     Raises:
       UserError: they would be random and the config does not ask for that.
     """
-    if spec.vgg is None:
-        return {}
-    if not config.reconstruction.random_weights:
+    fields = config.reconstruction
+    if fields.loss == "perceptual" and not fields.random_weights:
         raise UserError(
             "the perceptual loss needs VGG-16 weights, which this version cannot load yet: use "
             "--config.reconstruction.loss=laplacian, or --config.reconstruction.random_weights=True "
             "for a VGG-16 with random weights"
         )
+
+
+def create_vgg_params(config: ConfigDict, spec: cglo.StepSpec) -> dict[str, Any]:
+    """Returns the perceptual network's parameters, {} if the loss does not use it.
+
+    Raises:
+      UserError: see `check_weights`.
+    """
+    if spec.vgg is None:
+        return {}
+    check_weights(config)
     return spec.vgg.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
 
 

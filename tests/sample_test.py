@@ -133,6 +133,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_other_images(trained):
     (workdir / "samples" / "images" / "stale.png").write_bytes(b"")
     second = all_files(sample.run(config, workdir, dataset, 0))
     assert first == second  # and the directory is replaced as a whole
+    timings = (workdir / "timings.jsonl").read_text().splitlines()
+    assert sum('"stage": "sample"' in line for line in timings) == 1
     config.sample.seed = 1
     other = all_files(sample.run(config, workdir, dataset, 0))
     assert other.keys() == first.keys()

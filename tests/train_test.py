@@ -101,5 +101,8 @@ def test_random_vgg_is_refused_unless_asked_for():
     spec = cglo.create_spec(config, create_dataset(size=16))
     with pytest.raises(UserError, match="weights") as error:
         train.create_vgg_params(config, spec)
+    with pytest.raises(UserError, match="weights"):
+        train.check_weights(config)
+    train.check_weights(create_config(**{"reconstruction.loss": "laplacian"}))
     assert "--config.reconstruction.loss=laplacian" in str(error.value)
     assert "--config.reconstruction.random_weights=True" in str(error.value)
