@@ -98,7 +98,7 @@ def run(
     """
     train_set, test_set = data
     name = f"classify {method} seed {seed}"
-    path = workdir / "classifiers" / f"{method}-{seed}" / "result.json"
+    path = result_path(workdir, method, seed)
     fingerprint = {
         **classify_fingerprint(config),
         "images": train_set.digest,
@@ -167,14 +167,14 @@ def _train(
     ) -> tuple[classifier.ClassifierState, dict[str, Any]]:
         return step_fn(state, shared, parallel.shard(order(step), devices))
 
-    name = f"{spec.method}-{seed}"
+    directory = result_path(workdir, spec.method, seed).parent
     return loop.run_steps(
         take_step,
         parallel.create_replicated(classifier.init_state, devices, key_init, spec=spec),
         split_state=_split_state,
         merge_state=_merge_state,
         devices=devices,
-        checkpoint_dir=workdir / "classifiers" / name / "checkpoints",
+        checkpoint_dir=directory / "checkpoints",
         meta={"fingerprint": fingerprint},
         workdir=workdir,
         tags={"stage": "classify", "method": spec.method, "seed": seed},
@@ -195,6 +195,11 @@ def _merge_state(model: Any, rest: Any) -> classifier.ClassifierState:
     return classifier.ClassifierState(
         rest["step"], model["params"], model["batch_stats"], rest["opt_state"]
     )
+
+
+def result_path(workdir: pathlib.Path, method: str, seed: int) -> pathlib.Path:
+    """Returns where the result of a classifier is, its checkpoints/ beside it."""
+    return workdir / "classifiers" / f"{method}-{seed}" / "result.json"
 
 
 def read_result(path: pathlib.Path) -> dict[str, Any]:

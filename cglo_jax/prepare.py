@@ -18,6 +18,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -65,7 +66,7 @@ def prepare_command(name: str) -> str | None:
 # One reader per data set: archives -> {split: (key, example) pairs}
 
 
-def read_cifar100(builder, archive: Path) -> dict[str, Iterator]:
+def read_cifar100(builder: Any, archive: Path) -> dict[str, Iterator]:
     """Reads cifar-100-binary.tar.gz, and gives `builder` its class names."""
     folder = "cifar-100-binary"
     names = ("fine_label_names.txt", "coarse_label_names.txt", "train.bin", "test.bin")
@@ -86,7 +87,7 @@ def cifar100_examples(split: str, data: bytes) -> Iterator[tuple[int, dict]]:
         yield index, example | {"label": fine, "coarse_label": coarse}
 
 
-def read_cub(builder, archive: Path, segmentations: Path) -> dict[str, Iterator]:
+def read_cub(builder: Any, archive: Path, segmentations: Path) -> dict[str, Iterator]:
     """Reads the tables of CUB_200_2011.tgz and all of segmentations.tgz (40 MB)."""
     del builder  # in TFDS the class names are each example's 'label_name', only
     tables = ("images", "train_test_split", "bounding_boxes")

@@ -61,8 +61,7 @@ def run_one(cell: Cell, seed: int, root: pathlib.Path) -> None:
     if method == "cglo":
         train.run(config, workdir, sets[0], seed)
     classify.run(config, workdir, sets, method, seed)
-    directory = workdir / "classifiers" / f"{method}-{seed}"
-    result = classify.read_result(directory / "result.json")
+    result = classify.read_result(classify.result_path(workdir, method, seed))
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     line = {"method": method, "overrides": overrides, "seed": seed, "date": date}
     kept = {k: result[k] for k in ("top1", "n_test", "steps", "environment")}
@@ -142,6 +141,7 @@ def main() -> None:
         ("Grid, two seeds", [*controls, *ranked], SEEDS[:2]),
         ("Best of the grid, five seeds", [*controls, *finalists], SEEDS),
         ("The best on five fresh seeds", confirmed, FRESH),
+        ("The same on all ten seeds", confirmed, (*SEEDS, *FRESH)),
     ):
         print(f"\n{title}\n\n{table(cells, seeds)}")
 

@@ -22,6 +22,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 import jax
 import numpy as np
 import pytest
+import report_workdir
 from absl import logging
 from ml_collections import ConfigDict
 
@@ -206,3 +207,16 @@ def trained(_trained_once: Run, tmp_path: pathlib.Path) -> Run:
     shutil.copytree(_trained_once.workdir, workdir)
     config, dataset, _ = _trained_once
     return Run(config.copy_and_resolve_references().lock(), dataset, workdir)
+
+
+@pytest.fixture
+def config() -> ConfigDict:
+    """The config of `workdir`."""
+    return report_workdir.make_config()
+
+
+@pytest.fixture
+def workdir(tmp_path, config) -> pathlib.Path:
+    """A made-up work directory in which every stage but the report has run."""
+    report_workdir.put_workdir(tmp_path, config)
+    return tmp_path

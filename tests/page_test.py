@@ -2,19 +2,7 @@
 
 import re
 
-import pytest
-from report_workdir import NAMES, Parsed, make_config, put_workdir, write_html
-
-
-@pytest.fixture
-def config():
-    return make_config()
-
-
-@pytest.fixture
-def workdir(tmp_path, config):
-    put_workdir(tmp_path, config)
-    return tmp_path
+from report_workdir import NAMES, Parsed, write_html
 
 
 def test_html_loads_nothing(workdir, config):

@@ -11,24 +11,12 @@ from report_workdir import (
     make_config,
     make_result,
     put_result,
-    put_workdir,
     write_html,
 )
 from scipy import stats
 
 from cglo_jax import report
 from cglo_jax.errors import UserError
-
-
-@pytest.fixture
-def config():
-    return make_config()
-
-
-@pytest.fixture
-def workdir(tmp_path, config):
-    put_workdir(tmp_path, config)
-    return tmp_path
 
 
 def test_helped(workdir, config):
