@@ -6,7 +6,7 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,6 +71,31 @@ def fetch(archive: Archive, part: Path) -> None:
         raise OSError(f"the connection ended after {have} of {size} bytes")
 
 
+def keep_trying(fetch_more: Callable[[], None], count: Callable[[], int]) -> None:
+    """Calls `fetch_more` until it succeeds; each call goes on where the last one ended.
+
+    Args:
+        fetch_more: fetches what is missing.
+        count: returns how many bytes are there.
+
+    Raises:
+        OSError, http.client.HTTPException: the last of ATTEMPTS failures in a row
+            without a byte gained.
+    """
+    best, failures = count(), 0
+    while True:
+        try:
+            return fetch_more()
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it holds the connection
+            failures = 0 if count() > best else failures + 1
+            best = max(best, count())
+            if failures == ATTEMPTS:
+                raise
+            time.sleep(RETRY_SECONDS * 2**failures)
+
+
 def download(archive: Archive, folder: Path) -> Path:
     """Downloads `archive` into `folder`, going on where an earlier run stopped.
 
@@ -84,20 +109,13 @@ def download(archive: Archive, folder: Path) -> Path:
     if path.exists():  # of a run that was stopped later: verified once more
         path.replace(part)
     by_hand = f"or download it by hand and pass {archive.option} FILE"
-    best, failures = size_of(part), 0
-    while True:
-        try:
-            fetch(archive, part)
-            break
-        except (OSError, http.client.HTTPException) as error:
-            failures = 0 if size_of(part) > best else failures + 1
-            best = max(best, size_of(part))
-            if failures == ATTEMPTS:
-                raise UserError(
-                    f"{archive.url} could not be downloaded ({error}): "
-                    f"run this again to go on, {by_hand}"
-                ) from error
-            time.sleep(RETRY_SECONDS * 2**failures)
+    try:
+        keep_trying(lambda: fetch(archive, part), lambda: size_of(part))
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(
+            f"{archive.url} could not be downloaded ({error}): "
+            f"run this again to go on, {by_hand}"
+        ) from error
     try:
         verify(archive, part, archive.url)
     except UserError as error:

@@ -134,6 +134,42 @@ def test_max_pool_shares_the_gradient_of_equal_maxima():
     np.testing.assert_array_equal(gradient[0, :, :, 0], [[0.5, 0.5], [0, 0]])
 
 
+@pytest.mark.parametrize("side", [(1, 1), (2, 2), (3, 1), (4, 6), (5, 7), (16, 15)])
+def test_3x3_max_pool_equals_flax_with_gradients(side):
+    x = normal(0, 2, *side, 3)  # no two values are equal
+    x -= 10  # all negative: zeros as padding would win
+
+    def flax_pool(x, _):
+        return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+
+    ours = value_and_gradients(lambda x, _: layers.max_pool_3x3(x), x, jnp.zeros(()))
+    flax = value_and_gradients(flax_pool, x, jnp.zeros(()))
+    assert ours[0].shape == (2, -(-side[0] // 2), -(-side[1] // 2), 3)
+    np.testing.assert_array_equal(ours[0], flax[0])
+    # A pixel of four windows adds up their gradients in another order.
+    np.testing.assert_allclose(ours[1], flax[1], rtol=1e-5, atol=1e-6)
+
+
+def test_3x3_max_pool_after_relu_has_flaxs_gradient():
+    x = normal(0, 2, 7, 8, 3) - 1  # most are zero after the ReLU
+    weights = normal(9, 2, 4, 4, 3)
+
+    def gradient(pool):
+        return jax.grad(lambda x: (pool(nn.relu(x)) * weights).sum())(x)
+
+    flax = gradient(lambda x: nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1))))
+    ours = gradient(layers.max_pool_3x3)
+    assert np.abs(flax).max() > 1 and np.mean(flax == 0) > 0.5
+    np.testing.assert_allclose(ours, flax, rtol=1e-5, atol=1e-6)
+
+
+def test_3x3_max_pool_shares_the_gradient_of_equal_maxima_and_keeps_bfloat16():
+    x = jnp.array([[3.0, 3.0], [1.0, 2.0]]).reshape(1, 2, 2, 1)
+    gradient = jax.grad(lambda x: layers.max_pool_3x3(x).sum())(x)
+    np.testing.assert_array_equal(gradient[0, :, :, 0], [[0.5, 0.5], [0, 0]])
+    assert layers.max_pool_3x3(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
 class _Norm(nn.Module):
     axis_name: str | None = None
 

@@ -6,8 +6,10 @@ lowered (`jax.lax.platform_dependent`); GPUs keep the native one:
 
 * 3x3 convolutions on maps of fewer than 9 pixels (30-40x): one matmul.
 * stride-2 transposed convolutions (7-30x): four ordinary 2x2 convolutions.
-* the gradient of 2x2 max pooling (9-40x): a maximum of four slices, used everywhere.
+* the gradient of max pooling (9-40x): a maximum of slices, used everywhere.
 """
+
+import functools
 
 import flax.linen as nn
 import jax
@@ -81,6 +83,22 @@ def max_pool_2x2(x: jax.Array) -> jax.Array:
     top = jnp.maximum(x[:, 0:h:2, 0:w:2], x[:, 0:h:2, 1:w:2])
     bottom = jnp.maximum(x[:, 1:h:2, 0:w:2], x[:, 1:h:2, 1:w:2])
     return jnp.maximum(top, bottom)
+
+
+def max_pool_3x3(x: jax.Array) -> jax.Array:
+    """Takes maxima of 3x3 pixels, stride 2, padding 1: sides n become n / 2, rounded up.
+
+    The padding is -inf and never wins. Equal maxima share the gradient, where
+    `nn.max_pool` and PyTorch give it to the first; after a ReLU that is the same, since
+    the values that are often equal are zeros, and those pass no gradient on.
+    """
+    h, w = x.shape[1:3]
+    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+    x = jnp.pad(x, padding, constant_values=-jnp.inf)
+    rows = [x[:, i : i + h : 2] for i in range(3)]
+    x = functools.reduce(jnp.maximum, rows)  # [B, ceil(H / 2), W + 2, C]
+    columns = [x[:, :, j : j + w : 2] for j in range(3)]
+    return functools.reduce(jnp.maximum, columns)
 
 
 def batch_norm(

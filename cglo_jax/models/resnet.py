@@ -1,0 +1,112 @@
+"""ResNet-50 (He et al., 2016) as torchvision has it: v1.5, strides in the 3x3s."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from cglo_jax.models.layers import Conv3x3, batch_norm, max_pool_3x3
+from cglo_jax.models.vgg import normalize_imagenet, to_rgb
+
+BLOCKS = (3, 4, 6, 3)  # bottlenecks in layer1 to layer4
+_EXPANSION = 4  # a bottleneck's output has this many times its width
+
+_conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# PyTorch's default for a dense layer, U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+_head_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class Bottleneck(nn.Module):
+    """1x1 to `width` channels, 3x3 (strided), 1x1 to 4 * width, added to the input.
+
+    Batch norm follows every convolution, ReLU all but the last; the sum is activated.
+    Where the shape changes, the shortcut is a 1x1 convolution with batch norm.
+    """
+
+    width: int
+    stride: int
+    dtype: DTypeLike
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        bn = (train, self.axis_name, self.dtype)
+        conv = {"use_bias": False, "dtype": self.dtype, "kernel_init": _conv_init}
+        features = _EXPANSION * self.width
+        y = nn.Conv(self.width, (1, 1), name="conv1", **conv)(x)
+        y = nn.relu(batch_norm(*bn, "bn1")(y))
+        y = Conv3x3(self.width, self.stride, name="conv2", **conv)(y)
+        y = nn.relu(batch_norm(*bn, "bn2")(y))
+        y = nn.Conv(features, (1, 1), name="conv3", **conv)(y)
+        y = batch_norm(*bn, "bn3")(y)
+        if x.shape[-1] != features or self.stride != 1:
+            # Slicing first is the strided 1x1 convolution, with a cheaper gradient.
+            x = x[:, :: self.stride, :: self.stride]
+            x = nn.Conv(features, (1, 1), name="downsample_conv", **conv)(x)
+            x = batch_norm(*bn, "downsample_bn")(x)
+        return nn.relu(y + x)
+
+
+class ResNet50(nn.Module):
+    """The final classifier at 224 px; 25.6 M parameters with 1000 classes.
+
+    Blocks are named 'layer1_0' to 'layer4_2', the parts in them as torchvision's.
+
+    Attributes:
+      num_classes: K, the number of logits.
+      normalize: Apply ImageNet's normalisation first; else take the image as it is.
+      dtype: Compute type, and type of the maps; parameters and logits are float32.
+      axis_name: Mapped axis over which batch norm averages.
+    """
+
+    num_classes: int
+    normalize: bool = True
+    dtype: DTypeLike = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Classifies images.
+
+        Args:
+          x: Images [B, H, W, 1 or 3] in [-1, 1]; grey ones are repeated.
+          train: Normalise by batch statistics, else by running ones.
+
+        Returns:
+          Logits [B, K] float32, and the maps after 'layer1' to 'layer4', of sides H/4 to
+          H/32 rounded up, with the 'embedding' [B, 2048] float32, the last one's mean.
+
+        Raises:
+          ValueError: Neither one nor three channels.
+        """
+        x = to_rgb(x)
+        if self.normalize:
+            x = normalize_imagenet(x)
+        x = nn.Conv(
+            64,
+            (7, 7),
+            (2, 2),
+            padding=3,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=_conv_init,
+            name="conv1",
+        )(x)
+        x = nn.relu(batch_norm(train, self.axis_name, self.dtype, "bn1")(x))
+        x = max_pool_3x3(x)
+        features = {}
+        for layer, blocks in enumerate(BLOCKS, 1):
+            for block in range(blocks):
+                x = Bottleneck(
+                    64 * 2 ** (layer - 1),
+                    stride=2 if layer > 1 and block == 0 else 1,
+                    dtype=self.dtype,
+                    axis_name=self.axis_name,
+                    name=f"layer{layer}_{block}",
+                )(x, train=train)
+            features[f"layer{layer}"] = x
+        features["embedding"] = x.mean((1, 2), dtype=jnp.float32)  # [B, 2048]
+        head = nn.Dense(self.num_classes, kernel_init=_head_init, name="head")
+        return head(features["embedding"]), features
