@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from cglo_jax.errors import UserError
 
 METHODS = ("baseline", "cglo", "pixelmix")
+EXPORTS = ("npz", "tfds")
 
 
 def get_config() -> ConfigDict:
@@ -23,16 +24,30 @@ def get_config() -> ConfigDict:
     config.devices = 0  # local devices to use, 0 = all
     # compute dtype, float32 or bfloat16; parameters stay float32
     config.dtype = "float32"
+    # False: refuse all weights that were trained on other images; the report says so
+    config.external_weights = True
 
     config.dataset = ConfigDict()
-    # "digits" (embedded) or a TFDS image classification data set
+    # "digits" (embedded), "folder" or a TFDS image classification data set
     config.dataset.name = "digits"
+    # of "folder": one sub-folder of images per class, in train/ and test/ or without them
+    config.dataset.path = ""
     # prepared TFDS directory; "" = $TFDS_DATA_DIR or ~/tensorflow_datasets
     config.dataset.data_dir = ""
-    # side in pixels images are brought to; 0 = as stored (must be square)
+    # pixels the short side is brought to; 0 = as stored (must be square)
     config.dataset.size = 0
-    config.dataset.shots = 5  # labelled training images per class
+    # side of the square that networks see: the middle of an image for G and for tests, a
+    # random part of it for the classifier; 0 = the middle `size` of it for all three
+    config.dataset.crop = 0
+    # labelled training images per class; 0 = all there are
+    config.dataset.shots = 5
     config.dataset.split_seed = 0  # which images: the same for every seed of `seeds`
+    # CUB-200: lines "image_id is_train", the labelled images are among those with 1
+    config.dataset.split_file = ""
+    # of "folder" without test/: share of each class that is tested on
+    config.dataset.test_fraction = 0.25
+    # weigh cross-entropies by 1 / (labelled images of the class), on average by 1
+    config.dataset.class_weights = False
     # further training images whose labels are hidden [P Alg. 1]
     config.dataset.unlabelled = 0
     # also reconstruct the test images, labels never read [P 3.2]
@@ -64,7 +79,10 @@ def get_config() -> ConfigDict:
     config.reconstruction.layer_weights = (1.0, 1.0, 1.0, 1.0, 1.0)
     # weight of the mean absolute pixel difference [A]
     config.reconstruction.pixel_weight = 1.0
-    config.reconstruction.random_weights = False  # allow a VGG-16 with random weights
+    # of the VGG-16: "imagenet" (downloaded once), a .safetensors file with torchvision's
+    # names, or "random"
+    config.reconstruction.weights = "imagenet"
+    config.reconstruction.normalize = True  # ImageNet's normalisation before the VGG-16
 
     config.train = ConfigDict()
     config.train.epochs = 200  # [P 4.3]
@@ -83,6 +101,8 @@ def get_config() -> ConfigDict:
     config.train.weak_weight_decay = 1e-4  # [A]
     config.train.checkpoint_every_epochs = 10  # besides the last epoch
     config.train.log_every_steps = 100  # steps between lines of metrics.jsonl
+    # with --stage=train: learn codes for images added since, G stays as it is
+    config.train.only_codes = False
 
     config.sample = ConfigDict()
     config.sample.interpolation = "slerp"  # "slerp" (eq. 3) or "lerp"
@@ -92,6 +112,8 @@ def get_config() -> ConfigDict:
     config.sample.batch_statistics = "running"
     config.sample.per_class = 16  # images written by --stage=sample
     config.sample.seed = 0  # of the images written
+    # of EXPORTS: the images also as samples/samples.npz, as a TFDS data set
+    config.sample.export = ()
     # of the code map (Fig. 2): "tsne" (up to 5000 codes) or "pca"
     config.sample.projection = "tsne"
 
@@ -100,6 +122,10 @@ def get_config() -> ConfigDict:
     config.classify.methods = ("baseline", "cglo")
     # that an image is replaced, per example [P 4.2]
     config.classify.replace_probability = 0.5
+    config.classify.network = "wide_resnet"  # or "resnet50" [P 4.2]
+    # resnet50 starts from: "" = random weights, "imagenet" (downloaded once), or a
+    # .safetensors file with torchvision's names
+    config.classify.weights = ""
     config.classify.depth = 28  # WideResNet [P 4.2]
     config.classify.width = 10  # WideResNet
     config.classify.dropout = 0.3  # WideResNet
@@ -141,7 +167,13 @@ def flatten(config: ConfigDict) -> dict[str, Any]:
 _FREE = {
     "seeds",
     "devices",
+    # Content counts, not where it lies: of images their ids, of weights their digest.
     "dataset.data_dir",
+    "dataset.path",
+    "dataset.split_file",
+    "reconstruction.weights",
+    "classify.weights",
+    "train.only_codes",
     "train.checkpoint_every_epochs",
     "train.log_every_steps",
     "classify.checkpoint_every_epochs",

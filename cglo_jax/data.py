@@ -1,4 +1,4 @@
-"""Images in: embedded digits or any prepared TFDS data set -> small-sample `Dataset`s.
+"""Images in: digits, own folders or any prepared TFDS data set -> small-sample `Dataset`s.
 
 Which images are taken depends on (split_seed, image content) alone, so the same call takes the
 same images on every machine.
@@ -6,13 +6,17 @@ same images on every machine.
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
-from cglo_jax import sources
+from cglo_jax import folder, pixels, sources, tfds_source
 from cglo_jax.errors import UserError
+
+_CHUNK = 32  # images held at a time as they were stored: photos take 36 MB each
+_PIXELS = 1 << 21  # of a batch that is not trained on, whatever the size of the images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +24,16 @@ class Dataset:
     """Images that fit in memory.
 
     Attributes:
-      images: uint8 [n, H, W, C].
+      images: uint8 [n, H, W, C], squares; of larger images the middle.
       labels: int32 [n], -1 = unlabelled.
       class_names: K names, indexed by label.
       ids: n hexadecimal content hashes; the same image has the same id everywhere.
       split: what these are, for people ("train", "test", "held out of train").
+      canvas: with `config.dataset.crop` the whole images of the labelled ones, which come
+        first, to take random crops from; else None.
+      balanced: whether `class_weights` differ with the number of images.
+      notes: lines that people should read before training.
+      skipped: "file: why" for each file that is not used.
     """
 
     images: np.ndarray
@@ -32,11 +41,27 @@ class Dataset:
     class_names: tuple[str, ...]
     ids: tuple[str, ...]
     split: str
+    canvas: pixels.Canvas | None = None
+    balanced: bool = False
+    notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     @property
     def num_labelled(self) -> int:
         """Number of images with a label."""
         return int((self.labels >= 0).sum())
+
+    @property
+    def class_weights(self) -> np.ndarray:
+        """Weights of the classes' cross-entropies, float32 [K], 1 on average over images.
+
+        If balanced, 1 / (labelled images of the class) but for a factor, else 1.
+        """
+        num_classes = len(self.class_names)
+        if not self.balanced:
+            return np.ones(num_classes, np.float32)
+        counts = np.bincount(self.labels[self.labels >= 0], minlength=num_classes)
+        return (counts.sum() / (num_classes * counts)).astype(np.float32)
 
     @property
     def digest(self) -> str:
@@ -58,8 +83,13 @@ def load(fields: ConfigDict) -> tuple[Dataset, Dataset]:
       UserError: the data set is unknown, not prepared, has too few images of a class, or
         test images without labels.
     """
-    names, pool, test = sources.read(fields)
-    chosen = choose_shots(pool.ids, pool.labels, names, fields.shots, fields.split_seed)
+    names, pool, test, notes, skipped = read(fields)
+    eligible = slice(None) if pool.eligible is None else pool.eligible
+    may = np.arange(len(pool.ids))[eligible]
+    ids = [pool.ids[i] for i in may]
+    chosen = may[
+        choose_shots(ids, pool.labels[may], names, fields.shots, fields.split_seed)
+    ]
     rest = np.setdiff1d(np.arange(len(pool.ids)), chosen)
     ids = [pool.ids[i] for i in rest]
     rest = rest[sources.rank_ids(ids, fields.split_seed, "unlabelled")]
@@ -71,22 +101,53 @@ def load(fields: ConfigDict) -> tuple[Dataset, Dataset]:
         )
     unlabelled, held_out = rest[: fields.unlabelled], rest[fields.unlabelled : needed]
 
+    def take(source: sources.Source, positions: np.ndarray, split: str) -> Dataset:
+        return _take(source, positions, names, split, fields)
+
     if fields.holdout:
-        test_set = _take(pool, np.sort(held_out), names, "held out of train")
+        test_set = take(pool, np.sort(held_out), "held out of train")
     else:
-        test_set = _take(test, np.arange(len(test.ids)), names, "test")
+        test_set = take(test, np.arange(len(test.ids)), "test")
         if (test_set.labels < 0).any():
             raise UserError(
                 f"data set {fields.name!r} keeps the labels of its test images to itself: "
                 "test on N unused training images, --config.dataset.holdout=N"
             )
     parts = [
-        _take(pool, chosen, names, "train"),
-        _hide_labels(_take(pool, unlabelled, names, "train")),
+        take(pool, chosen, "train"),
+        _hide_labels(take(pool, unlabelled, "train")),
     ]
     if fields.transductive:
         parts.append(_hide_labels(test_set))
-    return _concatenate(parts), test_set
+    train_set = _concatenate(parts)
+    canvas = None
+    if fields.crop:
+        canvas = pixels.stack_canvas(_read_chunks(pool, chosen), fields.size)
+    train_set = dataclasses.replace(
+        train_set,
+        canvas=canvas,
+        balanced=fields.class_weights,
+        notes=notes,
+        skipped=skipped,
+    )
+    return train_set, test_set
+
+
+def read(fields: ConfigDict) -> sources.Splits:
+    """Opens the data set that `config.dataset` names.
+
+    Raises:
+      UserError: it is unknown, not prepared or not for image classification.
+    """
+    readers = {"digits": sources.read_digits, "folder": folder.read}
+    reader = readers.get(fields.name, tfds_source.read)
+    for field, name in (("path", "folder"), ("split_file", "caltech_birds2011")):
+        if fields[field] and fields.name != name:
+            raise UserError(
+                f"config.dataset.{field} is for config.dataset.name={name}, "
+                f"not {fields.name}"
+            )
+    return reader(fields)
 
 
 def describe(train: Dataset, test: Dataset) -> str:
@@ -98,12 +159,17 @@ def describe(train: Dataset, test: Dataset) -> str:
         f"data: {n} labelled{extra} training images of {len(train.class_names)} classes, "
         f"{len(test.ids)} test images ({test.split}), {side}x{side} px"
     )
+    if train.canvas:
+        text += (
+            f", to classifiers as random crops of images whose short side is "
+            f"{train.canvas.pixels.shape[1]} px"
+        )
     if alone := int((np.bincount(train.labels[train.labels >= 0]) == 1).sum()):
         text += (
             f"; {alone} class(es) with one image each, whose new images are that image's "
             "reconstruction: there is no other to go towards"
         )
-    return text
+    return "\n".join([*train.notes, text])
 
 
 def choose_shots(
@@ -119,7 +185,8 @@ def choose_shots(
     seed are a subset of more.
 
     Args:
-      ids: n content hashes. labels: int [n]. class_names: K names. shots: images per class.
+      ids: n content hashes. labels: int [n]. class_names: K names.
+      shots: images per class, 0 = all of each.
 
     Returns:
       int [K * shots], positions ordered by class, then rank.
@@ -140,7 +207,7 @@ def choose_shots(
                 f"use {len(members)} or fewer"
             )
         order = sources.rank_ids([ids[i] for i in members], seed, "labelled")
-        chosen.append(members[order[:shots]])
+        chosen.append(members[order[: shots or None]])
     return np.concatenate(chosen)
 
 
@@ -156,11 +223,28 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     ).astype(np.uint8)
 
 
+def batch_that_fits(side: int) -> int:
+    """Returns how many images of `side` pixels to compute at a time without gradients."""
+    return max(16, min(256, _PIXELS // side**2))
+
+
+def _read_chunks(
+    source: sources.Source, positions: np.ndarray
+) -> Iterator[list[Image.Image]]:
+    for start in range(0, len(positions), _CHUNK):
+        yield source.read(positions[start : start + _CHUNK])
+
+
 def _take(
-    source: sources.Source, positions: np.ndarray, names: tuple[str, ...], split: str
+    source: sources.Source,
+    positions: np.ndarray,
+    names: tuple[str, ...],
+    split: str,
+    fields: ConfigDict,
 ) -> Dataset:
+    chunks = _read_chunks(source, positions)
     return Dataset(
-        images=source.read(positions),
+        images=pixels.stack_squares(chunks, fields.size, fields.crop),
         labels=source.labels[positions].astype(np.int32),
         class_names=names,
         ids=tuple(source.ids[i] for i in positions),

@@ -54,7 +54,7 @@ ARCHIVES = {
         ),
     ],
 }
-CONFIGS = {"cifar100": "cifar100"}  # of those with one: configs/<value>.py
+CONFIGS = {"cifar100": "cifar100", "caltech_birds2011": "cub"}  # configs/<value>.py
 SPLITS = ("train", "test")
 
 
@@ -279,9 +279,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     sizes = ", ".join(f"{n} {split}" for split, n in prepared_sizes(path).items())
     done = f"{args.name} is prepared in {path} ({sizes} images)."
-    if not (config := CONFIGS.get(args.name)):
-        print(done)
-        return 0
+    config = CONFIGS[args.name]
     flag = ""
     if args.data_dir != default:
         flag = f" --config.dataset.data_dir={shlex.quote(str(data_dir))}"

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cglo_jax.config import METHODS, flatten
+from cglo_jax.config import EXPORTS, METHODS, flatten
 from cglo_jax.errors import UserError
 
 
@@ -15,7 +15,6 @@ def _check(ok: bool, config_name: str, value: Any, want: str) -> None:
 
 
 _POSITIVE = (
-    "dataset.shots",
     "latent.dim",
     "generator.width",
     "generator.max_width",
@@ -42,6 +41,8 @@ _POSITIVE = (
 _NOT_NEGATIVE = (
     "devices",
     "dataset.size",
+    "dataset.crop",
+    "dataset.shots",
     "dataset.split_seed",
     "dataset.unlabelled",
     "dataset.holdout",
@@ -59,6 +60,7 @@ _BELOW_ONE = (
     "train.weak_momentum",
     "classify.momentum",
     "classify.dropout",
+    "dataset.test_fraction",
 )
 _SEEDS = 1 << 32  # `jax.random.key` takes larger ones modulo this: equal runs
 _CHOICES = {
@@ -68,6 +70,7 @@ _CHOICES = {
     "sample.interpolation": ("slerp", "lerp"),
     "sample.batch_statistics": ("running", "batch"),
     "sample.projection": ("tsne", "pca"),
+    "classify.network": ("wide_resnet", "resnet50"),
 }
 
 
@@ -92,6 +95,7 @@ def validate(config: ConfigDict) -> None:
         _check(flat[name] in choices, name, flat[name], "one of " + ", ".join(choices))
     _validate_ranges(flat)
     _validate_lists(flat)
+    _validate_weights(flat)
 
 
 def _validate_ranges(flat: dict[str, Any]) -> None:
@@ -106,6 +110,8 @@ def _validate_ranges(flat: dict[str, Any]) -> None:
             "greater than 0",
         )
     _check(flat["latent.dim"] > 1, "latent.dim", flat["latent.dim"], "at least 2")
+    size, crop = flat["dataset.size"], flat["dataset.crop"]
+    _check(crop <= size, "dataset.crop", crop, f"at most dataset.size, which is {size}")
     depth = flat["classify.depth"]
     _check(
         depth >= 10 and (depth - 4) % 6 == 0,
@@ -145,6 +151,13 @@ def _validate_lists(flat: dict[str, Any]) -> None:
         methods,
         f"a list of {', '.join(METHODS)}, written \"('baseline','cglo')\"",
     )
+    exports = flat["sample.export"]
+    _check(
+        all(e in EXPORTS for e in exports) and len(set(exports)) == len(exports),
+        "sample.export",
+        exports,
+        f"a list of {', '.join(EXPORTS)}, written \"('npz',)\"",
+    )
     for name in ("train.lr_drop_epochs", "classify.lr_drop_epochs"):
         _check(
             all(isinstance(e, int) and e > 0 for e in flat[name])
@@ -168,3 +181,28 @@ def _validate_lists(flat: dict[str, Any]) -> None:
         weights,
         "five numbers >= 0",
     )
+
+
+def _validate_weights(flat: dict[str, Any]) -> None:
+    """Checks which weights of other images are used, and that none are if none may be."""
+    weights = flat["reconstruction.weights"]
+    _check(
+        bool(weights), "reconstruction.weights", weights, "imagenet, random or a file"
+    )
+    if flat["classify.weights"] and flat["classify.network"] != "resnet50":
+        raise UserError(
+            f"config.classify.weights is {flat['classify.weights']!r}, but there are none for "
+            "classify.network=wide_resnet: leave it empty or use resnet50"
+        )
+    if flat["external_weights"]:
+        return
+    if flat["reconstruction.loss"] == "perceptual" and weights != "random":
+        raise UserError(
+            f"config.external_weights is False, but reconstruction.weights={weights} are: use "
+            "--config.reconstruction.loss=laplacian or --config.reconstruction.weights=random"
+        )
+    if flat["classify.weights"]:
+        raise UserError(
+            f"config.external_weights is False, but classify.weights={flat['classify.weights']} "
+            "are: leave it empty, --config.classify.weights="
+        )

@@ -18,12 +18,20 @@ DEFAULTS = flatten(get_config())
 FREE = {
     "seeds",
     "devices",
+    "external_weights",
+    # Where it lies; its content is compared otherwise.
     "dataset.data_dir",
+    "dataset.path",
+    "dataset.split_file",
+    "reconstruction.weights",
+    "classify.weights",
+    "train.only_codes",
     "train.checkpoint_every_epochs",
     "train.log_every_steps",
     "sample.per_class",
     "sample.seed",
     "sample.projection",
+    "sample.export",
     "classify.methods",
     "classify.checkpoint_every_epochs",
     "classify.log_every_steps",
@@ -78,7 +86,7 @@ def other_value(value: object) -> object:
     if isinstance(value, bool):
         return not value
     if isinstance(value, list):
-        return (*value, value[-1])
+        return (*value, value[-1] if value else "npz")
     return value + ("x" if isinstance(value, str) else 1)
 
 

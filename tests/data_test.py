@@ -149,17 +149,17 @@ def test_transductive_on_a_holdout():
 
 @pytest.mark.parametrize("garbage", ["scrambled", "absurd"])
 def test_labels_of_test_images_are_never_read(monkeypatch, garbage):
-    digits = data.sources.read
+    digits = data.read
 
     def poisoned(dataset):
-        names, pool, test = digits(dataset)
-        labels = np.random.default_rng(0).permutation(test.labels)
+        splits = digits(dataset)
+        labels = np.random.default_rng(0).permutation(splits.test.labels)
         labels = labels if garbage == "scrambled" else np.full_like(labels, 999)
-        return names, pool, dataclasses.replace(test, labels=labels)
+        return splits._replace(test=dataclasses.replace(splits.test, labels=labels))
 
     dataset = fields(shots=5, unlabelled=20, transductive=True)
     train, test = data.load(dataset)
-    monkeypatch.setattr(data.sources, "read", poisoned)
+    monkeypatch.setattr(data, "read", poisoned)
     train_too, test_too = data.load(dataset)
     assert (test.labels != test_too.labels).mean() > 0.8  # they were poisoned
     np.testing.assert_array_equal(train.images, train_too.images)
@@ -204,6 +204,45 @@ def test_fewer_shots_are_a_subset_of_more():
         np.testing.assert_array_equal(fewer, more.reshape(3, -1)[:, :-1])
 
 
+def test_no_number_of_shots_takes_all():
+    labels = np.array([1, 0, 1, 1])
+    chosen = data.choose_shots(list("pqrs"), labels, "ab", 0, 0)
+    assert chosen[0] == 1
+    np.testing.assert_array_equal(np.sort(chosen[1:]), [0, 2, 3])
+
+
+def test_only_eligible_images_are_labelled(monkeypatch):
+    splits = data.read(fields())
+    eligible = np.arange(len(splits.train.ids)) % 3 == 0
+    train = dataclasses.replace(splits.train, eligible=eligible)
+    monkeypatch.setattr(data, "read", lambda _: splits._replace(train=train))
+    train, _ = data.load(fields(shots=3, unlabelled=970))
+    check_digits(train, slice(30, None))
+    may = {i for i, yes in zip(splits.train.ids, eligible, strict=True) if yes}
+    assert {*train.ids[:30]} <= may
+    assert {*train.ids} == {*splits.train.ids}  # the others may be unlabelled ones
+
+
+def test_class_weights_by_hand():
+    images = np.zeros((6, 1, 1, 1), np.uint8)
+    labels = np.array([0, 0, 0, 1, 2, -1], np.int32)
+    dataset = data.Dataset(images, labels, tuple("abc"), tuple("pqrstu"), "train")
+    np.testing.assert_array_equal(dataset.class_weights, [1, 1, 1])
+    weights = dataclasses.replace(dataset, balanced=True).class_weights
+    np.testing.assert_allclose(weights, [5 / 9, 5 / 3, 5 / 3], rtol=1e-6)
+    assert weights[labels[:5]].mean() == pytest.approx(1)
+    assert weights.dtype == np.float32
+    assert data.load(fields(class_weights=True))[0].balanced
+    assert not data.load(fields())[0].balanced
+
+
+@pytest.mark.parametrize(
+    ("side", "images"), [(8, 256), (90, 256), (224, 41), (512, 16)]
+)
+def test_batches_that_fit(side, images):
+    assert data.batch_that_fits(side) == images
+
+
 def test_choose_shots_passes_unlabelled_images_over():
     labels = np.array([-1, 0, -1, 1])
     chosen = data.choose_shots(list("pqrs"), labels, "ab", 1, 0)
@@ -226,9 +265,10 @@ def test_classes_with_too_few_images():
 
 
 def test_test_images_without_labels_are_refused_unless_others_are_held_out(monkeypatch):
-    names, pool, test = data.sources.read(fields())
-    secret = dataclasses.replace(test, labels=np.full_like(test.labels, -1))
-    monkeypatch.setattr(data.sources, "read", lambda _: (names, pool, secret))
+    splits = data.read(fields())
+    labels = np.full_like(splits.test.labels, -1)
+    secret = splits._replace(test=dataclasses.replace(splits.test, labels=labels))
+    monkeypatch.setattr(data, "read", lambda _: secret)
     assert "--config.dataset.holdout=N" in error_of(fields())
     _, held_out = data.load(fields(holdout=20))
     assert (held_out.labels >= 0).all()

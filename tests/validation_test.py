@@ -53,6 +53,8 @@ BAD_LISTS = [
     ("classify.methods", ("cglo", "cglo")),
     ("classify.methods", ("baseline,cglo",)),
     ("classify.methods", (["cglo"],)),
+    ("sample.export", ("zip",)),
+    ("sample.export", ("npz", "npz")),
 ]
 
 
@@ -163,3 +165,56 @@ def test_choices(name):
 @pytest.mark.parametrize(("name", "value"), BAD_LISTS)
 def test_lists(name, value):
     error_of(name, value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"dataset.size": 32, "dataset.crop": 33},
+            "config.dataset.crop is 33: it must be at most dataset.size, which is 32",
+        ),
+        ({"reconstruction.weights": ""}, "config.reconstruction.weights is ''"),
+        ({"classify.network": "vgg"}, "config.classify.network is 'vgg'"),
+        (
+            {"classify.weights": "imagenet"},
+            "there are none for classify.network=wide_resnet",
+        ),
+        (
+            {"external_weights": False},
+            "config.external_weights is False, but reconstruction.weights=imagenet are",
+        ),
+        (
+            {
+                "external_weights": False,
+                "reconstruction.loss": "laplacian",
+                "classify.network": "resnet50",
+                "classify.weights": "a.safetensors",
+            },
+            "config.external_weights is False, but classify.weights=a.safetensors are",
+        ),
+    ],
+)
+def test_fields_that_do_not_go_together(changes, message):
+    config = get_config()
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError) as error:
+        validate(config)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"external_weights": False, "reconstruction.loss": "laplacian"},
+        {"external_weights": False, "reconstruction.weights": "random"},
+        {"classify.network": "resnet50", "classify.weights": "imagenet"},
+        {"dataset.size": 32, "dataset.crop": 32},
+        {"sample.export": ("tfds", "npz")},
+    ],
+)
+def test_fields_that_go_together(changes):
+    config = get_config()
+    config.update_from_flattened_dict(changes)
+    validate(config)

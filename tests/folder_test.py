@@ -1,0 +1,432 @@
+"""Tests of cglo_jax/folder.py: made-up folders of small images."""
+
+import hashlib
+import io
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import fields, hash_pixels
+from PIL import Image
+
+from cglo_jax import data, folder
+from cglo_jax.errors import UserError
+from cglo_jax.sources import Splits
+
+
+def pixels_of(seed: int, height: int = 6, width: int = 9) -> np.ndarray:
+    """Makes an image of its own for each seed, RGB."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def id_of(seed: int) -> str:
+    return hash_pixels(pixels_of(seed))
+
+
+def put(root: Path, files: dict[str, int | np.ndarray | bytes | None]) -> Path:
+    """Writes files: an image by its seed or pixels, bytes as they are, None = a folder."""
+    for name, content in files.items():
+        path = root / name
+        (path if content is None else path.parent).mkdir(parents=True, exist_ok=True)
+        if isinstance(content, int):
+            content = pixels_of(content)
+        if isinstance(content, np.ndarray):
+            kind = Image.registered_extensions()[path.suffix]
+            Image.fromarray(content).save(path, kind)
+        elif content is not None:
+            path.write_bytes(content)
+    return root
+
+
+def read(root: Path, **changes: object) -> Splits:
+    return folder.read(fields(name="folder", path=str(root), **changes))
+
+
+def error_of(root: Path, **changes: object) -> str:
+    with pytest.raises(UserError) as error:
+        read(root, **changes)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def labels_of(splits: Splits) -> dict[str, str]:
+    """Class names by id, of all images."""
+    return {
+        i: splits.class_names[label]
+        for source in (splits.train, splits.test)
+        for i, label in zip(source.ids, source.labels, strict=True)
+    }
+
+
+CATS_AND_DOGS = {f"cat/{i}.png": i for i in range(8)} | {
+    f"dog/{i}.png": 50 + i for i in range(4)
+}
+SPLIT = {
+    "train/cat/a.png": 1,
+    "train/cat/b.png": 2,
+    "train/dog/a.png": 3,
+    "test/cat/c.png": 4,
+    "test/dog/b.png": 5,
+}
+
+
+def test_images_and_labels(tmp_path):
+    splits = read(put(tmp_path, CATS_AND_DOGS))
+    assert splits.class_names == ("cat", "dog")
+    assert labels_of(splits) == {id_of(i): "cat" for i in range(8)} | {
+        id_of(50 + i): "dog" for i in range(4)
+    }
+    assert (len(splits.train.ids), len(splits.test.ids)) == (9, 3)
+    assert not set(splits.train.ids) & set(splits.test.ids)
+    assert splits.skipped == ()
+    by_id = {id_of(i): pixels_of(i) for i in [*range(8), *range(50, 54)]}
+    for source in (splits.train, splits.test):
+        assert source.labels.dtype.kind == "i" and source.eligible is None
+        positions = list(range(len(source.ids)))[::-1]
+        for position, image in zip(positions, source.read(positions), strict=True):
+            assert image.mode == "RGB"
+            np.testing.assert_array_equal(image, by_id[source.ids[position]])
+        assert source.read([]) == []
+
+
+def test_train_and_test_folders(tmp_path):
+    splits = read(put(tmp_path, SPLIT), test_fraction=0.0)
+    assert splits.class_names == ("cat", "dog")
+    assert set(splits.train.ids) == {id_of(i) for i in (1, 2, 3)}
+    assert set(splits.test.ids) == {id_of(4), id_of(5)}
+    assert splits.train.labels.tolist() == [0, 0, 1]
+    assert splits.test.labels.tolist() == [0, 1]
+
+
+def test_test_folder_with_some_of_the_classes(tmp_path):
+    put(tmp_path, SPLIT)
+    shutil.rmtree(tmp_path / "test/cat")
+    splits = read(tmp_path)
+    assert splits.test.labels.tolist() == [1]
+    assert "classes without an image to test on: cat" in splits.notes
+
+
+def test_what_files_of_one_class_may_be(tmp_path):
+    grey = np.arange(54, dtype=np.uint8).reshape(6, 9)
+    files = CATS_AND_DOGS | {
+        "cat/more/deep.bmp": 20,
+        "cat/x.png/in_a_folder.png": 21,
+        "cat/grey.png": grey,
+        "cat/.DS_Store": b"x",
+        "cat/Thumbs.db": b"x",
+        ".git/config": b"x",
+        "__MACOSX/cat/._0.png": b"x",
+    }
+    put(tmp_path, files)
+    (tmp_path / "cat/link.png").symlink_to(
+        put(tmp_path, {".away.png": 22}) / ".away.png"
+    )
+    splits = read(tmp_path)
+    assert splits.skipped == ()
+    cats = [i for i, name in labels_of(splits).items() if name == "cat"]
+    rgb_of_grey = np.repeat(grey[..., None], 3, 2)
+    expected = [*map(id_of, [*range(8), 20, 21, 22]), hash_pixels(rgb_of_grey)]
+    assert sorted(cats) == sorted(expected)
+
+
+def test_skipped_files(tmp_path):
+    jpeg = io.BytesIO()
+    Image.fromarray(pixels_of(1, 40, 40)).save(jpeg, "JPEG")
+    files = CATS_AND_DOGS | {
+        "labels.csv": b"1,2",
+        "cat/empty.png": b"",
+        "cat/line\nbreak.png": b"text",
+        "cat/notes.txt": b"text",
+        "cat/half.jpg": jpeg.getvalue()[:700],
+        "cat/pixel.png": pixels_of(3, 1, 1),
+        "dog/z.bmp": 50,
+    }
+    put(tmp_path, files)
+    os.mkfifo(tmp_path / "dog/pipe.png")
+    (tmp_path / "dog/lost.png").symlink_to("nowhere")
+    not_an_image = "not an image (no valid PNG, JPEG, BMP, GIF, WEBP, TIFF, PPM)"
+    splits = read(tmp_path)
+    skipped = dict(line.split(": ", 1) for line in splits.skipped)
+    assert skipped.pop("cat/half.jpg").startswith("damaged or incomplete (")
+    assert skipped == {
+        "labels.csv": "not in a class folder",
+        "cat/empty.png": "empty file",
+        "cat/line\\nbreak.png": not_an_image,
+        "cat/notes.txt": not_an_image,
+        "cat/pixel.png": "too small (1x1 pixels, 4x4 are needed)",
+        "dog/z.bmp": "same pixels as another (as dog/0.png)",
+        "dog/pipe.png": "not a regular file",
+        "dog/lost.png": "broken link",
+    }
+    assert labels_of(splits) == labels_of(read(put(tmp_path / "x", CATS_AND_DOGS)))
+    assert splits.notes[-1] == (
+        "skipped 9 of 21 files: 2 not an image, 1 not in a class folder, "
+        "1 empty file, 1 damaged or incomplete, 1 too small, 1 broken link, "
+        "1 not a regular file, 1 same pixels as another"
+    )
+
+
+def test_name_that_is_not_unicode(tmp_path):
+    put(tmp_path, CATS_AND_DOGS)
+    for name in (b"cat/\xff.png", b"dog/\xe9\xe8.png"):
+        with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
+            file.write(b"text")
+    splits = read(tmp_path)
+    assert [line.split(":")[0] for line in splits.skipped] == [
+        "cat/\\udcff.png",
+        "dog/\\udce9\\udce8.png",
+    ]
+
+
+# The same pixels several times
+
+
+def test_copies_in_two_classes(tmp_path):
+    files = CATS_AND_DOGS | {"dog/cat.png": 3, "dog/copy.png": 3, "cat/3 (copy).png": 3}
+    splits = read(put(tmp_path, files))
+    assert labels_of(splits)[id_of(3)] == "cat"
+    assert splits.skipped == (
+        "cat/3.png: same pixels as another (as cat/3 (copy).png)",
+        "dog/cat.png: labelled in two ways (as cat/3 (copy).png)",
+        "dog/copy.png: labelled in two ways (as cat/3 (copy).png)",
+    )
+    assert splits.notes[-1] == (
+        "labelled in two ways: dog/cat.png, dog/copy.png (and an earlier copy, whose "
+        "label counts: check which is right)"
+    )
+
+
+def test_copies_in_train_and_test(tmp_path):
+    files = {
+        "test/cat/seen.png": 1,
+        "test/cat/d.png": 4,
+        "test/dog/cat.png": 2,
+        "test/dog/seen.png": 3,
+    }
+    splits = read(put(tmp_path, SPLIT | files))
+    assert set(splits.train.ids) == {id_of(i) for i in (1, 2, 3)}
+    assert set(splits.test.ids) == {id_of(4), id_of(5)}
+    assert splits.skipped == (
+        "test/cat/d.png: same pixels as another (as test/cat/c.png)",
+        "test/cat/seen.png: also a training image (as train/cat/a.png)",
+        "test/dog/cat.png: labelled in two ways (as train/cat/b.png)",
+        "test/dog/seen.png: also a training image (as train/dog/a.png)",
+    )
+
+
+def test_the_same_image_in_another_file_has_the_same_id(tmp_path):
+    put(tmp_path / "one", CATS_AND_DOGS)
+    other = {}
+    for i, (name, seed) in enumerate(sorted(CATS_AND_DOGS.items())):
+        suffix = ["bmp", "tif", "ppm"][i % 3]
+        other[f"{name[:3]}/{'ab'[i % 2]}/{1000 - i}.{suffix}"] = seed
+    put(tmp_path / "two", other)
+    turned = Image.Exif()
+    turned[274] = 3  # upside down
+    upright = Image.fromarray(np.ascontiguousarray(pixels_of(50)[::-1, ::-1]))
+    (first,) = (name for name, seed in other.items() if seed == 50)
+    (tmp_path / "two" / first).unlink()
+    upright.save(tmp_path / "two/dog/turned.png", exif=turned)
+    one, two = read(tmp_path / "one"), read(tmp_path / "two")
+    assert (one.train.ids, one.test.ids) == (two.train.ids, two.test.ids)
+    np.testing.assert_array_equal(one.train.labels, two.train.labels)
+
+
+# What is held out
+
+
+@pytest.mark.parametrize(
+    ("fraction", "held_out"),
+    [  # of classes of 1, 2, 3, 4, 5, 6, 7, 10 images
+        (0.25, [0, 1, 1, 1, 1, 2, 2, 2]),
+        (0.01, [0, 1, 1, 1, 1, 1, 1, 1]),
+        (0.5, [0, 1, 2, 2, 2, 3, 4, 5]),
+        (0.99, [0, 1, 2, 3, 4, 5, 6, 9]),
+    ],
+)
+def test_held_out(tmp_path, fraction, held_out):
+    sizes = [1, 2, 3, 4, 5, 6, 7, 10]
+    members = {f"{n:02}": range(100 * n, 101 * n) for n in sizes}
+    assert [len(seeds) for seeds in members.values()] == sizes
+    files = {f"{name}/{i}.png": i for name, seeds in members.items() for i in seeds}
+    splits = read(put(tmp_path, files), test_fraction=fraction, split_seed=7)
+    expected = set()
+    for seeds, number in zip(members.values(), held_out, strict=True):
+        ids = map(id_of, seeds)
+        rank = {i: hashlib.sha256(f"7/test/{i}".encode()).hexdigest() for i in ids}
+        expected |= set(sorted(rank, key=rank.get)[:number])
+    assert set(splits.test.ids) == expected
+    assert len(splits.train.ids) == sum(sizes) - sum(held_out)
+    assert np.bincount(splits.test.labels, minlength=8).tolist() == held_out
+    assert splits.notes[2] == (
+        f"held out {sum(held_out)} of 38 images for testing, {fraction:.0%} of each class"
+    ).replace("%", " %")
+    assert splits.notes[3] == "classes without an image to test on: 01"
+
+
+def test_other_seeds_hold_out_other_images(tmp_path):
+    put(tmp_path, CATS_AND_DOGS)
+    chosen = {tuple(read(tmp_path, split_seed=s).test.ids) for s in range(5)}
+    assert len(chosen) > 1
+
+
+def test_other_classes_do_not_change_what_is_held_out(tmp_path):
+    before = read(put(tmp_path, CATS_AND_DOGS))
+    ants = {f"ant/{i}.png": 90 + i for i in range(9)}
+    after = read(put(tmp_path, ants | {"dog/more.png": 70}))
+    assert after.class_names == ("ant", "cat", "dog")
+
+    def cats(splits: Splits) -> list[str]:
+        label = splits.class_names.index("cat")
+        return [
+            i
+            for i, one in zip(splits.test.ids, splits.test.labels, strict=True)
+            if one == label
+        ]
+
+    assert cats(before) == cats(after) and len(cats(before)) == 2
+
+
+def test_unreadable_files_do_not_shift_classes(tmp_path):
+    names = ["ant", "bee", "cat", "dog"]
+    files = {f"{n}/{i}.png": 10 * k + i for k, n in enumerate(names) for i in range(3)}
+    before = labels_of(read(put(tmp_path, files)))
+    put(tmp_path, {"ant/0.png": b"", "ant/1.png": b"", "cat/2.png": b"text"})
+    splits = read(tmp_path)
+    assert splits.class_names == tuple(names)
+    after = labels_of(splits)
+    lost = {id_of(0), id_of(1), id_of(22)}
+    assert after == {i: name for i, name in before.items() if i not in lost}
+    put(tmp_path, {"ant/2.png": b""})  # and the class would be gone
+    assert error_of(tmp_path).startswith("class 'ant' has no usable image")
+
+
+# For people
+
+
+def test_notes(tmp_path):
+    clear = np.dstack([pixels_of(1), np.full((6, 9), 9, np.uint8)])
+    files = CATS_AND_DOGS | {
+        "cat/large.png": pixels_of(90, 30, 20),
+        "cat/grey.png": pixels_of(91)[..., 0],
+        "dog/grey.png": pixels_of(92)[..., 0],
+        "dog/clear.png": clear,
+        "emu/only.png": 93,
+    }
+    splits = read(put(tmp_path, files))
+    assert splits.notes == (
+        f"folder {tmp_path}: 17 images in 3 classes (cat 10, dog 6, emu 1)",
+        "short sides 6 to 20 px, median 6; 2 grey, 1 partly transparent (white now)",
+        "held out 4 of 17 images for testing, 25 % of each class",
+        "classes without an image to test on: emu",
+    )
+
+
+def test_notes_on_train_and_test_folders(tmp_path):
+    splits = read(put(tmp_path, SPLIT | {"masks/1.png": 1, "train/cat/z.png": b""}))
+    assert splits.notes == (
+        f"folder {tmp_path}: 5 images in 2 classes (cat 3, dog 2)",
+        "short sides 6 to 6 px, median 6",
+        "to train on: 3 images in 2 classes (cat 2, dog 1)",
+        "to test on: 2 images in 2 classes (cat 1, dog 1)",
+        "folders that are neither to train nor to test on: masks",
+        "skipped 1 of 6 files: 1 empty file",
+    )
+
+
+def test_notes_on_many_classes(tmp_path):
+    files = {f"{c:02}/{i}.png": 10 * c + i for c in range(15) for i in range(1 + c % 2)}
+    notes = read(put(tmp_path, files)).notes
+    assert notes[0] == f"folder {tmp_path}: 22 images in 15 classes (1 to 2 each)"
+    assert notes[3] == (
+        "classes without an image to test on: 00, 02, 04, 06, 08, 10, 12, 14"
+    )
+    for i in range(1, 15, 2):
+        (tmp_path / f"{i:02}/1.png").rename(tmp_path / f"00/{i}.png")
+    assert read(tmp_path).notes[3] == (
+        "classes without an image to test on: 01, 02, 03, 04, 05, 06, 07, 08, 09, 10, "
+        "11, 12, 2 more"
+    )
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("files", "changes", "message"),
+    [
+        (
+            CATS_AND_DOGS,
+            {"test_fraction": 0.0},
+            (
+                "@ has no test folder and config.dataset.test_fraction is 0: set it to "
+                "0.25, say, or put the images into train/<class> and test/<class>"
+            ),
+        ),
+        (
+            {"cat/1.png": 1, "dog/1.png": 2},
+            {},
+            "@ has one usable image of each class, so none to test on: add images",
+        ),
+        (
+            CATS_AND_DOGS | {"emu": None},
+            {},
+            "class 'emu' has no usable image in @/emu: add images or remove the folder",
+        ),
+        (
+            CATS_AND_DOGS | {"emu/a.png": b"", "emu/b.png": 1},
+            {},
+            (
+                "class 'emu' has no usable image in @/emu (files skipped: 2, such as "
+                "emu/a.png: empty file): add images or remove the folder"
+            ),
+        ),
+        (
+            SPLIT | {"train/emu/a.png": b"", "test/emu/a.png": b"text"},
+            {},
+            (
+                "class 'emu' has no usable image in @/train/emu (files skipped: 1, such "
+                "as train/emu/a.png: empty file): add images or remove the folder"
+            ),
+        ),
+        (
+            SPLIT | {"test/cat/c.png": b"", "test/dog/b.png": 3},
+            {},
+            (
+                "the test folder of @ has no usable image (files skipped: 2, such as "
+                "test/cat/c.png: empty file): add some, or remove it to test on a part "
+                "of the training images"
+            ),
+        ),
+        (
+            {"cat/a.png": 1},
+            {},
+            "@ has one class folder, 'cat', and at least two are needed: add another",
+        ),
+    ],
+)
+def test_error(tmp_path, files, changes, message):
+    error = error_of(put(tmp_path, files), **changes)
+    assert error == message.replace("@", str(tmp_path))
+
+
+def test_file_that_changes_after_it_was_found(tmp_path):
+    splits = read(put(tmp_path, SPLIT))
+    (tmp_path / "test/dog/b.png").unlink()
+    with pytest.raises(UserError) as error:
+        splits.test.read([0, 1])
+    assert str(error.value) == (
+        f"{tmp_path}/test/dog/b.png could be read a moment ago, but now: no longer there; "
+        "leave the images alone while this runs, and start again"
+    )
+
+
+def test_load(tmp_path):
+    put(tmp_path, CATS_AND_DOGS)
+    train, test = data.load(fields(name="folder", path=str(tmp_path), size=8, shots=0))
+    assert train.images.shape == (9, 8, 8, 3) and test.images.shape == (3, 8, 8, 3)
+    assert train.class_names == ("cat", "dog")
+    assert np.bincount(train.labels).tolist() == [6, 3]
+    assert np.bincount(test.labels).tolist() == [2, 1]
