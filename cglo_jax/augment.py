@@ -25,6 +25,29 @@ def random_crop(key: jax.Array, x: jax.Array, pad: int, fill: float = 0.0) -> ja
     return jax.lax.dynamic_slice(padded, (top, left, 0), x.shape)
 
 
+def random_crop_of_canvas(
+    key: jax.Array, pixels: jax.Array, length: jax.Array, turned: jax.Array, side: int
+) -> jax.Array:
+    """Crops a square out of a whole image; all windows inside it are equally likely.
+
+    Args:
+      key: PRNG key.
+      pixels: Of any type, [S, L, C], a row of `pixels.Canvas`.
+      length: int [], pixels of the image along axis 1.
+      turned: bool [], whether the image's rows lie along axis 1.
+      side: Side of the crop, at most S.
+
+    Returns:
+      [side, side, C], upright.
+    """
+    key_top, key_left = jax.random.split(key)
+    top = jax.random.randint(key_top, (), 0, pixels.shape[0] - side + 1)
+    left = jax.random.randint(key_left, (), 0, length - side + 1)
+    shape = (side, side, pixels.shape[2])
+    x = jax.lax.dynamic_slice(pixels, (top, left, 0), shape)
+    return jnp.where(turned, x.swapaxes(0, 1), x)
+
+
 def random_flip(key: jax.Array, x: jax.Array) -> jax.Array:
     """Mirrors an image [H, W, C] left to right with probability 1/2."""
     return jnp.where(jax.random.bernoulli(key), x[:, ::-1], x)

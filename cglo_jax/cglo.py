@@ -42,12 +42,14 @@ class Shared(NamedTuple):
     Attributes:
       key: the run's key; every draw is f(key, step, image).
       images: uint8 [n, H, W, C]. labels: int32 [n], -1 = unlabelled.
+      class_weights: float32 [K], of the weak classifier's cross-entropy.
       vgg: parameters of the perceptual network, {} if it is not used.
     """
 
     key: jax.Array
     images: jax.Array
     labels: jax.Array
+    class_weights: jax.Array
     vgg: dict[str, Any]
 
 
@@ -98,6 +100,7 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
     c, t = config, config.train
     common = {"dtype": jnp.dtype(c.dtype), "axis_name": parallel.AXIS}
     perceptual = c.reconstruction.loss == "perceptual"
+    vgg = VGG16(c.reconstruction.normalize, jnp.dtype(c.dtype))
     steps = t.steps_per_epoch + unlabelled_steps_per_epoch(config, dataset)
     return StepSpec(
         generator=Generator(
@@ -111,7 +114,7 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
         weak_classifier=WeakClassifier(
             len(dataset.class_names), c.weak_classifier.width, **common
         ),
-        vgg=VGG16(dtype=jnp.dtype(c.dtype)) if perceptual else None,
+        vgg=vgg if perceptual else None,
         layer_weights=tuple(c.reconstruction.layer_weights),
         pixel_weight=c.reconstruction.pixel_weight,
         gamma=c.weak_classifier.gamma,
@@ -190,12 +193,17 @@ def compute_loss(
     shared: Shared,
     spec: StepSpec,
     use_weak: bool,
+    train: bool = True,
 ) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, jax.Array]]]:
     """Computes L = L_rec + gamma L_ce of Algorithm 1, or L = L_rec without the weak classifier.
+
+    L_ce of an unlabelled image is 0.
 
     Args:
       params, batch_stats: of both networks, see `TrainState`.
       z: codes [B, d] of the images `indices` [B]. eps: noise [B, noise_dim] or None.
+      train: both networks normalise by batch statistics, else by running ones, which then
+        stay as they are.
 
     Returns:
       (mean loss over this device's batch, (new batch_stats, metrics)).
@@ -205,7 +213,7 @@ def compute_loss(
         {"params": params["generator"], "batch_stats": batch_stats["generator"]},
         z,
         eps,
-        train=True,
+        train=train,
         mutable="batch_stats",
     )
     batch_stats = {**batch_stats, "generator": new["batch_stats"]}
@@ -218,10 +226,11 @@ def compute_loss(
             "batch_stats": batch_stats["weak_classifier"],
         }
         (logits, _), new = spec.weak_classifier.apply(
-            variables, images, train=True, mutable="batch_stats"
+            variables, images, train=train, mutable="batch_stats"
         )
         batch_stats["weak_classifier"] = new["batch_stats"]
-        cross_entropy = losses.cross_entropy(logits, labels).mean()
+        weights = jnp.where(labels < 0, 0, shared.class_weights[labels])
+        cross_entropy = (weights * losses.cross_entropy(logits, labels)).mean()
         metrics["loss"] = reconstruction + spec.gamma * cross_entropy
         metrics["cross_entropy"] = cross_entropy
         metrics["weak_accuracy"] = 100 * (logits.argmax(-1) == labels).mean()

@@ -1,6 +1,7 @@
 """One training step of the final classifier, with every augmentation method (section 4.2)."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,9 @@ from ml_collections import ConfigDict
 from cglo_jax import augment, cglo, codes, losses, parallel, sample
 from cglo_jax.config import METHODS
 from cglo_jax.data import Dataset, to_float
+from cglo_jax.models.resnet import ResNet50
 from cglo_jax.models.wide_resnet import WideResNet
+from cglo_jax.pixels import Canvas
 
 
 @struct.dataclass
@@ -31,11 +34,16 @@ class Shared(NamedTuple):
 
     Attributes:
       key: the run's key; every draw but dropout's is f(key, step, image).
-      images: uint8 [n, H, W, C], labelled training images. sampler: the trained cGLO.
+      images: uint8 [n, H, W, C], labelled training images.
+      canvas: the same images whole, to crop from; None to train on `images` themselves.
+      class_weights: float32 [K], of the cross-entropy.
+      sampler: the trained cGLO.
     """
 
     key: jax.Array
     images: jax.Array
+    canvas: Canvas | None
+    class_weights: jax.Array
     sampler: sample.Sampler
 
 
@@ -43,7 +51,7 @@ class Shared(NamedTuple):
 class StepSpec:
     """The constants of a step, plain values: equal specs share one compiled step."""
 
-    model: WideResNet
+    model: WideResNet | ResNet50
     method: str
     sample: sample.SampleSpec
     replace_probability: float
@@ -68,16 +76,14 @@ class StepSpec:
 
 def create_spec(config: ConfigDict, dataset: Dataset, method: str) -> StepSpec:
     """Builds the constants of training with `method` on the images of `dataset`."""
-    c = config.classify
+    c, num_classes = config.classify, len(dataset.class_names)
+    common = {"dtype": jnp.dtype(config.dtype), "axis_name": parallel.AXIS}
+    if c.network == "resnet50":
+        model = ResNet50(num_classes, **common)
+    else:
+        model = WideResNet(num_classes, c.depth, c.width, c.dropout, **common)
     return StepSpec(
-        model=WideResNet(
-            len(dataset.class_names),
-            c.depth,
-            c.width,
-            c.dropout,
-            dtype=jnp.dtype(config.dtype),
-            axis_name=parallel.AXIS,
-        ),
+        model=model,
         method=method,
         sample=sample.create_spec(config, cglo.create_spec(config, dataset).generator),
         replace_probability=c.replace_probability,
@@ -118,6 +124,14 @@ FROM_CGLO = ("cglo",)  # methods that need a trained cGLO
 assert tuple(_REPLACEMENTS) == METHODS
 
 
+def _crop(shared: Shared, keys: jax.Array, indices: jax.Array) -> jax.Array:
+    """The real images [B, H, W, C]: random crops where there is more to see than them."""
+    if shared.canvas is None:
+        return shared.images[indices]
+    crop = functools.partial(augment.random_crop_of_canvas, side=shared.images.shape[1])
+    return jax.vmap(crop)(keys, *(leaf[indices] for leaf in shared.canvas))
+
+
 def create_batch(
     shared: Shared, keys: jax.Array, indices: jax.Array, *, spec: StepSpec
 ) -> jax.Array:
@@ -131,7 +145,9 @@ def create_batch(
     """
     split = jax.vmap(jax.random.split, (0, None), 1)
     key_new, key_replace, key_augment = split(keys, 3)
-    x = to_float(shared.images[indices])
+    # Not 0 or 1, which are `split`s of it.
+    key_crop = jax.vmap(jax.random.fold_in, (0, None))(key_augment, 2)
+    x = to_float(_crop(shared, key_crop, indices))
     replaced = jnp.zeros(len(indices), bool)
     replacement = _REPLACEMENTS[spec.method]
     if replacement is not None:
@@ -165,7 +181,8 @@ def train_step(
         (logits, _), new = spec.model.apply(
             variables, x, train=True, mutable="batch_stats", rngs=rngs
         )
-        loss = losses.cross_entropy(logits, labels).mean()
+        weights = shared.class_weights[labels]
+        loss = (weights * losses.cross_entropy(logits, labels)).mean()
         accuracy = 100 * (logits.argmax(-1) == labels).mean()
         return loss, (new["batch_stats"], {"loss": loss, "train_accuracy": accuracy})
 

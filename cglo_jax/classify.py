@@ -9,18 +9,16 @@ import subprocess
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import classifier, loop, parallel, sample, train
+from cglo_jax import classifier, loop, parallel, pretrained, sample, train
 from cglo_jax.config import check_fingerprint, classify_fingerprint
-from cglo_jax.data import Dataset, to_float
+from cglo_jax.data import Dataset, batch_that_fits, to_float
 from cglo_jax.errors import UserError
-from cglo_jax.models.wide_resnet import WideResNet
-from cglo_jax.order import BatchOrder, total_steps
-
-_EVAL_BATCH = 256  # test images at a time
+from cglo_jax.order import BatchOrder
 
 
 @functools.cache
@@ -34,7 +32,7 @@ def compiled_step(
 
 
 @functools.cache
-def compiled_logits(model: WideResNet, devices: tuple[jax.Device, ...]) -> Callable:
+def compiled_logits(model: nn.Module, devices: tuple[jax.Device, ...]) -> Callable:
     """Returns pmapped (variables, uint8 images [D, B, H, W, C]) -> logits [D, B, K]."""
 
     def logits(variables: Any, images: jax.Array) -> jax.Array:
@@ -45,7 +43,7 @@ def compiled_logits(model: WideResNet, devices: tuple[jax.Device, ...]) -> Calla
 
 def evaluate(
     state: classifier.ClassifierState,
-    model: WideResNet,
+    model: nn.Module,
     dataset: Dataset,
     devices: Sequence[jax.Device],
 ) -> np.ndarray:
@@ -53,7 +51,8 @@ def evaluate(
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     compute = compiled_logits(model, tuple(devices))
     n = len(dataset.images)
-    size = -(-min(n, _EVAL_BATCH) // len(devices)) * len(devices)
+    size = min(n, batch_that_fits(dataset.images.shape[1]))
+    size = -(-size // len(devices)) * len(devices)
     outputs = []
     for start in range(0, n, size):
         images = dataset.images[start : start + size]
@@ -99,10 +98,12 @@ def run(
     train_set, test_set = data
     name = f"classify {method} seed {seed}"
     path = result_path(workdir, method, seed)
+    body, weights = load_body(config)
     fingerprint = {
         **classify_fingerprint(config),
         "images": train_set.digest,
         "test_images": test_set.digest,
+        "weights": weights,
     }
     if path.exists():
         result = read_result(path)
@@ -111,8 +112,10 @@ def run(
         return
     devices = tuple(parallel.choose_devices(config.devices))
     spec = classifier.create_spec(config, train_set, method)
-    model = _restore_cglo(config, workdir, train_set, spec, seed)
-    state = _train(config, workdir, train_set, spec, model, seed, devices, fingerprint)
+    model, perceptual = _restore_cglo(config, workdir, data, spec, seed)
+    state = _train(
+        config, workdir, train_set, spec, model, body, seed, devices, fingerprint
+    )
     logits = evaluate(state, spec.model, test_set, devices)
     if not np.isfinite(logits).all():
         raise UserError(f"{name}: its logits are not finite: use a lower classify.lr")
@@ -127,6 +130,7 @@ def run(
         "steps": int(state.step),
         "fingerprint": fingerprint,
         "dataset": _describe(config, train_set, test_set),
+        "perceptual_weights": perceptual,
         "environment": environment(devices),
     }
     loop.write_atomically(path, json.dumps(result, indent=1) + "\n")
@@ -134,30 +138,75 @@ def run(
     print(f"{name}: {text}", flush=True)
 
 
-def _restore_cglo(config, workdir, dataset, spec, seed) -> dict[str, Any]:
-    """Returns the fully trained cGLO of `seed`, an empty one if the method needs none."""
+def load_body(config: ConfigDict) -> tuple[tuple[Any, Any] | None, str]:
+    """Returns the (params, batch_stats) a classifier starts from but for its head, and their origin.
+
+    They are (None, "none") if it starts from random ones.
+
+    Raises:
+      UserError: they cannot be had, see `pretrained.load`.
+    """
+    if not config.classify.weights:
+        return None, "none"
+    tensors, provenance = pretrained.load("resnet50", config.classify.weights)
+    return pretrained.resnet50_variables(tensors), provenance.describe()
+
+
+def _restore_cglo(config, workdir, data, spec, seed) -> tuple[dict[str, Any], str]:
+    """Returns the fully trained cGLO of `seed` and the origin of its loss's weights.
+
+    An empty one and "none" if the method needs none.
+    """
+    dataset, test_set = data
     if spec.method not in classifier.FROM_CGLO:
-        return {"params": {}, "batch_stats": {}, "z": np.zeros((len(dataset.ids), 0))}
-    model, step = train.restore_model(config, workdir, dataset, seed)
-    total = total_steps(config, dataset)
-    if step < total:
+        z = np.zeros((len(dataset.ids), 0))
+        return {"params": {}, "batch_stats": {}, "z": z}, "none"
+    model, meta, _ = train.restore_model(config, workdir, dataset, seed, complete=True)
+    if "generator_ids" in model and not config.dataset.transductive:
+        _check_unseen(test_set, model["generator_ids"])
+    return model, meta["weights"]
+
+
+def _check_unseen(test_set: Dataset, learnt: np.ndarray) -> None:
+    """Raises UserError if the generator was trained on a test image, before others came."""
+    learnt = {row.tobytes() for row in learnt}
+    seen = sum(row.tobytes() in learnt for row in train.hash_ids(test_set.ids))
+    if seen:
         raise UserError(
-            f"cGLO of seed {seed} is trained to step {step} of {total}: "
-            "run --stage=train first, it goes on from there"
+            f"{seen} of the test images are images that the generator was trained on, before "
+            "others were added: put what it shall be tested on into a folder test/, or train "
+            "anew in another --workdir"
         )
-    return model
+
+
+def create_state(
+    key: jax.Array,
+    spec: classifier.StepSpec,
+    body: tuple[Any, Any] | None,
+    devices: Sequence[jax.Device],
+) -> classifier.ClassifierState:
+    """Creates the state before the first step, on every device, see `load_body`."""
+    init = classifier.init_state
+    state = parallel.create_replicated(init, devices, key, spec=spec)
+    if body is None:
+        return state
+    params, batch_stats = parallel.replicate(body, devices)
+    params = {**params, "head": state.params["head"]}
+    return state.replace(params=params, batch_stats=batch_stats)
 
 
 def _train(
-    config, workdir, dataset, spec, model, seed, devices, fingerprint
+    config, workdir, dataset, spec, model, body, seed, devices, fingerprint
 ) -> classifier.ClassifierState:
     c, n = config.classify, dataset.num_labelled
     # The same keys for every method: they differ in the replaced images only.
     key_init, key_step, key_order = jax.random.split(jax.random.key(seed), 3)
     sampler = sample.create_sampler(model, dataset)
-    shared = parallel.replicate(
-        classifier.Shared(key_step, dataset.images[:n], sampler), devices
+    shared = classifier.Shared(
+        key_step, dataset.images[:n], dataset.canvas, dataset.class_weights, sampler
     )
+    shared = parallel.replicate(shared, devices)
+    state = create_state(key_init, spec, body, devices)
     size = parallel.per_device(c.batch_size, n, devices, "classify.batch_size")
     order = BatchOrder(key_order, np.arange(n), size)
     step_fn = compiled_step(spec, devices)
@@ -170,7 +219,7 @@ def _train(
     directory = result_path(workdir, spec.method, seed).parent
     return loop.run_steps(
         take_step,
-        parallel.create_replicated(classifier.init_state, devices, key_init, spec=spec),
+        state,
         split_state=_split_state,
         merge_state=_merge_state,
         devices=devices,
@@ -218,6 +267,7 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
             raise ValueError("n_test and steps must be greater than 0")
         for name in ("fingerprint", "environment", "dataset"):
             dict(result[name])
+        str(result["perceptual_weights"]), str(result["fingerprint"]["weights"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path} cannot be used ({type(error).__name__}: {error}): "
@@ -229,8 +279,9 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
 def _describe(
     config: ConfigDict, train_set: Dataset, test_set: Dataset
 ) -> dict[str, Any]:
+    path = pathlib.Path(config.dataset.path).expanduser().absolute()
     return {
-        "name": config.dataset.name,
+        "name": path.name if config.dataset.path else config.dataset.name,
         "num_classes": len(train_set.class_names),
         "n_labelled": train_set.num_labelled,
         "n_unlabelled": len(train_set.ids) - train_set.num_labelled,

@@ -12,20 +12,34 @@ from cglo_jax.errors import UserError
 
 def main(command: command_line.Command) -> None:
     """Runs the stages that the command asks for."""
-    from cglo_jax import classify, data, loop, report, sample, train  # JAX: seconds
+    from cglo_jax import (  # JAX: seconds
+        classify,
+        data,
+        fit_codes,
+        loop,
+        report,
+        sample,
+        train,
+    )
 
     config, workdir, stage = command
     if stage == "report":
         report.run(config, workdir)
         return
-    if stage in ("all", "train"):
-        train.check_weights(config)
+    loaders = {"train": train.load_vgg, "classify": classify.load_body}
+    for name, load in loaders.items():  # they fail before anything is written
+        if stage in ("all", name) and (origin := load(config)[1]) != "none":
+            print(f"{name} uses {origin}", flush=True)
     loop.open_workdir(config, workdir)
     train_set, test_set = data.load(config.dataset)
     print(data.describe(train_set, test_set), flush=True)
+    if train_set.skipped:
+        lines = "".join(f"{line}\n" for line in train_set.skipped)
+        loop.write_atomically(workdir / "skipped.txt", lines)
     if stage in ("all", "train"):
+        fit = fit_codes if config.train.only_codes else train
         for seed in config.seeds:
-            train.run(config, workdir, train_set, seed)
+            fit.run(config, workdir, train_set, seed)
     if stage in ("all", "sample"):
         directory = sample.run(config, workdir, train_set, config.seeds[0])
         print(f"images and figures: {directory}", flush=True)

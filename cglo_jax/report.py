@@ -5,8 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cglo_jax import appendix, loop, sections
 from cglo_jax import config as config_lib
-from cglo_jax import loop, sections
 from cglo_jax.classify import read_result
 from cglo_jax.errors import UserError
 from cglo_jax.page import Page, to_html, to_markdown
@@ -46,24 +46,31 @@ def _create_page(workdir: pathlib.Path, config: ConfigDict) -> Page:
     results, flat = _read_results(workdir, config), config_lib.flatten(config)
     metrics = _read_lines(workdir / "metrics.jsonl", {"stage", "seed", "step"})
     timings = _read_lines(workdir / "timings.jsonl", {"stage", "wall_s"})
-    confidence, result = flat["report.confidence"], any_result(results)
+    confidence = flat["report.confidence"]
     methods = [method for method in results if method != BASELINE]
     compared = {method: compare(results, method, confidence) for method in methods}
-    shots = sections.plural(flat["dataset.shots"], "labelled image")
     return Page(
-        f"{result['dataset']['name']}: {shots} per class",
+        _title(any_result(results), flat),
         _verdicts(compared, confidence),
         [
             sections.accuracy(results, flat),
             sections.differences(results, [c for c in compared.values() if c], flat),
             sections.learning_curves(metrics),
             sections.samples(workdir),
-            sections.priors(result, flat),
-            sections.settings(flat),
-            sections.environment(results, timings),
-            sections.files(),
+            appendix.priors(results, flat),
+            appendix.settings(flat),
+            appendix.environment(results, timings),
+            appendix.files(),
         ],
     )
+
+
+def _title(result: dict[str, Any], flat: dict[str, Any]) -> str:
+    data, shots = result["dataset"], flat["dataset.shots"]
+    images = sections.plural(shots or data["n_labelled"], "labelled image")
+    classes = sections.plural(data["num_classes"], "class")
+    title = f"{data['name']}: {images} {'per class' if shots else f'of {classes}'}"
+    return title if flat["external_weights"] else f"{title}, no external weights"
 
 
 def _verdicts(
@@ -109,7 +116,7 @@ def _directory(result: dict[str, Any]) -> str:
 
 def _check_comparable(a: dict[str, Any], b: dict[str, Any]) -> None:
     # Settings are compared with the config's; these are what a config does not say.
-    for name in ("steps", "n_test", "images", "test_images"):
+    for name in ("steps", "n_test", "images", "test_images", "weights"):
         values = [r.get(name, r["fingerprint"].get(name)) for r in (a, b)]
         if values[0] != values[1]:
             raise UserError(

@@ -16,11 +16,10 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cglo_jax import cglo, codes, figures, loop, train
-from cglo_jax.data import Dataset, to_uint8
+from cglo_jax import cglo, codes, export, figures, loop, train
+from cglo_jax.data import Dataset, batch_that_fits, to_uint8
 from cglo_jax.models.generator import Generator
 
-_BATCH = 256  # images generated at a time
 _GRID_IMAGES = 16  # of the reconstruction grid, and classes of the interpolation grid
 _TSNE_MOST = 5000  # codes; more would take many minutes
 _WALK = 7  # images between two reconstructions (Fig. 5)
@@ -135,13 +134,14 @@ def run(
     """Writes synthetic images, their manifest and the figures to workdir/samples.
 
     Only the generator and the codes are restored. `samples/images/<class>/*.png` can be read
-    by any reader of image folders; manifest.jsonl has one line per image.
+    by any reader of image folders; manifest.jsonl has one line per image. `sample.export`
+    adds other forms of the same images.
 
     Returns:
       The directory written.
     """
     began = time.perf_counter()
-    model, step = train.restore_model(config, workdir, dataset, seed)
+    model, _, step = train.restore_model(config, workdir, dataset, seed)
     generator = cglo.create_spec(config, dataset).generator.clone(axis_name=None)
     spec = create_spec(config, generator)
     sampler = create_sampler(model, dataset)
@@ -157,6 +157,10 @@ def run(
     figures.code_map(points, dataset.labels, dataset.class_names).save(
         temporary / "codes.png"
     )
+    if config.sample.export:
+        export.write(
+            temporary, config.sample.export, dataset.class_names, config.dataset.name
+        )
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)
     timing = {"wall_s": round(time.perf_counter() - began, 3), "images": n}
@@ -218,8 +222,9 @@ def _write_images(config, directory, dataset, sampler, spec, key, origin) -> int
     folders = folder_names(dataset.class_names)
     for folder in folders:
         (directory / "images" / folder).mkdir(parents=True)
-    for start in range(0, len(sources), _BATCH):
-        chunk = slice(start, start + _BATCH)
+    size = batch_that_fits(spec.generator.size)
+    for start in range(0, len(sources), size):
+        chunk = slice(start, start + size)
         images, partners, ts = step(sampler, keys[chunk], sources[chunk])
         for k, image in enumerate(to_uint8(images), start):
             i, j, t = int(sources[k]), int(partners[k - start]), float(ts[k - start])

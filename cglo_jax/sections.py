@@ -1,6 +1,5 @@
-"""What a report tells: one function per section, in the order of the page."""
+"""What a report tells of the results: one function per section, in the order of the page."""
 
-import json
 import math
 import pathlib
 import statistics
@@ -9,7 +8,6 @@ from typing import Any
 
 from PIL import Image
 
-from cglo_jax import config as config_lib
 from cglo_jax import curves
 from cglo_jax.errors import UserError
 from cglo_jax.page import Picture, Section, Table
@@ -193,109 +191,3 @@ def samples(workdir: pathlib.Path) -> Section:
     if missing:
         text.append(f"Not there: {', '.join(missing)}. --stage=sample makes them.")
     return Section("What the generator makes", text, pictures=pictures)
-
-
-def priors(result: Mapping[str, Any], flat: Mapping[str, Any]) -> Section:
-    """Tells what `result`, one of those compared, and the settings say of the data."""
-    data, n_test = result["dataset"], result["n_test"]
-    weights = "cglo: VGG-16 trained on other images, in its loss; other methods: none"
-    if flat["reconstruction.loss"] == "laplacian":
-        weights = "none (cglo's loss is the Laplacian pyramid's)"
-    elif flat["reconstruction.random_weights"]:
-        weights = "none (cglo's loss uses a VGG-16 with random weights)"
-    test = f"{plural(n_test, 'image')} of the test split"
-    if flat["dataset.holdout"]:
-        test = f"{plural(n_test, 'unused training image')} (dataset.holdout)"
-    among, seen = "", "no: test images are never seen"
-    if data["transductive"]:
-        among = ", the test images among them"
-        seen = "yes: cglo reconstructs the test images too, without labels"
-    labelled = plural(data["n_labelled"], "image")
-    rows = [
-        ["Labelled images", f"{labelled} of {plural(data['num_classes'], 'class')}"],
-        ["Unlabelled images", f"{data['n_unlabelled']}{among}"],
-        ["Transductive", seen],
-        ["External weights", weights],
-        ["Tested on", test],
-        ["Labels of test images", "never used, except to count the accuracies above"],
-    ]
-    names = [[str(k), name] for k, name in enumerate(data["class_names"])]
-    tables = [
-        Table("Priors and data", ["What", "Used"], rows),
-        Table("Classes", ["Label", "Name"], names, folded=True),
-    ]
-    return Section("What the methods were given", tables=tables)
-
-
-def settings(flat: Mapping[str, Any]) -> Section:
-    """Tells every setting, and apart from them those that are not the defaults."""
-    defaults = config_lib.flatten(config_lib.get_config())
-    rows = []
-    for name, value in flat.items():
-        default = defaults.get(name)
-        mark = "" if value == default else "changed"
-        rows.append([name, json.dumps(value), json.dumps(default), mark])
-    header = ["Field", "Value", "Default"]
-    every = Table("All fields", [*header, ""], rows, folded=True)
-    changed = [row[:3] for row in rows if row[3]]
-    if not changed:
-        return Section("Settings", ["Every field has its default."], [every])
-    return Section("Settings", tables=[Table("Changed fields", header, changed), every])
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def environment(results: Results, timings: Sequence[Mapping[str, Any]]) -> Section:
-    """Tells versions, hardware and the times of timings.jsonl."""
-    used: dict[str, dict[str, None]] = {}  # the different values of each name, in order
-    for runs in results.values():
-        for result in runs.values():
-            for name, value in result["environment"].items():
-                used.setdefault(name, {})[str(value)] = None
-    rows = [[name, ", ".join(values)] for name, values in used.items()]
-    caption = "Versions and hardware of the classifiers"
-    tables = [Table(caption, ["What", "Value"], rows)]
-    text = "No times were written."
-    if timings:
-        text = "Times are of calls that came to their end, compilation included."
-        tables.append(_times(timings))
-    return Section("How it was run", [text], tables)
-
-
-def _times(timings: Sequence[Mapping[str, Any]]) -> Table:
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for line in timings:  # several per run if it was resumed
-        name = f"{line['stage']} {line.get('method') or ''}".strip()
-        groups.setdefault(name, []).append(line)
-    rows = []
-    for name, lines in groups.items():
-        wall = _duration(sum(x["wall_s"] for x in lines))
-        compiling = [x["compile_s"] for x in lines if x.get("compile_s") is not None]
-        compiling = _duration(sum(compiling)) if compiling else "-"
-        rates = [x["images_per_s"] for x in lines if x.get("images_per_s")]
-        rate = f"{statistics.median(rates):,.0f}" if rates else "-"
-        seeds = str(len({line.get("seed") for line in lines}))
-        rows.append([name, seeds, wall, compiling, rate])
-    header = ["Stage", "Seeds", "Wall time", "Compiling", "Images/s"]
-    return Table("Time, all seeds together", header, rows)
-
-
-def files() -> Section:
-    """Tells where everything is."""
-    rows = [
-        ["samples/images/<class>/", "synthetic images"],
-        ["samples/manifest.jsonl", "where each of them comes from"],
-        ["checkpoints/", "generator, codes and weak classifier, per seed"],
-        ["classifiers/<method>-<seed>/", "final classifiers and their result.json"],
-        ["metrics.jsonl, timings.jsonl", "what was logged"],
-        ["config.json", "the settings"],
-    ]
-    table = Table("Files", ["Path", "What"], rows)
-    return Section("Files of the work directory", tables=[table])

@@ -1,18 +1,23 @@
 """Algorithm 1: learns the generator, the weak classifier and one code per training image."""
 
+import collections
 import functools
+import hashlib
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, codes, loop, parallel
+from cglo_jax import cglo, codes, loop, parallel, pretrained
 from cglo_jax.checkpoints import restore_latest_model
 from cglo_jax.config import check_fingerprint, train_fingerprint
 from cglo_jax.data import Dataset
 from cglo_jax.errors import UserError
+from cglo_jax.models.vgg import VGG16
 from cglo_jax.order import Schedule
 
 
@@ -26,31 +31,22 @@ def compiled_step(
     )
 
 
-def check_weights(config: ConfigDict) -> None:
-    """Checks that the perceptual loss has its weights, before anything is read or written.
+def load_vgg(config: ConfigDict) -> tuple[dict[str, Any], str]:
+    """Returns the perceptual network's parameters and their origin.
+
+    They are ({}, "none") if the loss does not use it.
 
     Raises:
-      UserError: they would be random and the config does not ask for that.
+      UserError: they cannot be had, see `pretrained.load`.
     """
-    fields = config.reconstruction
-    if fields.loss == "perceptual" and not fields.random_weights:
-        raise UserError(
-            "the perceptual loss needs VGG-16 weights, which this version cannot load yet: use "
-            "--config.reconstruction.loss=laplacian, or --config.reconstruction.random_weights=True "
-            "for a VGG-16 with random weights"
-        )
-
-
-def create_vgg_params(config: ConfigDict, spec: cglo.StepSpec) -> dict[str, Any]:
-    """Returns the perceptual network's parameters, {} if the loss does not use it.
-
-    Raises:
-      UserError: see `check_weights`.
-    """
-    if spec.vgg is None:
-        return {}
-    check_weights(config)
-    return spec.vgg.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    weights = config.reconstruction.weights
+    if config.reconstruction.loss != "perceptual":
+        return {}, "none"
+    if weights == "random":
+        variables = VGG16().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+        return variables["params"], "VGG-16, random"
+    tensors, provenance = pretrained.load("vgg16", weights)
+    return pretrained.vgg16_params(tensors), provenance.describe()
 
 
 def split_state(state: cglo.TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -84,6 +80,19 @@ def merge_state(model: dict[str, Any], rest: dict[str, Any]) -> cglo.TrainState:
     )
 
 
+def hash_ids(ids: Sequence[str]) -> np.ndarray:
+    """Returns uint8 [n, 16], the ids of n images in a form that is saved beside their codes.
+
+    Copies of an image, such as a test image that is also a training image, are told apart.
+    """
+    seen: collections.Counter[str] = collections.Counter()
+    digests = []
+    for i in ids:
+        digests.append(hashlib.sha256(f"{i}/{seen[i]}".encode()).digest()[:16])
+        seen[i] += 1
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
+
+
 def run(
     config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, seed: int
 ) -> cglo.TrainState:
@@ -102,10 +111,11 @@ def run(
     devices = tuple(parallel.choose_devices(config.devices))
     spec = cglo.create_spec(config, dataset)
     key_init, key_step, key_order = jax.random.split(jax.random.key(seed), 3)
-    vgg = create_vgg_params(config, spec)
-    shared = parallel.replicate(
-        cglo.Shared(key_step, dataset.images, dataset.labels, vgg), devices
+    vgg, weights = load_vgg(config)
+    shared = cglo.Shared(
+        key_step, dataset.images, dataset.labels, dataset.class_weights, vgg
     )
+    shared = parallel.replicate(shared, devices)
     schedule = Schedule(config, dataset, key_order, devices)
     state = parallel.create_replicated(
         cglo.init_state,
@@ -115,6 +125,14 @@ def run(
         n=len(dataset.ids),
         dim=config.latent.dim,
     )
+
+    ids = hash_ids(dataset.ids)
+
+    def split_with_ids(
+        state: cglo.TrainState,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        model, rest = split_state(state)
+        return {**model, "ids": ids}, rest
 
     def take_step(
         state: cglo.TrainState, step: int
@@ -126,11 +144,18 @@ def run(
     return loop.run_steps(
         take_step,
         state,
-        split_state=split_state,
+        split_state=split_with_ids,
         merge_state=merge_state,
         devices=devices,
         checkpoint_dir=checkpoint_dir(workdir, seed),
-        meta={"fingerprint": train_fingerprint(config), "images": dataset.digest},
+        meta={
+            "fingerprint": train_fingerprint(config),
+            "images": dataset.digest,
+            "names": list(dataset.class_names),
+            "shape": list(dataset.images.shape[1:]),
+            "total": schedule.total,
+            "weights": weights,
+        },
         workdir=workdir,
         tags={"stage": "train", "seed": seed},
         total=schedule.total,
@@ -146,21 +171,80 @@ def checkpoint_dir(workdir: pathlib.Path, seed: int) -> pathlib.Path:
     return workdir / "checkpoints" / f"seed-{seed}"
 
 
-def restore_model(
-    config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, seed: int
-) -> tuple[dict[str, Any], int]:
-    """Restores the newest generator and codes, nothing else.
+def codes_dir(
+    workdir: pathlib.Path, seed: int, dataset: Dataset, model: dict[str, Any]
+) -> pathlib.Path:
+    """Returns where codes of these images are that were fitted to the generator of `model`."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves((model["params"], model["batch_stats"])):
+        digest.update(np.ascontiguousarray(leaf))
+    generator = f"generator-{digest.hexdigest()[:16]}"
+    images = f"images-{dataset.digest[:16]}"
+    return workdir / "codes" / f"seed-{seed}" / generator / images
+
+
+def restore_newest(
+    config: ConfigDict, directory: pathlib.Path, command: str
+) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Restores the newest generator and codes in `directory`, which `command` makes.
 
     Returns:
-      ({params, batch_stats, z}, step), NumPy arrays; code i belongs to image i of `dataset`.
+      ({params, batch_stats, z, ids}, meta, step), NumPy arrays.
 
     Raises:
-      UserError: there is no checkpoint, or it is of another configuration or other images.
+      UserError: there is no checkpoint, or it is of another configuration.
     """
-    directory = checkpoint_dir(workdir, seed)
-    model, meta, step = restore_latest_model(directory, "run --stage=train first")
+    model, meta, step = restore_latest_model(directory, f"run {command} first")
     check_fingerprint(meta["fingerprint"], train_fingerprint(config), str(directory))
-    check_fingerprint(
-        {"images": meta["images"]}, {"images": dataset.digest}, str(directory)
-    )
-    return model, step
+    return model, meta, step
+
+
+def check_complete(
+    directory: pathlib.Path, command: str, meta: dict[str, Any], step: int
+) -> None:
+    """Raises UserError unless `step` is the last one of what `command` makes."""
+    if step < meta["total"]:
+        raise UserError(
+            f"{directory} is at step {step} of {meta['total']}: run {command} first, "
+            "it goes on from there"
+        )
+
+
+def restore_model(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    dataset: Dataset,
+    seed: int,
+    *,
+    complete: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Restores the newest generator and codes, nothing else.
+
+    The codes are those of training or, if the images are others now, those of `fit_codes`.
+
+    Args:
+      complete: whether to refuse what is not trained or fitted to its last step.
+
+    Returns:
+      ({params, batch_stats, z, ids}, meta, step): NumPy arrays; code i belongs to image i
+      of `dataset`, ids are its `hash_ids`; meta is what was saved beside them.
+
+    Raises:
+      UserError: there is no checkpoint, or it is of another configuration or other images,
+        or see `complete`.
+    """
+    directory, command = checkpoint_dir(workdir, seed), "--stage=train"
+    model, meta, step = restore_newest(config, directory, command)
+    if meta["images"] != dataset.digest:
+        fitted = codes_dir(workdir, seed, dataset, model)
+        command += " --config.train.only_codes=True"
+        if not fitted.is_dir():
+            raise UserError(
+                f"{directory} was made with other images than this call reads: use another "
+                f"--workdir or the old data, or fit codes for the new images: {command}"
+            )
+        directory = fitted
+        model, meta, step = restore_newest(config, directory, command)
+    if complete:
+        check_complete(directory, command, meta, step)
+    return model, meta, step

@@ -18,6 +18,7 @@ from cglo_jax import config as defaults
 def get_config() -> ConfigDict:
     """Returns the defaults with what differs for 8x8 grey images on two cores."""
     config = defaults.get_config()
+    config.external_weights = False
     config.reconstruction.loss = "laplacian"
     # Of gamma, code rate and noise no cell of experiments/sweep_digits.py was measurably
     # better than the authors' values.

@@ -27,9 +27,12 @@ class Bench:
         self.spec = cglo.create_spec(config, dataset)
         self.spec = dataclasses.replace(self.spec, **spec_changes)
         key_init, self.key, self.key_order = jax.random.split(jax.random.key(seed), 3)
-        vgg = train.create_vgg_params(config, self.spec)
+        vgg, _ = train.load_vgg(config)
         self.shared = parallel.replicate(
-            cglo.Shared(self.key, dataset.images, dataset.labels, vgg), self.devices
+            cglo.Shared(
+                self.key, dataset.images, dataset.labels, dataset.class_weights, vgg
+            ),
+            self.devices,
         )
         self.state = parallel.create_replicated(
             cglo.init_state,
@@ -171,6 +174,44 @@ def test_labelled_step_trains_the_weak_classifier_by_the_labels():
     assert metrics[0]["weak_accuracy"] in 100 * np.arange(9) / 8
 
 
+def test_in_evaluation_statistics_stay_and_an_image_has_its_loss_in_any_batch():
+    dataset = create_dataset(unlabelled=21)  # 0, 1 and 2 have labels
+    spec = cglo.create_spec(create_config(), dataset)
+    init = functools.partial(cglo.init_state, spec=spec, n=24, dim=8)
+    state = jax.jit(init)(jax.random.key(0))
+    key, weights = jax.random.key(1), np.array([1, 2, 4], np.float32)
+    shared = cglo.Shared(key, dataset.images, dataset.labels, weights, {})
+    shared = jax.tree.map(jnp.asarray, shared)
+
+    @functools.partial(jax.jit, static_argnames="weak")
+    def loss(indices, weak):
+        return cglo.compute_loss(
+            state.params,
+            state.codes.z[indices],
+            jnp.zeros((len(indices), 4)),
+            indices,
+            batch_stats=state.batch_stats,
+            shared=shared,
+            spec=spec,
+            use_weak=weak,
+            train=False,
+        )
+
+    batch = np.array([2, 20, 1, 21])
+    total, (batch_stats, metrics) = loss(batch, True)
+    assert_trees_equal(batch_stats, state.batch_stats)
+    alone = [[float(loss(batch[[k]], weak)[0]) for k in range(4)] for weak in (1, 0)]
+    assert float(total) == pytest.approx(np.mean(alone[0]), rel=1e-5)
+    difference = np.subtract(*alone)  # gamma times the cross-entropy
+    assert (difference[[1, 3]] == 0).all()  # without a label
+    assert (difference[[0, 2]] > 0.1).all()
+    assert float(metrics["cross_entropy"]) == pytest.approx(
+        difference.mean() / 0.5, rel=1e-4
+    )
+    # Before training all classes are about as likely, so that their weights show.
+    assert difference[0] / difference[2] == pytest.approx(4 / 2, rel=0.3)
+
+
 def test_gamma_zero_leaves_the_weak_classifier_alone():
     bench = Bench(create_config(**{"weak_classifier.gamma": 0.0}), create_dataset())
     before = bench.host_state()
@@ -268,7 +309,7 @@ def test_perceptual_step_with_random_weights_computes_equation_1():
     config = create_config(
         **{
             "reconstruction.loss": "perceptual",
-            "reconstruction.random_weights": True,
+            "reconstruction.weights": "random",
             "reconstruction.layer_weights": (1.0, 0.5, 2.0, 0.0, 3.0),
             "reconstruction.pixel_weight": 0.25,
         }

@@ -11,6 +11,7 @@ from conftest import create_config, create_dataset
 
 from cglo_jax import cglo, classifier, classify, codes, parallel, sample, train
 from cglo_jax.order import BatchOrder
+from cglo_jax.pixels import Canvas
 
 INDICES = np.arange(1200, dtype=np.int32) % 24
 
@@ -27,7 +28,9 @@ def shared():
     lively = jax.tree.map(lambda p: 10 * p, state.params)
     model, _ = train.split_state(state.replace(params=lively))
     sampler = sample.create_sampler(model, dataset)
-    created = classifier.Shared(jax.random.key(1), dataset.images, sampler)
+    created = classifier.Shared(
+        jax.random.key(1), dataset.images, None, dataset.class_weights, sampler
+    )
     return jax.tree.map(jnp.asarray, created)
 
 
@@ -185,12 +188,54 @@ def test_sgd_equals_torch_itself():
         np.testing.assert_allclose(ours[name], theirs, rtol=1e-5, atol=1e-6)
 
 
+def test_real_images_are_random_crops_of_whole_ones(shared):
+    """Every window of the image, upright, none beyond its end, all equally often."""
+    whole = np.arange(9 * 12, dtype=np.uint8).reshape(9, 12, 1)
+    rows = np.stack([whole, whole])
+    canvas = Canvas(rows, np.array([11, 11], np.int32), np.array([False, True]))
+    shared = shared._replace(canvas=jax.tree.map(jnp.asarray, canvas))
+    windows = [whole[r : r + 8, c : c + 8] for r in range(2) for c in range(4)]
+    indices = np.arange(800, dtype=np.int32) % 2
+    x, _ = create_batch(shared, create_spec("baseline"), indices)
+    x = np.rint((x + 1) * 127.5).astype(np.uint8)
+    x[indices == 1] = x[indices == 1].swapaxes(1, 2)
+    found = np.array([[(image == w).all() for w in windows] for image in x])
+    np.testing.assert_array_equal(found.sum(1), 1)
+    counts = np.stack([found[indices == i].sum(0) for i in (0, 1)])
+    assert counts.min() > 25  # of 50 expected
+    again, _ = create_batch(shared, create_spec("baseline"), indices, seed=3)
+    assert np.any(again != x)
+
+
+def test_class_weights_weigh_the_loss():
+    dataset = create_dataset()
+    spec = classifier.create_spec(create_config(), dataset, "baseline")
+    model = {"params": {}, "batch_stats": {}, "z": np.zeros((24, 0), np.float32)}
+    sampler = sample.create_sampler(model, dataset)
+    devices = tuple(jax.local_devices()[:1])
+    step = classify.compiled_step(spec, devices)
+    indices = parallel.shard(np.arange(3, dtype=np.int32), devices)  # one of each class
+    losses = []
+    for weights in np.float32([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 2, 4]]):
+        shared = classifier.Shared(
+            jax.random.key(1), dataset.images, None, weights, sampler
+        )
+        state = parallel.create_replicated(
+            classifier.init_state, devices, jax.random.key(0), spec=spec
+        )
+        _, metrics = step(state, parallel.replicate(shared, devices), indices)
+        losses.append(float(metrics["loss"]))
+    assert len({*losses}) == 4
+    assert losses[3] == pytest.approx(np.dot(losses[:3], [1, 2, 4]), rel=1e-5)
+
+
 def test_four_devices_compute_what_one_computes():
     dataset, config = create_dataset(), create_config()
     spec = classifier.create_spec(config, dataset, "baseline")
     model = {"params": {}, "batch_stats": {}, "z": np.zeros((24, 0), np.float32)}
+    sampler = sample.create_sampler(model, dataset)
     host = classifier.Shared(
-        jax.random.key(1), dataset.images, sample.create_sampler(model, dataset)
+        jax.random.key(1), dataset.images, None, dataset.class_weights, sampler
     )
     order = BatchOrder(jax.random.key(2), np.arange(24), 8)
     losses, states = [], []

@@ -55,7 +55,8 @@ def test_top_k_equals_scikit_learn(k):
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_evaluate_is_exact_with_a_ragged_last_batch(devices, monkeypatch):
-    monkeypatch.setattr(classify, "_EVAL_BATCH", 5)  # 13 = 5 + 5 + 3 or 8 + 5
+    # 13 = 5 + 5 + 3 or 8 + 5
+    monkeypatch.setattr(classify, "batch_that_fits", lambda side: 5)
     spec = classifier.create_spec(create_config(), create_dataset(), "baseline")
     state = jax.jit(functools.partial(classifier.init_state, spec=spec))(
         jax.random.key(0)
@@ -74,6 +75,38 @@ def test_evaluate_is_exact_with_a_ragged_last_batch(devices, monkeypatch):
 
 
 # Training
+
+
+def test_a_resnet_starts_from_the_given_body_and_a_head_of_its_own():
+    config = create_config(**{"classify.network": "resnet50"})
+    spec = classifier.create_spec(config, create_dataset(size=32), "baseline")
+    devices = tuple(jax.local_devices()[:2])
+    key = jax.random.key(3)
+    plain = classify.create_state(key, spec, None, devices)
+    body = {k: v for k, v in jax.device_get(plain.params).items() if k != "head"}
+    ones, fours = (
+        jax.tree.map(lambda a, c=c: np.full_like(a, c), tree)
+        for tree, c in ((body, 1), (jax.device_get(plain.batch_stats), 4))
+    )
+    state = classify.create_state(key, spec, (ones, fours), devices)
+    assert jax.tree.structure(state) == jax.tree.structure(plain)
+    for leaf in jax.tree.leaves({k: v for k, v in state.params.items() if k != "head"}):
+        np.testing.assert_array_equal(leaf, 1)
+        assert len(leaf.sharding.device_set) == 2
+    assert {float(a.min()) for a in jax.tree.leaves(state.batch_stats)} == {4.0}
+    assert state.params["head"]["kernel"].shape == (2048, 3)
+    kernels = (s.params["head"]["kernel"] for s in (state, plain))
+    np.testing.assert_array_equal(*kernels)
+
+
+def test_without_weights_there_is_no_body_and_missing_ones_are_named(tmp_path):
+    assert classify.load_body(create_config()) == (None, "none")
+    missing = str(tmp_path / "none.safetensors")
+    config = create_config(
+        **{"classify.network": "resnet50", "classify.weights": missing}
+    )
+    with pytest.raises(UserError, match=r"none\.safetensors"):
+        classify.load_body(config)
 
 
 def test_all_methods_see_the_same_images_in_the_same_order(trained, monkeypatch):

@@ -281,4 +281,4 @@ def test_mistakes_in_an_argument_of_a_config(tmp_path):
     path = write_config(tmp_path, body, "shots")
     message = f"--config={path}:ten: shots are a number, not 'ten'"
     assert error_of(f"--config={path}:ten") == message
-    assert error_of(f"--config={path}:0").startswith("config.dataset.shots is 0: ")
+    assert error_of(f"--config={path}:-1").startswith("config.dataset.shots is -1: ")

@@ -27,7 +27,8 @@ def make_result(config, method, seed, top1, **changes):
         "top5": (100 + top1) / 2,
         "n_test": 400,
         "steps": 1234,
-        "fingerprint": config_lib.classify_fingerprint(config),
+        "fingerprint": {**config_lib.classify_fingerprint(config), "weights": "none"},
+        "perceptual_weights": "none",
         "environment": {"python": "3.11.9", "device": "cpu", "commit": "0123abc"},
         "dataset": {
             "name": "shapes",

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
+from absl import logging
 from conftest import create_config, create_dataset
 from PIL import Image
 
@@ -95,7 +97,7 @@ def test_pngs_are_the_generators_images_of_the_drawn_pairs(trained, no_figures):
     config, dataset, workdir = trained
     config.sample.per_class = 5
     lines = manifest(sample.run(config, workdir, dataset, 0))
-    model, _ = train.restore_model(config, workdir, dataset, 0)
+    model, *_ = train.restore_model(config, workdir, dataset, 0)
     index = {image_id: i for i, image_id in enumerate(dataset.ids)}
     z = [
         numpy_slerp(
@@ -139,6 +141,32 @@ def test_the_same_seed_gives_the_same_bytes_and_another_other_images(trained):
     other = all_files(sample.run(config, workdir, dataset, 0))
     assert other.keys() == first.keys()
     assert all(first[n] != other[n] for n in first if n.startswith("images"))
+
+
+def test_exports_hold_the_pixels_of_the_pngs(trained, no_figures):
+    config, dataset, workdir = trained
+    config.sample.export = ("npz", "tfds")
+    config.sample.per_class = 5
+    directory = sample.run(config, workdir, dataset, 0)
+    pixels = []
+    for line in manifest(directory):
+        with Image.open(directory / line["file"]) as png:
+            pixels.append(np.asarray(png)[..., None])
+    assert len(pixels) == 15
+    with np.load(directory / "samples.npz", allow_pickle=False) as samples:
+        np.testing.assert_array_equal(samples["images"], pixels)
+        assert tuple(samples["class_names"].tolist()) == dataset.class_names
+        assert set(samples["source"].tolist()) <= set(dataset.ids)
+    logging.set_verbosity(logging.ERROR)  # "OpenCV is not installed"
+    records = tfds.data_source(
+        "cglo_digits", split="train", data_dir=directory / "tfds"
+    )
+    np.testing.assert_array_equal([record["image"] for record in records], pixels)
+    assert [record["label"] for record in records] == [0] * 5 + [1] * 5 + [2] * 5
+    config.sample.export = ()  # and the directory is replaced as a whole
+    sample.run(config, workdir, dataset, 0)
+    assert not (directory / "samples.npz").exists()
+    assert not (directory / "tfds").exists()
 
 
 def test_only_generator_and_codes_are_restored(trained, no_figures, monkeypatch):
@@ -227,7 +255,8 @@ def test_a_class_with_one_image_is_its_own_partner(tmp_path, no_figures):
 
 def test_more_images_than_sources_take_them_in_turn(trained, no_figures, monkeypatch):
     config, dataset, workdir = trained
-    monkeypatch.setattr(sample, "_BATCH", 16)  # several batches, the last one ragged
+    # Several batches, the last one ragged.
+    monkeypatch.setattr(sample, "batch_that_fits", lambda side: 16)
     config.sample.per_class = 11
     lines = manifest(sample.run(config, workdir, dataset, 0))
     assert len(lines) == 33

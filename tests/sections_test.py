@@ -12,7 +12,6 @@ from report_workdir import (
     write_html,
 )
 
-from cglo_jax import config as config_lib
 from cglo_jax import report
 from cglo_jax.errors import UserError
 
@@ -38,6 +37,13 @@ def test_headings_and_pictures(workdir, config):
     assert sum(tag == "svg" for tag, _ in parsed.tags) == 4
 
 
+def test_title_without_shots_and_without_external_weights(tmp_path):
+    config = make_config(**{"dataset.shots": 0, "external_weights": False})
+    put_result(tmp_path, make_result(config, "baseline", 0, 80.0))
+    title = Parsed(write_html(tmp_path, config)).headings[0][1]
+    assert title == "shapes: 30 labelled images of 6 classes, no external weights"
+
+
 def test_every_number_is_there(workdir, config):
     cells = Parsed(write_html(workdir, config)).cells
     markdown = (workdir / "report.md").read_text()
@@ -51,49 +57,6 @@ def test_every_number_is_there(workdir, config):
         assert f"| {text} |" in markdown, text
     standard_error = 100 * math.sqrt(0.795 * 0.205 / 400)  # of the lowest accuracy
     assert f"standard error of up to {standard_error:.2f} points" in markdown
-
-
-def test_times_of_resumed_runs_are_added(workdir, config):
-    cells = Parsed(write_html(workdir, config)).cells
-    start = cells.index("train")
-    assert cells[start : start + 5] == ["train", "2", "2 min", "6.0 s", "4,321"]
-    assert cells[start + 5 : start + 10] == ["sample", "1", "7.5 s", "-", "-"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "want"),
-    [
-        (
-            {"reconstruction.loss": "laplacian"},
-            "none (cglo's loss is the Laplacian pyramid's)",
-        ),
-        (
-            {"reconstruction.random_weights": True},
-            "none (cglo's loss uses a VGG-16 with random weights)",
-        ),
-        ({}, "cglo: VGG-16 trained on other images, in its loss; other methods: none"),
-        (
-            {"dataset.holdout": 400},
-            "400 unused training images (dataset.holdout)",
-        ),
-    ],
-)
-def test_priors_are_said(tmp_path, changes, want):
-    config = make_config(**changes)
-    put_result(tmp_path, make_result(config, "baseline", 0, 80.0))
-    assert want in Parsed(write_html(tmp_path, config)).cells
-
-
-def test_changed_settings_are_marked(tmp_path):
-    config = make_config(**{"latent.dim": 96})
-    put_result(tmp_path, make_result(config, "baseline", 0, 80.0))
-    cells = Parsed(write_html(tmp_path, config)).cells
-    first = cells.index("latent.dim")
-    assert cells[first : first + 3] == ["latent.dim", "96", "128"]
-    second = cells.index("latent.dim", first + 1)
-    assert cells[second : second + 4] == ["latent.dim", "96", "128", "changed"]
-    assert cells.count("train.epochs") == 1
-    assert set(config_lib.flatten(config)) <= set(cells)
 
 
 def test_what_is_missing_names_its_stage(tmp_path, config):

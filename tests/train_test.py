@@ -1,6 +1,7 @@
 """Tests of cglo_jax/train.py: whole runs of Algorithm 1, cut off and resumed."""
 
 import functools
+import hashlib
 import json
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import assert_trees_equal, create_config, create_dataset, differ
 
-from cglo_jax import cglo, checkpoints, train
+from cglo_jax import checkpoints, train
 from cglo_jax.errors import UserError
 from cglo_jax.order import Schedule
 
@@ -79,7 +80,8 @@ def test_a_work_directory_of_another_config_or_other_images_is_refused(tmp_path)
     changed = create_dataset(seed=1)
     with pytest.raises(UserError, match="made with other images than this call reads"):
         calls[0](changed, 0)
-    with pytest.raises(UserError, match="made with other images than this call reads"):
+    match = r"made with other images than this call reads.* --config\.train\.only_codes=True$"
+    with pytest.raises(UserError, match=match):
         train.restore_model(config, tmp_path, changed, 0)
     calls[0](dataset, 0)  # and the right one is not
 
@@ -87,22 +89,74 @@ def test_a_work_directory_of_another_config_or_other_images_is_refused(tmp_path)
 def test_restore_model_returns_generator_and_codes(tmp_path):
     config, dataset = create_config(), create_dataset()
     state = train.run(config, tmp_path, dataset, 0)
-    model, step = train.restore_model(config, tmp_path, dataset, 0)
+    model, _, step = train.restore_model(config, tmp_path, dataset, 0)
     assert step == 6
     expected, rest = train.split_state(state)
-    assert_trees_equal(model, jax.device_get(expected))
+    ids = train.hash_ids(dataset.ids)
+    assert_trees_equal(model, {**jax.device_get(expected), "ids": ids})
     assert_trees_equal(train.merge_state(expected, rest), state)
     with pytest.raises(UserError, match=r"seed-1.*--stage=train"):
         train.restore_model(config, tmp_path, dataset, 1)
 
 
-def test_random_vgg_is_refused_unless_asked_for():
-    config = create_config(**{"reconstruction.loss": "perceptual"})
-    spec = cglo.create_spec(config, create_dataset(size=16))
-    with pytest.raises(UserError, match="weights") as error:
-        train.create_vgg_params(config, spec)
-    with pytest.raises(UserError, match="weights"):
-        train.check_weights(config)
-    train.check_weights(create_config(**{"reconstruction.loss": "laplacian"}))
-    assert "--config.reconstruction.loss=laplacian" in str(error.value)
-    assert "--config.reconstruction.random_weights=True" in str(error.value)
+def test_restore_model_refuses_what_is_not_trained_to_its_end_if_asked_to(tmp_path):
+    config, dataset = create_config(), create_dataset(20, unlabelled=8)  # 3 + 1 steps
+    train.run(config, tmp_path, dataset, 0)
+    restore = functools.partial(train.restore_model, config, tmp_path, dataset, 0)
+    assert restore(complete=True)[-1] == 8
+    directory = train.checkpoint_dir(tmp_path, 0)
+    (directory / "8").rename(tmp_path / "moved")
+    assert restore()[-1] == 4
+    with pytest.raises(UserError) as error:
+        restore(complete=True)
+    assert str(error.value) == (
+        f"{directory} is at step 4 of 8: run --stage=train first, it goes on from there"
+    )
+
+
+def test_ids_are_hashed_one_by_one_and_copies_told_apart():
+    ids = train.hash_ids(["cat", "dog", "cat"])
+    assert ids.shape == (3, 16)
+    for row, text in zip(ids, ("cat/0", "dog/0", "cat/1"), strict=True):
+        assert row.tobytes() == hashlib.sha256(text.encode()).digest()[:16]
+    assert train.hash_ids([]).shape == (0, 16)
+
+
+def test_codes_have_a_directory_for_their_images_and_their_generator(tmp_path):
+    def directory(dataset, model):
+        return train.codes_dir(tmp_path, 3, dataset, model)
+
+    model = {"params": {"a": np.arange(3.0)}, "batch_stats": {"b": np.zeros(2)}}
+    one = directory(create_dataset(), model)
+    assert one.is_relative_to(tmp_path / "codes" / "seed-3")
+    assert directory(create_dataset(), {**model, "z": np.ones(1)}) == one
+    others = [
+        directory(create_dataset(seed=1), model),
+        directory(create_dataset(), {**model, "params": {"a": np.ones(3)}}),
+        directory(create_dataset(), {**model, "batch_stats": {"b": np.ones(2)}}),
+    ]
+    assert len({one, *others}) == 4
+    assert others[0].parent == one.parent
+
+
+def test_weights_of_the_perceptual_network_and_their_origin(tmp_path, monkeypatch):
+    perceptual = {"reconstruction.loss": "perceptual"}
+    assert train.load_vgg(create_config()) == ({}, "none")
+    config = create_config(**perceptual, **{"reconstruction.weights": "random"})
+    params, origin = train.load_vgg(config)
+    assert origin == "VGG-16, random"
+    assert params["conv5_2"]["kernel"].shape == (3, 3, 512, 512)
+    missing = str(tmp_path / "none.safetensors")
+    config = create_config(**perceptual, **{"reconstruction.weights": missing})
+    with pytest.raises(UserError, match=r"none\.safetensors"):
+        train.load_vgg(config)
+
+
+def test_other_weights_of_the_perceptual_network_are_another_run(tmp_path, monkeypatch):
+    config, dataset = create_config(), create_dataset()
+    train.run(config, tmp_path, dataset, 0)
+    monkeypatch.setattr(train, "load_vgg", lambda config: ({}, "VGG-16 from b"))
+    with pytest.raises(
+        UserError, match="weights='none', this call has 'VGG-16 from b'"
+    ):
+        train.run(config, tmp_path, dataset, 0)

@@ -1,0 +1,133 @@
+"""The images of `--stage=sample` in other forms: one NumPy file, a TFDS data set.
+
+Both are made from the PNGs and the manifest in `samples/`, in the order of manifest.jsonl.
+`source` and `partner` are the ids of the two images between whose codes an image lies, `t`
+says where. To read what config.sample.export=("npz", "tfds") wrote:
+
+    samples = np.load("samples/samples.npz")
+    samples["images"], samples["labels"]  # uint8 [n, H, W, C], int32 [n]
+    samples["class_names"]  # str [K], indexed by label
+    samples["source"], samples["partner"], samples["t"]  # str [n], str [n], float32 [n]
+
+    train = tfds.data_source("cglo_digits", split="train", data_dir="samples/tfds")
+    train[0]  # a dict of image, label, source, partner (bytes) and t
+    builder = tfds.builder_from_directory("samples/tfds/cglo_digits/1.0.0")
+    builder.info.features["label"].names  # K class names
+
+Neither writing nor reading a TFDS data set in this way needs TensorFlow.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cglo_jax import loop
+
+_VERSION = "1.0.0"  # of the TFDS data set
+_SHARD_IMAGES = 10_000  # per file of the TFDS data set
+
+
+def write(
+    directory: Path, formats: Sequence[str], class_names: Sequence[str], name: str
+) -> None:
+    """Adds the images of a samples directory to it in other forms.
+
+    Args:
+      directory: holds manifest.jsonl and the PNGs of one size that it names.
+      formats: of `config.EXPORTS`; "npz" writes samples.npz, "tfds" writes
+        tfds/<tfds_name(name)>/1.0.0.
+      class_names: K names, indexed by label.
+      name: `config.dataset.name`.
+    """
+    records = loop.read_records(directory / "manifest.jsonl")
+    if "npz" in formats:
+        _write_npz(directory, records, class_names)
+    if "tfds" in formats:
+        _write_tfds(directory, records, class_names, name)
+
+
+def tfds_name(name: str) -> str:
+    """Returns what TFDS can call the images made from data set `name`: cglo_<name>."""
+    return "cglo_" + re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+
+
+def _write_npz(directory, records, class_names) -> None:
+    """Writes samples.npz; nothing in it is pickled."""
+    images = np.empty((len(records), *_shape(directory, records)), np.uint8)
+    for image, record in zip(images, records, strict=True):
+        with Image.open(directory / record["file"]) as png:
+            image[...] = np.asarray(png).reshape(image.shape)
+    np.savez(
+        directory / "samples.npz",
+        images=images,
+        labels=np.array([r["label"] for r in records], np.int32),
+        class_names=np.array(class_names, str),
+        source=np.array([r["source"] for r in records], str),
+        partner=np.array([r["partner"] for r in records], str),
+        t=np.array([r["t"] for r in records], np.float32),
+    )
+
+
+def _write_tfds(directory, records, class_names, name) -> None:
+    """Writes tfds/<tfds_name(name)>/1.0.0 with the one split "train"."""
+    import tensorflow_datasets as tfds  # a second to import
+
+    target = directory / "tfds" / tfds_name(name) / _VERSION
+    target.mkdir(parents=True)
+    identity = tfds.core.DatasetIdentity(
+        name=tfds_name(name),
+        version=tfds.core.Version(_VERSION),
+        data_dir=str(target),
+        module_name=__name__,
+    )
+    shape = _shape(directory, records)
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=shape, encoding_format="png"),
+            "label": tfds.features.ClassLabel(names=_label_names(class_names)),
+            "source": tfds.features.Text(),
+            "partner": tfds.features.Text(),
+            "t": tfds.features.Scalar(np.float32),
+        }
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity,
+        description=f"Synthetic images that cGLO made from {name}.",
+        features=features,
+        disable_shuffling=True,
+    )
+    # Not a GeneratorBasedBuilder: that keeps all records in memory, to shuffle them.
+    writer = tfds.core.SequentialWriter(
+        info, max_examples_per_shard=_SHARD_IMAGES, file_format="array_record"
+    )
+    writer.initialize_splits(["train"])
+    writer.add_examples({"train": _examples(directory, records)})
+    writer.close_all()
+
+
+def _examples(directory, records) -> Iterator[dict[str, Any]]:
+    """Yields records for TFDS, which keeps the bytes of an image's file as they are."""
+    for record in records:
+        rest = {key: record[key] for key in ("label", "source", "partner", "t")}
+        yield {"image": directory / record["file"], **rest}
+
+
+def _label_names(class_names: Sequence[str]) -> list[str]:
+    """TFDS keeps names as stripped lines of a file; one that would change becomes JSON."""
+    return [
+        name
+        if name and name.isprintable() and name == name.strip()
+        else json.dumps(name)
+        for name in class_names
+    ]
+
+
+def _shape(directory, records) -> tuple[int, int, int]:
+    """Returns [H, W, C] of the first image, which is that of all."""
+    with Image.open(directory / records[0]["file"]) as png:
+        return png.height, png.width, len(png.getbands())

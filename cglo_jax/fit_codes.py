@@ -1,0 +1,301 @@
+"""Adding images later: one code for each new image, eq. (2) over the codes alone.
+
+The generator and the weak classifier stay as Algorithm 1 left them and normalise by running
+statistics, as they do when sampling. Images that already have a code keep it.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from ml_collections import ConfigDict
+
+from cglo_jax import cglo, codes, loop, parallel, train
+from cglo_jax.checkpoints import Checkpoints
+from cglo_jax.config import check_fingerprint
+from cglo_jax.data import Dataset
+from cglo_jax.errors import UserError
+from cglo_jax.order import BatchOrder
+
+
+@struct.dataclass
+class FitState:
+    """Everything that fitting changes: steps taken, int32 [], and the codes of all images."""
+
+    step: jax.Array
+    codes: codes.Codes
+
+
+class Shared(NamedTuple):
+    """What a step reads and never changes; params and batch_stats of both networks."""
+
+    fixed: cglo.Shared
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+
+
+def fit_step(
+    state: FitState,
+    shared: Shared,
+    indices: jax.Array,
+    *,
+    spec: cglo.StepSpec,
+    use_weak: bool,
+) -> tuple[FitState, dict[str, jax.Array]]:
+    """One step of eq. (2) over the codes of the batch: L_rec + gamma L_ce, G and phi frozen.
+
+    L_ce is of the labelled images. Runs inside `parallel.pmap_step`; all draws depend on
+    (key, step, image) only, so N devices compute what one computes.
+
+    Args:
+      indices: int32 [B], this device's images, none twice on any device.
+      use_weak: whether L_ce counts.
+
+    Returns:
+      The new state and scalar metrics, means over the batch of all devices; `cross_entropy`
+      and `weak_accuracy` are means over its labelled images, 0 without any.
+    """
+    fixed = shared.fixed
+    keys = codes.example_keys(jax.random.fold_in(fixed.key, state.step), indices)
+    rows = codes.gather_codes(state.codes, indices)
+    eps = cglo.draw_noise(keys, spec.generator.noise_dim, spec.noise_std)
+
+    def loss_fn(z: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        loss, (_, metrics) = cglo.compute_loss(
+            shared.params,
+            z,
+            eps,
+            indices,
+            batch_stats=shared.batch_stats,
+            shared=fixed,
+            spec=spec,
+            use_weak=use_weak,
+            train=False,
+        )
+        return loss, metrics
+
+    grads, metrics = jax.grad(loss_fn, has_aux=True)(rows.z)
+    lr = spec.lr_factor(state.step) * spec.code_lr
+    # As in training, a code has its own image's loss, undivided by the batch.
+    rows = codes.update_codes(rows, grads * len(indices), lr, spec.adam)
+    labelled = (fixed.labels[indices] >= 0).mean()
+    metrics, labelled = jax.lax.pmean((metrics, labelled), parallel.AXIS)
+    for name in metrics.keys() & {"cross_entropy", "weak_accuracy"}:
+        metrics[name] = jnp.where(labelled > 0, metrics[name] / labelled, 0)
+    indices, rows = jax.lax.all_gather((indices, rows), parallel.AXIS, tiled=True)
+    new_codes = codes.scatter_codes(state.codes, indices, rows)
+    return FitState(step=state.step + 1, codes=new_codes), metrics
+
+
+@functools.cache
+def compiled_step(
+    spec: cglo.StepSpec, use_weak: bool, devices: tuple[jax.Device, ...]
+) -> Any:
+    """Returns the pmapped `fit_step`, the same object for the same arguments (one compilation)."""
+    step = functools.partial(fit_step, spec=spec, use_weak=use_weak)
+    return parallel.pmap_step(step, devices)
+
+
+@functools.partial(jax.jit, static_argnames="dim")
+def draw_codes(key: jax.Array, ids: np.ndarray, dim: int) -> jax.Array:
+    """Draws a code on the sphere for each image, f(key, id), in whatever order they are.
+
+    Args:
+      ids: uint8 [n, 16], see `train.hash_ids`.
+
+    Returns:
+      float32 [n, dim], unit rows.
+    """
+
+    def draw(words: jax.Array) -> jax.Array:
+        return jax.random.normal(functools.reduce(jax.random.fold_in, words, key), dim)
+
+    words = jax.lax.bitcast_convert_type(ids.reshape(-1, 4, 4), jnp.uint32)  # [n, 4]
+    return codes.project_codes(jax.vmap(draw)(words))
+
+
+def keep_codes(
+    drawn: np.ndarray, ids: np.ndarray, models: Sequence[dict[str, Any]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gives each image the code that the first of `models` to know it has for it.
+
+    Args:
+      drawn: float32 [n, d], codes of images that none of them knows. ids: uint8 [n, 16].
+      models: with `z` and `ids`.
+
+    Returns:
+      (codes float32 [n, d], int64 [m], the images that none of them knows).
+    """
+    known = {}
+    for model in reversed(models):
+        names = (row.tobytes() for row in model["ids"])
+        known.update(zip(names, model["z"], strict=True))
+    names = [row.tobytes() for row in ids]
+    z = [known.get(name, row) for name, row in zip(names, drawn, strict=True)]
+    new = [i for i, name in enumerate(names) if name not in known]
+    return np.stack(z), np.array(new, np.int64)
+
+
+def scale_drops(config: ConfigDict, total: int) -> tuple[tuple[int, float], ...]:
+    """Returns (step, factor) of the rate's drops, at the fractions of `total` where training has them."""
+    t = config.train
+    return tuple((round(e / t.epochs * total), t.lr_drop) for e in t.lr_drop_epochs)
+
+
+def run(config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, seed: int) -> None:
+    """Fits codes for the images that the trained cGLO of `seed` has none for, or goes on with it.
+
+    Writes checkpoints to `train.codes_dir`, from where `train.restore_model` takes them; those
+    of training stay as they are. What an earlier call fitted to the same generator is kept for
+    the images that are still there, and its checkpoints are removed in the end.
+
+    Args:
+      dataset: all training images, old and new, see `data.load`.
+
+    Raises:
+      UserError: no fully trained cGLO of this configuration, these classes and this size of
+        images is there, or a loss is not finite.
+    """
+    name = f"codes seed {seed}"
+    trained, meta = _restore_trained(config, workdir, dataset, seed)
+    if meta["images"] == dataset.digest:
+        print(f"{name}: no image was added: nothing to do", flush=True)
+        return
+    directory = train.codes_dir(workdir, seed, dataset, trained)
+    if _restore_finished(directory):
+        print(f"{name}: done before", flush=True)
+        return
+    ids = train.hash_ids(dataset.ids)
+    z = np.asarray(draw_codes(_split_key(seed)[0], ids, config.latent.dim))
+    others = [path for path in sorted(directory.parent.glob("*")) if path != directory]
+    earlier = [model for path in others if (model := _restore_finished(path))]
+    z, new = keep_codes(z, ids, [trained, *earlier])
+    kept = len(z) - len(new)
+    print(f"{name}: {len(new)} images without a code, {kept} with one", flush=True)
+    # Which images the generator has learnt, too: none of them may be a test image now.
+    model = {**trained, "z": z, "ids": ids, "generator_ids": trained["ids"]}
+    meta = {**meta, "images": dataset.digest}
+    if len(new):
+        _fit(config, workdir, dataset, seed, model, meta, new)
+    else:  # images were only left out, labelled or put in another order
+        with Checkpoints(directory) as checkpoints:
+            rest = {"step": np.int32(0)}
+            checkpoints.save(0, model, rest, {**meta, "total": 0})
+    # Those of other images or of another generator.
+    for path in [*directory.parent.iterdir(), *directory.parent.parent.iterdir()]:
+        if path not in (directory, directory.parent):
+            shutil.rmtree(path)
+
+
+def _split_key(seed: int) -> jax.Array:
+    """Returns the keys of the first codes, of the steps and of the order of images."""
+    key = jax.random.fold_in(jax.random.key(seed), 3)  # 0 to 2 are those of `train.run`
+    return jax.random.split(key, 3)
+
+
+def _restore_trained(config, workdir, dataset, seed) -> tuple[Any, dict[str, Any]]:
+    """Returns (model, meta) of the trained cGLO that codes can be fitted to."""
+    directory, command = train.checkpoint_dir(workdir, seed), "--stage=train"
+    model, meta, step = train.restore_newest(config, directory, command)
+    train.check_complete(directory, command, meta, step)
+    names = itertools.zip_longest(meta["names"], dataset.class_names)
+    for label, (old, new) in enumerate(names):
+        if old != new:
+            raise UserError(
+                f"{directory} was trained for other classes (label {label}: {old!r}, this "
+                f"call has {new!r}): train a new cGLO for these, in another --workdir"
+            )
+    shape = list(dataset.images.shape[1:])
+    check_fingerprint({"shape": meta["shape"]}, {"shape": shape}, str(directory))
+    return model, meta
+
+
+def _restore_finished(directory) -> dict[str, Any] | None:
+    """Returns the model of a fit that was taken to its last step, else None."""
+    if not directory.is_dir():
+        return None
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        step = checkpoints.latest_step()
+        if step is None or step < checkpoints.meta(step)["total"]:
+            return None
+        return checkpoints.restore_model(step)
+
+
+def _restore_state(directory, spec, devices) -> cglo.TrainState:
+    """Returns the state after training."""
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        step = checkpoints.latest_step()
+        model = checkpoints.restore_model(step)
+        n, dim = model["z"].shape
+        init = functools.partial(cglo.init_state, spec=spec, n=n, dim=dim)
+        abstract, rest = train.split_state(jax.eval_shape(init, jax.random.key(0)))
+        abstract["ids"] = model["ids"]
+        abstract, rest = parallel.replicated_like((abstract, rest), devices)
+        return train.merge_state(*checkpoints.restore(step, abstract, rest))
+
+
+def _create_state(z: jax.Array, *, spec: cglo.StepSpec) -> FitState:
+    rows = codes.Codes(z=z, opt_state=jax.vmap(spec.adam.init)(z))
+    return FitState(step=jnp.zeros((), jnp.int32), codes=rows)
+
+
+def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
+    """Takes the steps: a new image has as many updates as a code had in training on average."""
+    c, directory = config.train, train.checkpoint_dir(workdir, seed)
+    vgg, origin = train.load_vgg(config)
+    saved, now = {"weights": meta["weights"]}, {"weights": origin}
+    check_fingerprint(saved, now, str(directory))
+    devices = tuple(parallel.choose_devices(config.devices))
+    devices = devices if len(new) >= len(devices) else devices[:1]
+    size = parallel.per_device(c.batch_size, len(new), devices, "train.batch_size")
+    spec = cglo.create_spec(config, dataset)
+    trained = _restore_state(directory, spec, devices)
+    updates = float(np.mean(trained.codes.opt_state.count))
+    total = math.ceil(updates * len(new) / size)
+    spec = dataclasses.replace(spec, lr_drops=scale_drops(config, total))
+    use_weak = spec.gamma > 0 and bool((dataset.labels[new] >= 0).any())
+    _, key_step, key_order = _split_key(seed)
+    fixed = cglo.Shared(
+        key_step, dataset.images, dataset.labels, dataset.class_weights, vgg
+    )
+    fixed = parallel.replicate(fixed, devices)
+    shared = Shared(fixed, trained.params, trained.batch_stats)
+    order = BatchOrder(key_order, new, size)
+    step_fn = compiled_step(spec, use_weak, devices)
+
+    def take_step(state: FitState, step: int) -> tuple[FitState, dict[str, Any]]:
+        return step_fn(state, shared, parallel.shard(order(step), devices))
+
+    def split_state(state: FitState) -> tuple[dict[str, Any], dict[str, Any]]:
+        rest = {"step": state.step, "code_opt_state": state.codes.opt_state}
+        return {**model, "z": state.codes.z}, rest
+
+    def merge_state(model: dict[str, Any], rest: dict[str, Any]) -> FitState:
+        return FitState(rest["step"], codes.Codes(model["z"], rest["code_opt_state"]))
+
+    per_epoch = max(1, total // c.epochs)
+    loop.run_steps(
+        take_step,
+        parallel.create_replicated(_create_state, devices, model["z"], spec=spec),
+        split_state=split_state,
+        merge_state=merge_state,
+        devices=devices,
+        checkpoint_dir=train.codes_dir(workdir, seed, dataset, model),
+        meta={**meta, "total": total},
+        workdir=workdir,
+        tags={"stage": "codes", "seed": seed},
+        total=total,
+        steps_per_epoch=per_epoch,
+        images_per_step=size,
+        log_every=c.log_every_steps,
+        save_every=c.checkpoint_every_epochs * per_epoch,
+    )
