@@ -217,6 +217,18 @@ def test_cub_is_measured_and_recorded(tmp_path, monkeypatch, capsys):
     assert "| classify baseline | wide_resnet, 0.1 M parameters, batch 8 | " in table
 
 
+@pytest.mark.slow
+def test_every_stage_of_cub_at_its_real_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(full_size, "SIDES", (500, 375))
+    for name in ("XLA_FLAGS", "NPROC"):  # those of tests are not for real sizes
+        monkeypatch.delenv(name)
+    full_size.main(["cub", f"--workdir={tmp_path}", "--steps=1"])
+    rows = loop.read_records(tmp_path / "full_size.jsonl")
+    assert [row["stage"] for row in rows] == list(full_size.RUNS)
+    assert all(row["peak_gb"] < 16 for row in rows)
+    assert (tmp_path / "cub" / "run" / "report.html").exists()
+
+
 @pytest.mark.parametrize("name", ["cub", "cifar100"])
 def test_everything_else_is_as_configured(tmp_path, name):
     free = {"seeds", "sample.per_class", "sample.projection", "reconstruction.weights"}
