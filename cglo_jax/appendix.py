@@ -1,5 +1,6 @@
 """What a report tells of how its results came about: one function per section, in order."""
 
+import itertools
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -8,29 +9,41 @@ from typing import Any
 from cglo_jax import config as config_lib
 from cglo_jax.page import Section, Table
 from cglo_jax.sections import plural
+from cglo_jax.train import Origin
 from cglo_jax.verdict import Results, any_result
 
 
-def _external_weights(results: Results, flat: Mapping[str, Any]) -> str:
-    """Which weights that were trained on other images the results have in them."""
-    if not flat["external_weights"]:
-        return "none: no-external-weights mode (external_weights=False)"
-    origins = {}  # in the order found, each once
+def external_weights(results: Results) -> list[str]:
+    """Returns what in the results was trained on other images, one line for each."""
+    used = {}  # in the order found, each once
     for runs in results.values():
         for result in runs.values():
-            origins[f"classifiers start from {result['fingerprint']['weights']}"] = None
-            origins[f"cglo's loss uses {result['perceptual_weights']}"] = None
-    used = [o for o in origins if not o.endswith((" none", " VGG-16, random"))]
-    return "; ".join(used) or "none"
+            for what, digest, text in (
+                (
+                    "classifiers start from",
+                    result["fingerprint"]["weights"],
+                    result["classifier_weights"],
+                ),
+                (
+                    "cglo's loss uses",
+                    result["perceptual_digest"],
+                    result["perceptual_weights"],
+                ),
+            ):
+                if Origin(digest, text).external:
+                    used[f"{what} {text}"] = None
+    return list(used)
 
 
 def priors(results: Results, flat: Mapping[str, Any]) -> Section:
     """Tells what the methods had besides the labelled images."""
     result = any_result(results)
+    weights = "; ".join(external_weights(results)) or "none"
+    if not flat["external_weights"]:
+        weights = "none: no-external-weights mode (external_weights=False)"
     data, n_test = result["dataset"], result["n_test"]
-    test = f"{plural(n_test, 'image')} of the test split"
-    if flat["dataset.holdout"]:
-        test = f"{plural(n_test, 'unused training image')} (dataset.holdout)"
+    test = f"{plural(n_test, 'image')} ({data['test_split']})"
+    added = max(r["codes_added_later"] for x in results.values() for r in x.values())
     among, seen = "", "no: test images are never seen"
     if data["transductive"]:
         among = ", the test images among them"
@@ -40,14 +53,22 @@ def priors(results: Results, flat: Mapping[str, Any]) -> Section:
         ["Labelled images", f"{labelled} of {plural(data['num_classes'], 'class')}"],
         ["Unlabelled images", f"{data['n_unlabelled']}{among}"],
         ["Transductive", seen],
-        ["External weights", _external_weights(results, flat)],
+        ["External weights", weights],
         ["Tested on", test],
         ["Labels of test images", "never used, except to count the accuracies above"],
     ]
-    names = [[str(k), name] for k, name in enumerate(data["class_names"])]
+    if added:
+        text = f"{plural(added, 'image')}: came after the generator was trained"
+        rows.append(["Learnt by codes alone", text])
+    weighed = "equal: no class counts more"
+    if data["class_weights"]:
+        weighed = "1 / (labelled images of the class)"
+    rows.append(["Weight of a class in cross-entropies", weighed])
+    columns = (data[k] for k in ("class_names", "train_counts", "test_counts"))
+    names = [list(map(str, row)) for row in zip(itertools.count(), *columns)]
     tables = [
         Table("Priors and data", ["What", "Used"], rows),
-        Table("Classes", ["Label", "Name"], names, folded=True),
+        Table("Classes", ["Label", "Name", "Labelled", "Tested"], names, folded=True),
     ]
     return Section("What the methods were given", tables=tables)
 

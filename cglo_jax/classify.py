@@ -1,11 +1,8 @@
 """The final classifier, trained with each augmentation method for the same steps (section 4.2)."""
 
 import functools
-import importlib.metadata
 import json
 import pathlib
-import platform
-import subprocess
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +16,8 @@ from cglo_jax.config import check_fingerprint, classify_fingerprint
 from cglo_jax.data import Dataset, batch_that_fits, to_float
 from cglo_jax.errors import UserError
 from cglo_jax.order import BatchOrder
+from cglo_jax.results import describe_data, environment, read_result, result_path
+from cglo_jax.train import NO_WEIGHTS, RANDOM, Origin
 
 
 @functools.cache
@@ -98,12 +97,12 @@ def run(
     train_set, test_set = data
     name = f"classify {method} seed {seed}"
     path = result_path(workdir, method, seed)
-    body, weights = load_body(config)
+    body, origin = load_body(config)
     fingerprint = {
         **classify_fingerprint(config),
         "images": train_set.digest,
         "test_images": test_set.digest,
-        "weights": weights,
+        "weights": origin.digest,
     }
     if path.exists():
         result = read_result(path)
@@ -129,8 +128,11 @@ def run(
         "n_test": n_test,
         "steps": int(state.step),
         "fingerprint": fingerprint,
-        "dataset": _describe(config, train_set, test_set),
-        "perceptual_weights": perceptual,
+        "dataset": describe_data(config, train_set, test_set),
+        "classifier_weights": origin.text,
+        "perceptual_weights": perceptual["weights"],
+        "perceptual_digest": perceptual["digest"],
+        "codes_added_later": perceptual["added"],
         "environment": environment(devices),
     }
     loop.write_atomically(path, json.dumps(result, indent=1) + "\n")
@@ -138,45 +140,36 @@ def run(
     print(f"{name}: {text}", flush=True)
 
 
-def load_body(config: ConfigDict) -> tuple[tuple[Any, Any] | None, str]:
+def load_body(config: ConfigDict) -> tuple[tuple[Any, Any] | None, Origin]:
     """Returns the (params, batch_stats) a classifier starts from but for its head, and their origin.
 
-    They are (None, "none") if it starts from random ones.
+    Without weights of other images they are None.
 
     Raises:
       UserError: they cannot be had, see `pretrained.load`.
     """
-    if not config.classify.weights:
-        return None, "none"
-    tensors, provenance = pretrained.load("resnet50", config.classify.weights)
-    return pretrained.resnet50_variables(tensors), provenance.describe()
+    weights = config.classify.weights
+    if weights == "random":
+        return None, RANDOM
+    tensors, provenance = pretrained.load("resnet50", weights)
+    origin = Origin(provenance.digest, provenance.describe())
+    return pretrained.resnet50_variables(tensors), origin
 
 
-def _restore_cglo(config, workdir, data, spec, seed) -> tuple[dict[str, Any], str]:
-    """Returns the fully trained cGLO of `seed` and the origin of its loss's weights.
+def _restore_cglo(config, workdir, data, spec, seed) -> tuple[dict[str, Any], Any]:
+    """Returns the fully trained cGLO of `seed`, and what a result tells of it.
 
-    An empty one and "none" if the method needs none.
+    An empty one if the method needs none.
     """
     dataset, test_set = data
     if spec.method not in classifier.FROM_CGLO:
         z = np.zeros((len(dataset.ids), 0))
-        return {"params": {}, "batch_stats": {}, "z": z}, "none"
+        told = {"weights": NO_WEIGHTS.text, "digest": NO_WEIGHTS.digest, "added": 0}
+        return {"params": {}, "batch_stats": {}, "z": z}, told
     model, meta, _ = train.restore_model(config, workdir, dataset, seed, complete=True)
-    if "generator_ids" in model and not config.dataset.transductive:
-        _check_unseen(test_set, model["generator_ids"])
-    return model, meta["weights"]
-
-
-def _check_unseen(test_set: Dataset, learnt: np.ndarray) -> None:
-    """Raises UserError if the generator was trained on a test image, before others came."""
-    learnt = {row.tobytes() for row in learnt}
-    seen = sum(row.tobytes() in learnt for row in train.hash_ids(test_set.ids))
-    if seen:
-        raise UserError(
-            f"{seen} of the test images are images that the generator was trained on, before "
-            "others were added: put what it shall be tested on into a folder test/, or train "
-            "anew in another --workdir"
-        )
+    train.check_unseen(test_set, model)
+    told = {"weights": meta["notes"]["weights"], "digest": meta["weights"]}
+    return model, {**told, "added": meta["notes"]["added"]}
 
 
 def create_state(
@@ -244,68 +237,3 @@ def _merge_state(model: Any, rest: Any) -> classifier.ClassifierState:
     return classifier.ClassifierState(
         rest["step"], model["params"], model["batch_stats"], rest["opt_state"]
     )
-
-
-def result_path(workdir: pathlib.Path, method: str, seed: int) -> pathlib.Path:
-    """Returns where the result of a classifier is, its checkpoints/ beside it."""
-    return workdir / "classifiers" / f"{method}-{seed}" / "result.json"
-
-
-def read_result(path: pathlib.Path) -> dict[str, Any]:
-    """Reads classifiers/<method>-<seed>/result.json, what `run` writes.
-
-    Raises:
-      UserError: it is damaged or another run's.
-    """
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if path.parent.name != f"{result['method']}-{int(result['seed'])}":
-            raise ValueError("it is of another method or seed than its directory")
-        if not 0 <= float(result["top1"]) <= float(result["top5"]) <= 100:
-            raise ValueError("top1 and top5 are no percentages")
-        if not (result["n_test"] > 0 and result["steps"] > 0):
-            raise ValueError("n_test and steps must be greater than 0")
-        for name in ("fingerprint", "environment", "dataset"):
-            dict(result[name])
-        str(result["perceptual_weights"]), str(result["fingerprint"]["weights"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path} cannot be used ({type(error).__name__}: {error}): "
-            "remove it and run --stage=classify again"
-        ) from error
-    return result
-
-
-def _describe(
-    config: ConfigDict, train_set: Dataset, test_set: Dataset
-) -> dict[str, Any]:
-    path = pathlib.Path(config.dataset.path).expanduser().absolute()
-    return {
-        "name": path.name if config.dataset.path else config.dataset.name,
-        "num_classes": len(train_set.class_names),
-        "n_labelled": train_set.num_labelled,
-        "n_unlabelled": len(train_set.ids) - train_set.num_labelled,
-        "transductive": config.dataset.transductive,
-        "test_split": test_set.split,
-        "class_names": list(train_set.class_names),
-    }
-
-
-def environment(devices: Sequence[jax.Device]) -> dict[str, Any]:
-    """Returns what a number was computed with: versions, devices, commit (-dirty if changed)."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    here = str(pathlib.Path(__file__).parent)
-    git = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        run_git = subprocess.run(git, capture_output=True, text=True, check=True)
-        commit = run_git.stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
-        "backend": devices[0].platform,
-        "device": devices[0].device_kind,
-        "devices": len(devices),
-        "commit": commit,
-    }

@@ -59,6 +59,24 @@ def init_codes(
     return Codes(z=z, opt_state=jax.vmap(tx.init)(z))
 
 
+@functools.partial(jax.jit, static_argnames="dim")
+def draw_codes(key: jax.Array, ids: np.ndarray, dim: int) -> jax.Array:
+    """Draws a code on the sphere for each image, f(key, id), in whatever order they are.
+
+    Args:
+      ids: uint8 [n, 16], see `train.hash_ids`.
+
+    Returns:
+      float32 [n, dim], unit rows.
+    """
+
+    def draw(words: jax.Array) -> jax.Array:
+        return jax.random.normal(functools.reduce(jax.random.fold_in, words, key), dim)
+
+    words = jax.lax.bitcast_convert_type(ids.reshape(-1, 4, 4), jnp.uint32)  # [n, 4]
+    return project_codes(jax.vmap(draw)(words))
+
+
 def example_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
     """Returns one key per image, f(key, image index): independent of batch and device. [B] -> [B]"""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, indices)

@@ -14,6 +14,8 @@ from cglo_jax.errors import UserError
 
 METHODS = ("baseline", "cglo", "pixelmix")
 EXPORTS = ("npz", "tfds")
+# Sides in pixels that the generator can make: 4 or 7, doubled at least once.
+SIDES = tuple(sorted(start << k for start in (4, 7) for k in range(1, 12)))
 
 
 def get_config() -> ConfigDict:
@@ -34,7 +36,8 @@ def get_config() -> ConfigDict:
     config.dataset.path = ""
     # prepared TFDS directory; "" = $TFDS_DATA_DIR or ~/tensorflow_datasets
     config.dataset.data_dir = ""
-    # pixels the short side is brought to; 0 = as stored (must be square)
+    # pixels the short side is brought to; 0 = as stored (must be square). This, or `crop` if
+    # set, must be one of SIDES: 32, 56, 64, 112, 128, 224, 256, ...
     config.dataset.size = 0
     # side of the square that networks see: the middle of an image for G and for tests, a
     # random part of it for the classifier; 0 = the middle `size` of it for all three
@@ -101,7 +104,7 @@ def get_config() -> ConfigDict:
     config.train.weak_weight_decay = 1e-4  # [A]
     config.train.checkpoint_every_epochs = 10  # besides the last epoch
     config.train.log_every_steps = 100  # steps between lines of metrics.jsonl
-    # with --stage=train: learn codes for images added since, G stays as it is
+    # learn codes for images added to a folder since, G stays as it is
     config.train.only_codes = False
 
     config.sample = ConfigDict()
@@ -123,9 +126,9 @@ def get_config() -> ConfigDict:
     # that an image is replaced, per example [P 4.2]
     config.classify.replace_probability = 0.5
     config.classify.network = "wide_resnet"  # or "resnet50" [P 4.2]
-    # resnet50 starts from: "" = random weights, "imagenet" (downloaded once), or a
-    # .safetensors file with torchvision's names
-    config.classify.weights = ""
+    # that resnet50 starts from: "random", "imagenet" (downloaded once), or a .safetensors
+    # file with torchvision's names
+    config.classify.weights = "random"
     config.classify.depth = 28  # WideResNet [P 4.2]
     config.classify.width = 10  # WideResNet
     config.classify.dropout = 0.3  # WideResNet
@@ -225,10 +228,11 @@ def check_fingerprint(
     """Raises UserError if `saved` (read from `where`) differs from `now`, naming field and values."""
     for name in sorted(saved.keys() | now.keys()):
         if saved.get(name) != now.get(name):
-            if name in ("images", "test_images"):  # a hash tells people nothing
+            # A hash tells people nothing.
+            if name in ("images", "test_images", "weights"):
                 raise UserError(
                     f"{where} was made with other {name.replace('_', ' ')} than this call "
-                    "reads: use another --workdir or the old data"
+                    "reads: use another --workdir or the old ones"
                 )
             raise UserError(
                 f"{where} was made with {name}={saved.get(name)!r}, this call has {now.get(name)!r}: "

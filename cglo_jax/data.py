@@ -5,8 +5,9 @@ same images on every machine.
 """
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -15,7 +16,6 @@ from PIL import Image
 from cglo_jax import folder, pixels, sources, tfds_source
 from cglo_jax.errors import UserError
 
-_CHUNK = 32  # images held at a time as they were stored: photos take 36 MB each
 _PIXELS = 1 << 21  # of a batch that is not trained on, whatever the size of the images
 
 
@@ -27,7 +27,7 @@ class Dataset:
       images: uint8 [n, H, W, C], squares; of larger images the middle.
       labels: int32 [n], -1 = unlabelled.
       class_names: K names, indexed by label.
-      ids: n hexadecimal content hashes; the same image has the same id everywhere.
+      ids: n hexadecimal content hashes, the same on every machine, see `sources.Source`.
       split: what these are, for people ("train", "test", "held out of train").
       canvas: with `config.dataset.crop` the whole images of the labelled ones, which come
         first, to take random crops from; else None.
@@ -83,54 +83,56 @@ def load(fields: ConfigDict) -> tuple[Dataset, Dataset]:
       UserError: the data set is unknown, not prepared, has too few images of a class, or
         test images without labels.
     """
-    names, pool, test, notes, skipped = read(fields)
-    eligible = slice(None) if pool.eligible is None else pool.eligible
-    may = np.arange(len(pool.ids))[eligible]
-    ids = [pool.ids[i] for i in may]
-    chosen = may[
-        choose_shots(ids, pool.labels[may], names, fields.shots, fields.split_seed)
-    ]
-    rest = np.setdiff1d(np.arange(len(pool.ids)), chosen)
-    ids = [pool.ids[i] for i in rest]
-    rest = rest[sources.rank_ids(ids, fields.split_seed, "unlabelled")]
-    needed = fields.unlabelled + fields.holdout
-    if needed > len(rest):
-        raise UserError(
-            f"config.dataset.unlabelled + holdout = {needed}, but only {len(rest)} "
-            f"training images are left beside the {len(chosen)} labelled ones"
-        )
-    unlabelled, held_out = rest[: fields.unlabelled], rest[fields.unlabelled : needed]
-
-    def take(source: sources.Source, positions: np.ndarray, split: str) -> Dataset:
-        return _take(source, positions, names, split, fields)
-
+    splits = read(fields)
+    names, pool = splits.class_names, splits.train
+    labelled, unlabelled, held_out = _choose(pool, names, fields)
+    take = functools.partial(_take, names=names, fields=fields)
     if fields.holdout:
-        test_set = take(pool, np.sort(held_out), "held out of train")
+        test_set = take(pool, held_out, "held out of train")
     else:
-        test_set = take(test, np.arange(len(test.ids)), "test")
+        everything = np.arange(len(splits.test.ids))
+        test_set = take(splits.test, everything, splits.test_name)
         if (test_set.labels < 0).any():
             raise UserError(
                 f"data set {fields.name!r} keeps the labels of its test images to itself: "
                 "test on N unused training images, --config.dataset.holdout=N"
             )
     parts = [
-        take(pool, chosen, "train"),
+        take(pool, labelled, "train", whole=bool(fields.crop)),
         _hide_labels(take(pool, unlabelled, "train")),
     ]
     if fields.transductive:
         parts.append(_hide_labels(test_set))
-    train_set = _concatenate(parts)
-    canvas = None
-    if fields.crop:
-        canvas = pixels.stack_canvas(_read_chunks(pool, chosen), fields.size)
     train_set = dataclasses.replace(
-        train_set,
-        canvas=canvas,
+        _concatenate(parts),
         balanced=fields.class_weights,
-        notes=notes,
-        skipped=skipped,
+        notes=splits.notes,
+        skipped=splits.skipped,
     )
     return train_set, test_set
+
+
+def _choose(
+    pool: sources.Source, names: Sequence[str], fields: ConfigDict
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """-> positions in the pool: labelled, unlabelled, held out to test on instead."""
+    everything = np.arange(len(pool.ids))
+    may = everything if pool.eligible is None else np.flatnonzero(pool.eligible)
+    ids = [pool.ids[i] for i in may]
+    labelled = may[
+        choose_shots(ids, pool.labels[may], names, fields.shots, fields.split_seed)
+    ]
+    rest = np.setdiff1d(everything, labelled)
+    ids = [pool.ids[i] for i in rest]
+    rest = rest[sources.rank_ids(ids, fields.split_seed, "unlabelled")]
+    needed = fields.unlabelled + fields.holdout
+    if needed > len(rest):
+        raise UserError(
+            f"config.dataset.unlabelled + holdout = {needed}, but only {len(rest)} "
+            f"training images are left beside the {len(labelled)} labelled ones"
+        )
+    held_out = rest[fields.unlabelled : needed]
+    return labelled, rest[: fields.unlabelled], np.sort(held_out)
 
 
 def read(fields: ConfigDict) -> sources.Splits:
@@ -228,27 +230,29 @@ def batch_that_fits(side: int) -> int:
     return max(16, min(256, _PIXELS // side**2))
 
 
-def _read_chunks(
-    source: sources.Source, positions: np.ndarray
-) -> Iterator[list[Image.Image]]:
-    for start in range(0, len(positions), _CHUNK):
-        yield source.read(positions[start : start + _CHUNK])
-
-
 def _take(
     source: sources.Source,
     positions: np.ndarray,
-    names: tuple[str, ...],
     split: str,
+    names: tuple[str, ...],
     fields: ConfigDict,
+    whole: bool = False,
 ) -> Dataset:
-    chunks = _read_chunks(source, positions)
+    """Reads images, each decoded once: the squares and, if `whole`, the canvas."""
+
+    def fit(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+        image = pixels.scale(image, fields.size)
+        square = pixels.cut_square(image, fields.crop or fields.size)
+        return square, pixels.cut_whole(image) if whole else None
+
+    fitted = source.read(positions, fit)
     return Dataset(
-        images=pixels.stack_squares(chunks, fields.size, fields.crop),
+        images=pixels.stack_squares([square for square, _ in fitted]),
         labels=source.labels[positions].astype(np.int32),
         class_names=names,
         ids=tuple(source.ids[i] for i in positions),
         split=split,
+        canvas=pixels.stack_canvas([w for _, w in fitted]) if whole else None,
     )
 
 

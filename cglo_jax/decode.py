@@ -5,6 +5,7 @@ bad file among thousands must not stop a run. Pillow decodes.
 """
 
 import contextlib
+import hashlib
 import logging
 import os
 import stat
@@ -24,7 +25,9 @@ MAX_PIXELS = 100_000_000
 MAX_BYTES = 1 << 30  # of a file: MAX_PIXELS as 16-bit RGBA are 800 MB
 MIN_SIDE = 4
 MAX_ASPECT = 50  # long side / short side: scaled up, thin images would fill the memory
-_THREADS = 4  # each holds an image of up to MAX_PIXELS a few times
+THREADS = 4  # each holds an image of up to MAX_PIXELS a few times
+_LOSSY = ("JPEG", "MPO", "WEBP")  # MPO: a JPEG of several views
+_LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif"}
 
 # TIFF and EXIF tags
@@ -54,12 +57,15 @@ class Decoded(NamedTuple):
       grey: the file stores shades of grey.
       transparent: some of it was, and is white now.
       turned: its EXIF data said how. (A TIFF's own orientation is not counted.)
+      file_hash: 32 hexadecimal digits of the file's content if its format may be lossy:
+        which pixels that becomes depends on the decoder's version. Else "".
     """
 
     image: Image.Image
     grey: bool
     transparent: bool
     turned: bool
+    file_hash: str = ""
 
 
 def decode_each(
@@ -88,7 +94,7 @@ def decode_each(
     hide = None if name else True  # None: unless it is a terminal
     with (
         _quiet() as terminal,
-        ThreadPoolExecutor(_THREADS) as pool,
+        ThreadPoolExecutor(THREADS) as pool,
         contextlib.closing(pool.map(decode, paths)) as results,  # Ctrl-C stops the rest
     ):
         return list(
@@ -124,7 +130,12 @@ def _decode(path: Path) -> Decoded:
             with Image.open(file, formats=FORMATS) as image:
                 _check_shape(*image.size)
                 image.load()
-                return _normalise(image)
+                decoded = _normalise(image)
+                if _may_be_lossy(image):
+                    file.seek(0)
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                    decoded = decoded._replace(file_hash=digest[:32])
+                return decoded
         except UnusableImage:
             raise
         except UnidentifiedImageError:
@@ -196,6 +207,11 @@ def _normalise(image: Image.Image) -> Decoded:
     grey = mode in ("1", "L", "LA") or mode.startswith("I")
     upright = rgb if turn is None else rgb.transpose(turn)
     return Decoded(upright, grey, transparent, turn is not None)
+
+
+def _may_be_lossy(image: Image.Image) -> bool:
+    tiff = image.format == "TIFF" and image.info.get("compression") in _LOSSY_TIFF
+    return tiff or image.format in _LOSSY
 
 
 def _find_turn(image: Image.Image) -> Image.Transpose | None:

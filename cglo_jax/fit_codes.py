@@ -105,24 +105,6 @@ def compiled_step(
     return parallel.pmap_step(step, devices)
 
 
-@functools.partial(jax.jit, static_argnames="dim")
-def draw_codes(key: jax.Array, ids: np.ndarray, dim: int) -> jax.Array:
-    """Draws a code on the sphere for each image, f(key, id), in whatever order they are.
-
-    Args:
-      ids: uint8 [n, 16], see `train.hash_ids`.
-
-    Returns:
-      float32 [n, dim], unit rows.
-    """
-
-    def draw(words: jax.Array) -> jax.Array:
-        return jax.random.normal(functools.reduce(jax.random.fold_in, words, key), dim)
-
-    words = jax.lax.bitcast_convert_type(ids.reshape(-1, 4, 4), jnp.uint32)  # [n, 4]
-    return codes.project_codes(jax.vmap(draw)(words))
-
-
 def keep_codes(
     drawn: np.ndarray, ids: np.ndarray, models: Sequence[dict[str, Any]]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -151,7 +133,12 @@ def scale_drops(config: ConfigDict, total: int) -> tuple[tuple[int, float], ...]
     return tuple((round(e / t.epochs * total), t.lr_drop) for e in t.lr_drop_epochs)
 
 
-def run(config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, seed: int) -> None:
+def run(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    data: tuple[Dataset, Dataset],
+    seed: int,
+) -> None:
     """Fits codes for the images that the trained cGLO of `seed` has none for, or goes on with it.
 
     Writes checkpoints to `train.codes_dir`, from where `train.restore_model` takes them; those
@@ -159,12 +146,13 @@ def run(config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, seed: int) 
     the images that are still there, and its checkpoints are removed in the end.
 
     Args:
-      dataset: all training images, old and new, see `data.load`.
+      data: all training images, old and new, and the test images, see `data.load`.
 
     Raises:
       UserError: no fully trained cGLO of this configuration, these classes and this size of
-        images is there, or a loss is not finite.
+        images is there, it was trained on a test image, or a loss is not finite.
     """
+    dataset, test_set = data
     name = f"codes seed {seed}"
     trained, meta = _restore_trained(config, workdir, dataset, seed)
     if meta["images"] == dataset.digest:
@@ -175,15 +163,20 @@ def run(config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, seed: int) 
         print(f"{name}: done before", flush=True)
         return
     ids = train.hash_ids(dataset.ids)
-    z = np.asarray(draw_codes(_split_key(seed)[0], ids, config.latent.dim))
+    z = np.asarray(codes.draw_codes(_split_key(seed)[0], ids, config.latent.dim))
     others = [path for path in sorted(directory.parent.glob("*")) if path != directory]
     earlier = [model for path in others if (model := _restore_finished(path))]
     z, new = keep_codes(z, ids, [trained, *earlier])
     kept = len(z) - len(new)
     print(f"{name}: {len(new)} images without a code, {kept} with one", flush=True)
-    # Which images the generator has learnt, too: none of them may be a test image now.
-    model = {**trained, "z": z, "ids": ids, "generator_ids": trained["ids"]}
-    meta = {**meta, "images": dataset.digest}
+    # What the generator has learnt, without labels at most, may not be a test image now.
+    transductive = config.dataset.transductive
+    learnt = trained["ids"][: meta["n_labelled"] if transductive else None]
+    model = {**trained, "z": z, "ids": ids, "generator_ids": learnt}
+    train.check_unseen(test_set, model)
+    old = {row.tobytes() for row in trained["ids"]}
+    notes = {**meta["notes"], "added": sum(row.tobytes() not in old for row in ids)}
+    meta = {**meta, "images": dataset.digest, "notes": notes}
     if len(new):
         _fit(config, workdir, dataset, seed, model, meta, new)
     else:  # images were only left out, labelled or put in another order
@@ -205,7 +198,8 @@ def _split_key(seed: int) -> jax.Array:
 def _restore_trained(config, workdir, dataset, seed) -> tuple[Any, dict[str, Any]]:
     """Returns (model, meta) of the trained cGLO that codes can be fitted to."""
     directory, command = train.checkpoint_dir(workdir, seed), "--stage=train"
-    model, meta, step = train.restore_newest(config, directory, command)
+    hint = "train one without --config.train.only_codes, or copy its checkpoints/ here"
+    model, meta, step = train.restore_newest(config, directory, hint)
     train.check_complete(directory, command, meta, step)
     names = itertools.zip_longest(meta["names"], dataset.class_names)
     for label, (old, new) in enumerate(names):
@@ -252,7 +246,7 @@ def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
     """Takes the steps: a new image has as many updates as a code had in training on average."""
     c, directory = config.train, train.checkpoint_dir(workdir, seed)
     vgg, origin = train.load_vgg(config)
-    saved, now = {"weights": meta["weights"]}, {"weights": origin}
+    saved, now = {"weights": meta["weights"]}, {"weights": origin.digest}
     check_fingerprint(saved, now, str(directory))
     devices = tuple(parallel.choose_devices(config.devices))
     devices = devices if len(new) >= len(devices) else devices[:1]

@@ -1,13 +1,15 @@
 """Own images: a folder with one sub-folder per class -> what to train on, what to test on.
 
-An image is its pixels: it has the same id whatever its file is called or how it is stored, and
-is used once. Which class has which index depends on the names of the folders alone.
+An image is used once, and has the same id on every machine, whatever its file is called. The id is
+of the pixels; of a format that may be lossy, as JPEG, it is of the file: its pixels depend on the
+decoder's version. Copies are found by their pixels, so also in other formats. Which class has
+which index depends on the names of the folders alone.
 """
 
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +20,7 @@ from PIL import Image
 from cglo_jax import class_folders, decode
 from cglo_jax.class_folders import Layout
 from cglo_jax.errors import UserError
-from cglo_jax.sources import Source, Splits, hash_pixels, rank_ids
+from cglo_jax.sources import Source, Splits, T, draw, hash_pixels, rank_ids
 
 _TWO_LABELS = "labelled in two ways"
 _LISTED = 12  # names in a line for people
@@ -34,6 +36,7 @@ class _File(NamedTuple):
 class _Image(NamedTuple):
     file: _File
     id: str
+    pixels: str  # their hash, to find copies by
     side: int  # pixels, the short one
     traits: tuple[str, ...]  # for people: what is special about it
 
@@ -44,12 +47,12 @@ _Why = dict[_File, str]  # "kind" or "kind (details)" for each file that is not 
 def read(fields: ConfigDict) -> Splits:
     """Opens the folder `path`, in which `class_folders` finds the classes.
 
-    Every file is decoded once, and dropped again. Without a test folder, `test_fraction` of
-    each class is held out, at least one image of those with two or more; which ones depends
-    on (split_seed, pixels of the class's images) alone.
+    Every file is decoded once, and dropped again. Without a test folder about `test_fraction`
+    of each class is held out, see `_hold_out`.
 
     Args:
-      fields: `config.dataset`, of which `path`, `test_fraction` and `split_seed` count.
+      fields: `config.dataset`, of which `path`, `test_fraction`, `split_seed` and `holdout`
+        count. With `holdout` > 0, which tests on training images, there need be no others.
 
     Returns:
       Images to train and to test on, ordered by class, then id; all are read as RGB.
@@ -59,7 +62,7 @@ def read(fields: ConfigDict) -> Splits:
     """
     layout = class_folders.find(fields.path)
     names = tuple(map(_printable, layout.train))
-    if layout.test is None and not fields.test_fraction:
+    if layout.test is None and not (fields.test_fraction or fields.holdout):
         raise UserError(
             f"{layout.root} has no test folder and config.dataset.test_fraction is 0: set it to "
             "0.25, say, or put the images into train/<class> and test/<class>"
@@ -69,7 +72,8 @@ def read(fields: ConfigDict) -> Splits:
     train, test = _split(layout, images, why, fields)
     notes = _describe(layout, fields.test_fraction, names, train, test, why)
     skipped = tuple(f"{file.name}: {reason}" for file, reason in sorted(why.items()))
-    return Splits(names, _source(train), _source(test), notes, skipped)
+    test_name = "held out of the folder" if layout.test is None else "test"
+    return Splits(names, _source(train), _source(test), notes, skipped, test_name)
 
 
 def _printable(text: str) -> str:
@@ -102,22 +106,23 @@ def _scan(layout: Layout) -> tuple[list[_Image], _Why]:
     return images, why
 
 
-def _summarise(decoded: decode.Decoded) -> tuple[str, int, tuple[str, ...]]:
-    """Keeps of an image what is not its pixels: -> id, short side, traits."""
+def _summarise(decoded: decode.Decoded) -> tuple[str, str, int, tuple[str, ...]]:
+    """Keeps of an image what is not its pixels: all of `_Image` but the file."""
     traits = {
         "grey": decoded.grey,
         "partly transparent (white now)": decoded.transparent,
         "turned upright by EXIF data": decoded.turned,
     }
-    id_ = hash_pixels(np.asarray(decoded.image))
-    return id_, min(decoded.image.size), tuple(t for t, has in traits.items() if has)
+    pixels = hash_pixels(np.asarray(decoded.image))
+    told = tuple(trait for trait, has in traits.items() if has)
+    return decoded.file_hash or pixels, pixels, min(decoded.image.size), told
 
 
 def _drop_copies(images: Iterable[_Image], why: _Why) -> list[_Image]:
-    """Keeps the first image of each id, and tells of the others in `why`."""
+    """Keeps the first image of the same pixels, and tells of the others in `why`."""
     first: dict[str, _Image] = {}
     for image in images:
-        file, other = image.file, first.setdefault(image.id, image).file
+        file, other = image.file, first.setdefault(image.pixels, image).file
         if file is other:
             continue
         if file.label != other.label:
@@ -151,11 +156,13 @@ def _check_classes(layout: Layout, train: Sequence[_Image], why: _Why) -> None:
 def _split(
     layout: Layout, images: Sequence[_Image], why: _Why, fields: ConfigDict
 ) -> tuple[list[_Image], list[_Image]]:
-    """-> images to train on, of every class, and at least one to test on."""
+    """-> images to train on, of every class, and to test on (none if `test_fraction` is 0)."""
     train = [image for image in images if not image.file.test]
     test = [image for image in images if image.file.test]
     _check_classes(layout, train, why)
     if layout.test is None:
+        if not fields.test_fraction:
+            return train, []
         train, test = _hold_out(train, fields.test_fraction, fields.split_seed)
         if not test:
             raise UserError(
@@ -174,11 +181,17 @@ def _split(
 def _hold_out(
     images: Sequence[_Image], fraction: float, seed: int
 ) -> tuple[list[_Image], list[_Image]]:
-    """Splits each class, of images ordered by class, by the rank of its ids: -> (train, test)."""
+    """Splits images ordered by class: -> (train, test).
+
+    An image is held out if the number drawn for its id is below `fraction`, whatever else there
+    is, so more images do not move those that were there. But a class of one image trains only,
+    and one of more has an image in each set: the lowest number's in test, the highest's in train.
+    """
     test: set[str] = set()
     for _, members in itertools.groupby(images, lambda image: image.file.label):
         ids = [image.id for image in members]
-        number = min(max(1, round(fraction * len(ids))), len(ids) - 1)
+        below = sum(draw(i, seed, "test") < fraction for i in ids)
+        number = min(max(1, below), len(ids) - 1)
         test.update(ids[i] for i in rank_ids(ids, seed, "test")[:number])
     return [i for i in images if i.id not in test], [i for i in images if i.id in test]
 
@@ -186,9 +199,9 @@ def _hold_out(
 def _source(images: Sequence[_Image]) -> Source:
     paths = [image.file.path for image in images]
 
-    def read(positions: Sequence[int]) -> list[Image.Image]:
+    def read(positions: Sequence[int], use: Callable[[Image.Image], T]) -> list[T]:
         chosen = [paths[i] for i in positions]
-        results = decode.decode_each(chosen, lambda decoded: decoded.image)
+        results = decode.decode_each(chosen, lambda decoded: use(decoded.image))
         for path, result in zip(chosen, results, strict=True):
             if isinstance(result, decode.UnusableImage):
                 raise UserError(
@@ -220,14 +233,15 @@ def _describe(
     traits = Counter(trait for image in used for trait in image.traits)
     sizes = f"short sides {min(sides)} to {max(sides)} px, median {median:.0f}"
     lines.append("; ".join([sizes, *([_count(traits)] if traits else [])]))
-    if layout.test is None:
-        share = f"{fraction * 100:.3g} % of each class"
+    if layout.test is None and test:
+        share = f"about {fraction * 100:.3g} % of each class"
         lines.append(f"held out {len(test)} of {len(used)} images for testing, {share}")
-    else:
+    elif layout.test is not None:
         lines.append(f"to train on: {_count_classes(names, train)}")
         lines.append(f"to test on: {_count_classes(names, test)}")
     tested = {image.file.label for image in test}
-    if untested := [name for label, name in enumerate(names) if label not in tested]:
+    untested = [name for label, name in enumerate(names) if label not in tested]
+    if test and untested:
         lines.append(f"classes without an image to test on: {_name_some(untested)}")
     if layout.unused:
         unused = _name_some([_printable(name) for name in layout.unused])

@@ -54,7 +54,7 @@ def run_steps(
       state: before step 0, replicated.
       split_state, merge_state: state <-> (model, rest), the two items of a checkpoint.
       meta: saved beside them, with the batch size; the `fingerprint` dict and all other
-        values must be the same when resuming.
+        values but `notes`, which are for people, must be the same when resuming.
       tags: put into every line of metrics.jsonl and timings.jsonl; identify this run in them.
       log_every, save_every: in steps; the last step is logged and saved in any case.
 
@@ -138,8 +138,8 @@ def _resume(checkpoints, state, split_state, merge_state, meta, devices):
     saved = checkpoints.meta(step)
     check_fingerprint(saved["fingerprint"], meta["fingerprint"], where)
     check_fingerprint(
-        {k: v for k, v in saved.items() if k != "fingerprint"},
-        {k: v for k, v in meta.items() if k != "fingerprint"},
+        {k: v for k, v in saved.items() if k not in ("fingerprint", "notes")},
+        {k: v for k, v in meta.items() if k not in ("fingerprint", "notes")},
         where,
     )
     abstract = parallel.replicated_like(split_state(state), devices)
@@ -165,6 +165,22 @@ def _largest(state: Any) -> jax.Array:
     ).max()
 
 
+def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Checks what can be checked of a work directory before images are read.
+
+    Raises:
+      UserError: it lies among the images, or what is there was made with another configuration.
+    """
+    images = config.dataset.path and pathlib.Path(config.dataset.path).expanduser()
+    if images and workdir.resolve().is_relative_to(images.resolve()):
+        raise UserError(
+            f"--workdir={workdir} lies in config.dataset.path={images}, whose folders are "
+            "classes: choose another one"
+        )
+    if (workdir / "config.json").exists():
+        _check_config(config, workdir / "config.json")
+
+
 def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Creates the work directory and writes config.json, the fields of the newest call.
 
@@ -172,11 +188,10 @@ def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
       UserError: what is there was made with another configuration, or the directory cannot
         be written to.
     """
+    check_workdir(config, workdir)
     path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            _check_config(config, path)
         write_atomically(path, json.dumps(flatten(config), indent=1) + "\n")
     except OSError as error:
         raise UserError(
@@ -240,6 +255,14 @@ def drop_records(path: pathlib.Path, tags: Mapping[str, Any], after_step: int) -
     ]
     if path.exists():
         write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept))
+
+
+def write_lines(path: pathlib.Path, lines: Sequence[str]) -> None:
+    """Writes a file of these lines, or removes it if there are none."""
+    if lines:
+        write_atomically(path, "".join(f"{line}\n" for line in lines))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_atomically(path: pathlib.Path, text: str) -> None:

@@ -26,27 +26,28 @@ def main(command: command_line.Command) -> None:
     if stage == "report":
         report.run(config, workdir)
         return
+    loop.check_workdir(config, workdir)
+    train_set, test_set = datasets = data.load(config.dataset)
+    print(data.describe(train_set, test_set), flush=True)
     loaders = {"train": train.load_vgg, "classify": classify.load_body}
     for name, load in loaders.items():  # they fail before anything is written
-        if stage in ("all", name) and (origin := load(config)[1]) != "none":
-            print(f"{name} uses {origin}", flush=True)
+        if stage in ("all", name) and (origin := load(config)[1]).external:
+            print(f"{name} uses {origin.text}", flush=True)
     loop.open_workdir(config, workdir)
-    train_set, test_set = data.load(config.dataset)
-    print(data.describe(train_set, test_set), flush=True)
-    if train_set.skipped:
-        lines = "".join(f"{line}\n" for line in train_set.skipped)
-        loop.write_atomically(workdir / "skipped.txt", lines)
+    loop.write_lines(workdir / "skipped.txt", train_set.skipped)
     if stage in ("all", "train"):
-        fit = fit_codes if config.train.only_codes else train
         for seed in config.seeds:
-            fit.run(config, workdir, train_set, seed)
+            if config.train.only_codes:
+                fit_codes.run(config, workdir, datasets, seed)
+            else:
+                train.run(config, workdir, train_set, seed)
     if stage in ("all", "sample"):
         directory = sample.run(config, workdir, train_set, config.seeds[0])
         print(f"images and figures: {directory}", flush=True)
     if stage in ("all", "classify"):
         for seed in config.seeds:
             for method in config.classify.methods:
-                classify.run(config, workdir, (train_set, test_set), method, seed)
+                classify.run(config, workdir, datasets, method, seed)
     if stage == "all":
         report.run(config, workdir)
 

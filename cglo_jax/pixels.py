@@ -1,7 +1,6 @@
 """Bringing images of any size to one: scaled, cropped, stacked as uint8 arrays."""
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,62 +42,47 @@ def crop_middle(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def stack_squares(
-    chunks: Iterable[Sequence[Image.Image]], size: int, crop: int
-) -> np.ndarray:
-    """Scales the short sides to `size`, cuts out the middle `crop` (0: `size`) squares.
+def cut_square(image: Image.Image, side: int) -> np.ndarray:
+    """Cuts out the middle square, uint8 [side, side, C]; 0: the image as it is, [H, W, C]."""
+    return _to_array(crop_middle(image, side, side) if side else image)
 
-    With both 0 images stay as they are and must be squares of one size.
 
-    Args:
-      chunks: n images, some at a time, so that few are held as they were stored.
+def cut_whole(image: Image.Image) -> np.ndarray:
+    """Cuts the ends off an image that is more than twice as long as it is wide: uint8 [H, W, C]."""
+    longest = round(_LONGEST * min(image.size))
+    width, height = (min(side, longest) for side in image.size)
+    return _to_array(crop_middle(image, width, height))
 
-    Returns:
-      uint8 [n, H, W, C].
+
+def stack_squares(squares: Sequence[np.ndarray]) -> np.ndarray:
+    """Stacks n images, uint8 [H, W, C] each, to [n, H, W, C].
 
     Raises:
-      UserError: they are not.
+      UserError: they are not squares of one size.
     """
-    side = crop or size
-
-    def fit(image: Image.Image) -> np.ndarray:
-        image = scale(image, size)
-        image = crop_middle(image, side, side) if side else image
-        array = np.asarray(image)
-        return array[..., None] if array.ndim == 2 else array
-
-    arrays = _map(fit, chunks)
-    shapes = {array.shape[:2] for array in arrays}
+    shapes = {square.shape[:2] for square in squares}
     odd = next((s for s in shapes if len(shapes) > 1 or s[0] != s[1]), None)
     if odd:
         raise UserError(
             f"images are not all squares of one size (one is {odd[1]}x{odd[0]}): "
             "set --config.dataset.size to the side you want"
         )
-    return np.stack(arrays) if arrays else np.zeros((0, 0, 0, 0), np.uint8)
+    return np.stack(squares) if squares else np.zeros((0, 0, 0, 0), np.uint8)
 
 
-def stack_canvas(chunks: Iterable[Sequence[Image.Image]], size: int) -> Canvas:
-    """Scales the short sides to `size` and keeps the whole images, at most 2 x `size` long."""
-
-    def fit(image: Image.Image) -> tuple[np.ndarray, bool]:
-        image = scale(image, size)
-        longest = round(_LONGEST * size)
-        width, height = (min(side, longest) for side in image.size)
-        array = np.asarray(crop_middle(image, width, height))
-        array = array[..., None] if array.ndim == 2 else array
-        turned = height > width
-        return (array.swapaxes(0, 1) if turned else array), turned
-
-    fitted = _map(fit, chunks)
-    lengths = np.array([array.shape[1] for array, _ in fitted], np.int32)
-    channels = fitted[0][0].shape[2]
-    pixels = np.zeros((len(fitted), size, lengths.max(), channels), np.uint8)
-    for canvas, (array, _) in zip(pixels, fitted, strict=True):
-        canvas[:, : array.shape[1]] = array
-    return Canvas(pixels, lengths, np.array([turned for _, turned in fitted]))
+def stack_canvas(wholes: Sequence[np.ndarray]) -> Canvas:
+    """Stacks n >= 1 images, uint8 [H, W, C] each, whose short sides are equal."""
+    turned = np.array([whole.shape[0] > whole.shape[1] for whole in wholes])
+    heights, lengths = zip(*(sorted(whole.shape[:2]) for whole in wholes), strict=True)
+    shape = (len(wholes), heights[0], max(lengths), wholes[0].shape[2])
+    pixels = np.zeros(shape, np.uint8)
+    for canvas, whole, length, turn in zip(
+        pixels, wholes, lengths, turned, strict=True
+    ):
+        canvas[:, :length] = whole.swapaxes(0, 1) if turn else whole
+    return Canvas(pixels, np.array(lengths, np.int32), turned)
 
 
-def _map(function: Callable, chunks: Iterable[Sequence[Image.Image]]) -> list:
-    with ThreadPoolExecutor() as pool:  # Pillow resizes without Python's lock
-        return [result for chunk in chunks for result in pool.map(function, chunk)]
+def _to_array(image: Image.Image) -> np.ndarray:
+    array = np.asarray(image)
+    return array[..., None] if array.ndim == 2 else array

@@ -8,6 +8,7 @@ fetches ImageNet's weights ahead of time, for machines without a network.
 import argparse
 import dataclasses
 import functools
+import hashlib
 import os
 import sys
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ import numpy as np
 from cglo_jax import weight_files, weights_cache
 from cglo_jax.errors import UserError
 from cglo_jax.models import resnet, vgg
-from cglo_jax.weight_files import Shape, sha256_of
+from cglo_jax.weight_files import Shape, Stamp, sha256_of, stamp_of
 from cglo_jax.weights_cache import PINNED
 
 NAMES = {"vgg16": "VGG-16", "resnet50": "ResNet-50"}
@@ -35,6 +36,7 @@ class Provenance:
         trained_on: the data, 'not stated' if the file does not say.
         licence: of the weights, 'not stated' if the file does not say.
         sha256: of the file they were loaded from, in hex.
+        digest: of the tensors, see `digest_of`; the same from any file that has them.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Provenance:
     trained_on: str
     licence: str
     sha256: str
+    digest: str
 
     def describe(self) -> str:
         """Returns one line for people."""
@@ -107,25 +110,48 @@ def load(network: str, source: str) -> tuple[dict[str, np.ndarray], Provenance]:
         source: 'imagenet', fetched once and cached, or the path of a .safetensors file.
 
     Returns:
-        ({torchvision's name: float32 tensor}, where they come from).
+        ({torchvision's name: float32 tensor, read-only}, where they come from). The last
+        ones are kept in memory: a file that has not changed is read and hashed once.
 
     Raises:
         UserError: they cannot be had, or the file is not what is expected.
     """
-    shapes, pinned = SHAPES[network](), PINNED[network]
     if source == "imagenet":
-        path = weights_cache.get(pinned, shapes)
+        path = weights_cache.get(PINNED[network], SHAPES[network]())
     else:
-        path = Path(os.path.expanduser(source))
-    tensors, metadata = weight_files.read(path, shapes)
-    digest = sha256_of(path)
-    if source == "imagenet" or digest == pinned.sha256:
+        path = Path(os.path.expanduser(source)).absolute()
+    tensors, provenance = _load(network, path, source == "imagenet", stamp_of(path))
+    return dict(tensors), provenance
+
+
+@functools.lru_cache(maxsize=len(NAMES))
+def _load(
+    network: str, path: Path, published: bool, stamp: Stamp | None
+) -> tuple[dict[str, np.ndarray], Provenance]:
+    """Reads a file as it is at `stamp`; `published` if it is of `weights_cache`."""
+    tensors, metadata = weight_files.read(path, SHAPES[network]())
+    for tensor in tensors.values():
+        tensor.setflags(write=False)
+    pinned, sha256 = PINNED[network], sha256_of(path)
+    if published or sha256 == pinned.sha256:
         origin, trained_on, licence = pinned.origin, pinned.trained_on, pinned.licence
     else:
         origin, trained_on = path.name, metadata.get("trained_on", "")
         licence = metadata.get("licence") or metadata.get("license", "")
     words = (one_line(text) or "not stated" for text in (origin, trained_on, licence))
-    return tensors, Provenance(NAMES[network], *words, digest)
+    return tensors, Provenance(NAMES[network], *words, sha256, digest_of(tensors))
+
+
+def digest_of(tensors: Mapping[str, np.ndarray]) -> str:
+    """Returns the sha256, in hex, of float32 tensors: their names, shapes and values.
+
+    The same for equal tensors, whatever file, order or stored type they were read from.
+    """
+    sha256 = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha256.update(f"{name} {list(tensor.shape)}\n".encode())
+        sha256.update(tensor.astype("<f4").tobytes())
+    return sha256.hexdigest()
 
 
 def one_line(text: str) -> str:

@@ -7,9 +7,9 @@ from ml_collections import ConfigDict
 
 from cglo_jax import appendix, loop, sections
 from cglo_jax import config as config_lib
-from cglo_jax.classify import read_result
 from cglo_jax.errors import UserError
 from cglo_jax.page import Page, to_html, to_markdown
+from cglo_jax.results import read_result
 from cglo_jax.verdict import (
     BASELINE,
     Comparison,
@@ -46,6 +46,8 @@ def _create_page(workdir: pathlib.Path, config: ConfigDict) -> Page:
     results, flat = _read_results(workdir, config), config_lib.flatten(config)
     metrics = _read_lines(workdir / "metrics.jsonl", {"stage", "seed", "step"})
     timings = _read_lines(workdir / "timings.jsonl", {"stage", "wall_s"})
+    if not flat["external_weights"]:
+        _check_no_external_weights(results, workdir)
     confidence = flat["report.confidence"]
     methods = [method for method in results if method != BASELINE]
     compared = {method: compare(results, method, confidence) for method in methods}
@@ -71,6 +73,15 @@ def _title(result: dict[str, Any], flat: dict[str, Any]) -> str:
     classes = sections.plural(data["num_classes"], "class")
     title = f"{data['name']}: {images} {'per class' if shots else f'of {classes}'}"
     return title if flat["external_weights"] else f"{title}, no external weights"
+
+
+def _check_no_external_weights(results: Results, workdir: pathlib.Path) -> None:
+    """Raises UserError if a result has weights in it that the strict mode forbids."""
+    if used := appendix.external_weights(results):
+        raise UserError(
+            f"config.external_weights is False, but in {workdir / 'classifiers'} "
+            f"{used[0]}: use another --workdir, or --config.external_weights=True"
+        )
 
 
 def _verdicts(
@@ -99,6 +110,9 @@ def _read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
     results: Results = {}
     for result in read:
         _check_comparable(read[0], result)
+        _check_comparable(
+            next(r for r in read if r["method"] == result["method"]), result
+        )
         saved = result["fingerprint"]
         common = saved.keys() & now.keys()
         config_lib.check_fingerprint(
@@ -116,7 +130,9 @@ def _directory(result: dict[str, Any]) -> str:
 
 def _check_comparable(a: dict[str, Any], b: dict[str, Any]) -> None:
     # Settings are compared with the config's; these are what a config does not say.
-    for name in ("steps", "n_test", "images", "test_images", "weights"):
+    names = ["steps", "n_test", "images", "test_images", "weights"]
+    names += ["perceptual_digest"] if a["method"] == b["method"] else []
+    for name in names:
         values = [r.get(name, r["fingerprint"].get(name)) for r in (a, b)]
         if values[0] != values[1]:
             raise UserError(

@@ -6,7 +6,7 @@ A source knows the ids and labels of a whole split and reads only the images ask
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,21 +14,26 @@ from PIL import Image
 
 _DIGITS_TEST = 797  # of the 1797 digits; the other 1000 are to train on
 
+T = TypeVar("T")
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
     """A split of a data set before any image is chosen: everything but the pixels.
 
     Attributes:
-      ids: n content hashes, unique within the split.
+      ids: n content hashes, unique within the split: of the pixels, or of the file's bytes
+        where the pixels depend on the decoder (JPEG), so the same on every machine.
       labels: int [n], -1 = unknown.
-      read: positions -> images of any size, all of one mode, "L" or "RGB".
+      read: (positions, use) -> what `use` makes of each image, in their order. Images have
+        any size and one mode, "L" or "RGB". `use` runs as soon as an image is decoded, on
+        several threads, and few images are held at once: photos take 36 MB each.
       eligible: bool [n], which may become labelled training images; None = all.
     """
 
     ids: list[str]
     labels: np.ndarray
-    read: Callable[[Sequence[int]], list[Image.Image]]
+    read: Callable[[Sequence[int], Callable[[Image.Image], T]], list[T]]
     eligible: np.ndarray | None = None
 
 
@@ -38,6 +43,7 @@ class Splits(NamedTuple):
     Attributes:
       notes: one line each, to be printed before training.
       skipped: "file: why" for each file that is not used.
+      test_name: what the images to test on are, for people.
     """
 
     class_names: tuple[str, ...]
@@ -45,12 +51,22 @@ class Splits(NamedTuple):
     test: Source
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    test_name: str = "test"
 
 
 def rank_ids(ids: Sequence[str], seed: int, purpose: str) -> np.ndarray:
     """Orders ids by sha256("seed/purpose/id"): int [n], positions, the same everywhere."""
-    digests = [hashlib.sha256(f"{seed}/{purpose}/{i}".encode()).digest() for i in ids]
+    digests = [_hash_id(i, seed, purpose) for i in ids]
     return np.array(sorted(range(len(ids)), key=digests.__getitem__), np.int64)
+
+
+def draw(id_: str, seed: int, purpose: str) -> float:
+    """Draws a number from [0, 1], sha256("seed/purpose/id") / 2**256; it orders as `rank_ids`."""
+    return int.from_bytes(_hash_id(id_, seed, purpose)) / 2**256
+
+
+def _hash_id(id_: str, seed: int, purpose: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{purpose}/{id_}".encode()).digest()
 
 
 def make_unique(hashes: Iterable[str]) -> list[str]:
@@ -80,8 +96,8 @@ def read_digits(fields: ConfigDict) -> Splits:
     ids = make_unique(map(hash_pixels, pixels))
 
     def source(positions: np.ndarray) -> Source:
-        def read(chosen: Sequence[int]) -> list[Image.Image]:
-            return [Image.fromarray(pixels[positions[i]]) for i in chosen]
+        def read(chosen: Sequence[int], use: Callable[[Image.Image], T]) -> list[T]:
+            return [use(Image.fromarray(pixels[positions[i]])) for i in chosen]
 
         return Source([ids[i] for i in positions], bunch.target[positions], read)
 

@@ -7,20 +7,20 @@ import io
 import pathlib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from cglo_jax import prepare
+from cglo_jax import decode, prepare
 from cglo_jax.errors import UserError
-from cglo_jax.sources import Source, Splits, hash_pixels, make_unique
+from cglo_jax.sources import Source, Splits, T, hash_pixels, make_unique
 
-_CHUNK = 1024  # records read at a time
+_CHUNK = 1024  # records read at a time, not decoded
 
 
 def read(fields: ConfigDict) -> Splits:
@@ -61,6 +61,7 @@ def read(fields: ConfigDict) -> Splits:
         tuple(names.get(k, name) for k, name in enumerate(label.names)),
         train,
         held_out.source,
+        test_name=test,
     )
 
 
@@ -133,38 +134,59 @@ def _open_split(builder, split: str) -> _Split:
     records = builder.as_data_source(split=split, decoders=skip)
     mode = "L" if features["image"].shape[-1] == 1 else "RGB"
 
+    def name(position: int) -> str:
+        return f"data set {builder.info.name!r}, split {split!r}, record {position}"
+
     hashes, labels, label_names, filenames = [], [], {}, []
-    for start in range(0, len(records), _CHUNK):
-        chunk = range(start, min(start + _CHUNK, len(records)))
-        for record in records.__getitems__(chunk):
-            hashes.append(_hash_encoded(record["image"], mode))
+    for chunk in _read_chunks(records, range(len(records))):
+        for position, record in chunk:
+            hashes.append(_hash_encoded(record["image"], mode, name(position)))
             labels.append(record["label"])
             if "label_name" in record:  # of CUB-200
                 label_names[record["label"]] = record["label_name"].decode()
             if "image/filename" in record:
                 filenames.append(record["image/filename"].decode())
 
-    def read(positions: Sequence[int]) -> list[Image.Image]:
-        chosen = (
-            records.__getitems__([int(i) for i in positions]) if len(positions) else []
-        )
-        with ThreadPoolExecutor() as pool:  # Pillow decodes without Python's lock
-            return list(pool.map(lambda r: _decode(r["image"], mode), chosen))
+    def read(positions: Sequence[int], use: Callable[[Image.Image], T]) -> list[T]:
+        def decode_one(numbered: tuple[int, dict[str, Any]]) -> T:
+            position, record = numbered
+            return use(_decode(record["image"], mode, name(position)))
+
+        with ThreadPoolExecutor(
+            decode.THREADS
+        ) as pool:  # Pillow decodes without a lock
+            chunks = _read_chunks(records, positions)
+            return [one for chunk in chunks for one in pool.map(decode_one, chunk)]
 
     source = Source(make_unique(hashes), np.array(labels, np.int32), read)
     return _Split(source, label_names, filenames)
 
 
-def _decode(encoded: bytes, mode: str) -> Image.Image:
-    with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
-        return image.convert(mode)
+def _read_chunks(
+    records, positions: Sequence[int]
+) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+    """Yields (position, record) of all positions, some at a time."""
+    for start in range(0, len(positions), _CHUNK):
+        chunk = [int(i) for i in positions[start : start + _CHUNK]]
+        yield list(zip(chunk, records.__getitems__(chunk), strict=True))
 
 
-def _hash_encoded(encoded: bytes, mode: str) -> str:
+def _decode(encoded: bytes, mode: str, name: str) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(encoded), formats=("PNG", "JPEG")) as image:
+            return image.convert(mode)
+    except UnidentifiedImageError:
+        reason = "not a PNG or JPEG image"
+    except Exception as error:  # noqa: BLE001 - decoders raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+    raise UserError(f"{name} cannot be decoded ({reason:.80}): prepare it again")
+
+
+def _hash_encoded(encoded: bytes, mode: str, name: str) -> str:
     """The pixels of a PNG, which anyone may have encoded; the bytes of a JPEG, whose pixels
     depend on the decoder."""
     if encoded.startswith(b"\x89PNG"):
-        return hash_pixels(np.asarray(_decode(encoded, mode)))
+        return hash_pixels(np.asarray(_decode(encoded, mode, name)))
     return hashlib.sha256(encoded).hexdigest()[:32]
 
 

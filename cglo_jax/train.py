@@ -5,7 +5,7 @@ import functools
 import hashlib
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,22 +31,38 @@ def compiled_step(
     )
 
 
-def load_vgg(config: ConfigDict) -> tuple[dict[str, Any], str]:
+class Origin(NamedTuple):
+    """Where weights are from: what resuming compares, and a line for people."""
+
+    digest: str
+    text: str
+
+    @property
+    def external(self) -> bool:
+        """Whether they were trained on other images."""
+        return self not in (NO_WEIGHTS, RANDOM)
+
+
+NO_WEIGHTS, RANDOM = Origin("none", "none"), Origin("random", "random")
+
+
+def load_vgg(config: ConfigDict) -> tuple[dict[str, Any], Origin]:
     """Returns the perceptual network's parameters and their origin.
 
-    They are ({}, "none") if the loss does not use it.
+    They are {} if the loss does not use it.
 
     Raises:
       UserError: they cannot be had, see `pretrained.load`.
     """
     weights = config.reconstruction.weights
     if config.reconstruction.loss != "perceptual":
-        return {}, "none"
+        return {}, NO_WEIGHTS
     if weights == "random":
         variables = VGG16().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-        return variables["params"], "VGG-16, random"
+        return variables["params"], RANDOM
     tensors, provenance = pretrained.load("vgg16", weights)
-    return pretrained.vgg16_params(tensors), provenance.describe()
+    origin = Origin(provenance.digest, provenance.describe())
+    return pretrained.vgg16_params(tensors), origin
 
 
 def split_state(state: cglo.TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -111,7 +127,7 @@ def run(
     devices = tuple(parallel.choose_devices(config.devices))
     spec = cglo.create_spec(config, dataset)
     key_init, key_step, key_order = jax.random.split(jax.random.key(seed), 3)
-    vgg, weights = load_vgg(config)
+    vgg, origin = load_vgg(config)
     shared = cglo.Shared(
         key_step, dataset.images, dataset.labels, dataset.class_weights, vgg
     )
@@ -154,7 +170,9 @@ def run(
             "names": list(dataset.class_names),
             "shape": list(dataset.images.shape[1:]),
             "total": schedule.total,
-            "weights": weights,
+            "weights": origin.digest,
+            "n_labelled": dataset.num_labelled,
+            "notes": {"weights": origin.text, "added": 0},
         },
         workdir=workdir,
         tags={"stage": "train", "seed": seed},
@@ -184,18 +202,25 @@ def codes_dir(
 
 
 def restore_newest(
-    config: ConfigDict, directory: pathlib.Path, command: str
+    config: ConfigDict, directory: pathlib.Path, hint: str
 ) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """Restores the newest generator and codes in `directory`, which `command` makes.
+    """Restores the newest generator and codes in `directory`; `hint` says what makes them.
 
     Returns:
       ({params, batch_stats, z, ids}, meta, step), NumPy arrays.
 
     Raises:
-      UserError: there is no checkpoint, or it is of another configuration.
+      UserError: there is no checkpoint, it is of another configuration, or it has weights
+        of other images in it and `external_weights` is False.
     """
-    model, meta, step = restore_latest_model(directory, f"run {command} first")
+    model, meta, step = restore_latest_model(directory, hint)
     check_fingerprint(meta["fingerprint"], train_fingerprint(config), str(directory))
+    origin = Origin(meta["weights"], meta["notes"]["weights"])
+    if origin.external and not config.external_weights:
+        raise UserError(
+            f"{directory} was trained with {origin.text}, but config.external_weights is "
+            "False: use another --workdir"
+        )
     return model, meta, step
 
 
@@ -234,7 +259,7 @@ def restore_model(
         or see `complete`.
     """
     directory, command = checkpoint_dir(workdir, seed), "--stage=train"
-    model, meta, step = restore_newest(config, directory, command)
+    model, meta, step = restore_newest(config, directory, f"run {command} first")
     if meta["images"] != dataset.digest:
         fitted = codes_dir(workdir, seed, dataset, model)
         command += " --config.train.only_codes=True"
@@ -244,7 +269,23 @@ def restore_model(
                 f"--workdir or the old data, or fit codes for the new images: {command}"
             )
         directory = fitted
-        model, meta, step = restore_newest(config, directory, command)
+        model, meta, step = restore_newest(config, directory, f"run {command} first")
     if complete:
         check_complete(directory, command, meta, step)
     return model, meta, step
+
+
+def check_unseen(test_set: Dataset, model: dict[str, Any]) -> None:
+    """Checks that a generator whose codes were fitted later has not learnt the test images.
+
+    Raises:
+      UserError: it has, before other images were added.
+    """
+    learnt = {row.tobytes() for row in model.get("generator_ids", ())}
+    seen = sum(row.tobytes() in learnt for row in hash_ids(test_set.ids))
+    if seen:
+        raise UserError(
+            f"{seen} of the test images are images that the generator was trained on, before "
+            "others were added: put what it shall be tested on into a folder test/, or train "
+            "anew in another --workdir"
+        )

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cglo_jax.config import EXPORTS, METHODS, flatten
+from cglo_jax.config import EXPORTS, METHODS, SIDES, flatten
 from cglo_jax.errors import UserError
 
 
@@ -112,6 +112,14 @@ def _validate_ranges(flat: dict[str, Any]) -> None:
     _check(flat["latent.dim"] > 1, "latent.dim", flat["latent.dim"], "at least 2")
     size, crop = flat["dataset.size"], flat["dataset.crop"]
     _check(crop <= size, "dataset.crop", crop, f"at most dataset.size, which is {size}")
+    side, field = (crop, "crop") if crop else (size, "size")
+    near = sorted(sorted(SIDES, key=lambda s: abs(s - side))[:2])
+    _check(
+        not side or side in SIDES,
+        f"dataset.{field}",
+        side,
+        f"4 or 7, doubled at least once, such as {near[0]} or {near[1]}",
+    )
     depth = flat["classify.depth"]
     _check(
         depth >= 10 and (depth - 4) % 6 == 0,
@@ -185,14 +193,13 @@ def _validate_lists(flat: dict[str, Any]) -> None:
 
 def _validate_weights(flat: dict[str, Any]) -> None:
     """Checks which weights of other images are used, and that none are if none may be."""
-    weights = flat["reconstruction.weights"]
-    _check(
-        bool(weights), "reconstruction.weights", weights, "imagenet, random or a file"
-    )
-    if flat["classify.weights"] and flat["classify.network"] != "resnet50":
+    for name in ("reconstruction.weights", "classify.weights"):
+        _check(bool(flat[name]), name, flat[name], "imagenet, random or a file")
+    weights, body = flat["reconstruction.weights"], flat["classify.weights"]
+    if body != "random" and flat["classify.network"] != "resnet50":
         raise UserError(
-            f"config.classify.weights is {flat['classify.weights']!r}, but there are none for "
-            "classify.network=wide_resnet: leave it empty or use resnet50"
+            f"config.classify.weights is {body!r}, but there are none for classify.network="
+            "wide_resnet: use random, or --config.classify.network=resnet50"
         )
     if flat["external_weights"]:
         return
@@ -201,8 +208,8 @@ def _validate_weights(flat: dict[str, Any]) -> None:
             f"config.external_weights is False, but reconstruction.weights={weights} are: use "
             "--config.reconstruction.loss=laplacian or --config.reconstruction.weights=random"
         )
-    if flat["classify.weights"]:
+    if body != "random":
         raise UserError(
-            f"config.external_weights is False, but classify.weights={flat['classify.weights']} "
-            "are: leave it empty, --config.classify.weights="
+            f"config.external_weights is False, but classify.weights={body} are: use "
+            "--config.classify.weights=random"
         )

@@ -1,5 +1,6 @@
 """Weights in .safetensors files: read, with every tensor checked, and written."""
 
+import functools
 import hashlib
 import json
 import math
@@ -31,10 +32,29 @@ NOT_READ = {
 }
 
 Shape = tuple[int, ...]
+Stamp = tuple[int, int]  # when a file was changed last, in ns, and its size in bytes
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """Returns what tells a changed file, None if there is no file that can be read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def sha256_of(path: Path) -> str:
-    """Returns a file's sha256 in hex."""
+    """Returns a file's sha256 in hex; a file that has not changed is hashed once.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return _sha256_of(path.absolute(), stamp_of(path))
+
+
+@functools.lru_cache(maxsize=8)
+def _sha256_of(path: Path, stamp: Stamp | None) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -5,8 +5,8 @@ only the convolutions are fetched, 49 of 553 MB, and the digest of a whole file 
 nothing about a part: the first time it is trusted through TLS and the pinned commit,
 after its layout, types, shapes and sizes were checked. `full=True` downloads it all,
 checks the pinned sha256 and keeps the same tensors, in the same bytes. A file kept here
-is compared with its own digest at every use, which finds damage; it does not protect
-against somebody who may write to the folder.
+is compared with its own digest when a process first uses it, and again if it has changed
+since, which finds damage; it does not protect against somebody who may write to the folder.
 """
 
 import http.client

@@ -51,7 +51,7 @@ def get_config(argument: str = "10") -> ConfigDict:
 def _without_external_weights(config: ConfigDict) -> ConfigDict:
     config.external_weights = False
     config.reconstruction.loss = "laplacian"
-    config.classify.weights = ""
+    config.classify.weights = "random"
     # From random weights 1e-3 learns next to nothing; these are CIFAR-100's [P 4.3].
     config.classify.lr = 0.1
     config.classify.weight_decay = 5e-4

@@ -4,9 +4,9 @@ Run card
 
     python -m cglo_jax.main --config=configs/folder.py --config.dataset.path=DIR
 
-DIR/cat/*.jpg, DIR/dog/*.png, ... or the same below DIR/train and DIR/test. Without DIR/test a
-quarter of each class is held out to test on. Images of any size and kind; they are brought to
-squares of 64 pixels (--config.dataset.size=128 for more; the work grows with its square).
+DIR/cat/*.jpg, DIR/dog/*.png, ... or the same below DIR/train and DIR/test. Without DIR/test about
+a quarter of each class is held out to test on. Images are brought to squares of 64 pixels
+(--config.dataset.size=128 for more; the work grows with its square).
 No external weights: the loss is the Laplacian pyramid's, the classifier starts from random ones.
 """
 

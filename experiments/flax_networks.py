@@ -110,10 +110,15 @@ def scalar(taps: Mapping[str, jax.Array]) -> jax.Array:
     return sum(tap.mean() for tap in taps.values())
 
 
-def running_means(batch_stats: Mapping[str, Any]) -> np.ndarray:
-    """Joins the running means of all batch norms, sorted by name."""
+def running_values(batch_stats: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Joins the running values of all batch norms, sorted by name."""
     flat = flatten_dict(batch_stats)
-    return np.concatenate([flat[path] for path in sorted(flat) if path[-1] == "mean"])
+    return {
+        f"running {name}": np.concatenate(
+            [flat[path] for path in sorted(flat) if path[-1] == leaf]
+        )
+        for name, leaf in (("means", "mean"), ("variances", "var"))
+    }
 
 
 def run(
@@ -135,7 +140,7 @@ def run(
 
     Returns:
       {tap: [B, H, W, C] or [B, C], ..., 'input gradient': [B, H, W, 3]} and, if `train`,
-      the updated 'running means' of all batch norms.
+      the updated 'running means' and 'running variances' of all batch norms.
     """
     model = create(network, x.dtype.name, normalize=normalize)
 
@@ -153,5 +158,5 @@ def run(
         gradient, (taps, updated) = compiled(x, variables)
         outputs = {**taps, "input gradient": gradient}
         if train:
-            outputs["running means"] = running_means(updated["batch_stats"])
+            outputs |= running_values(updated["batch_stats"])
         return {name: np.asarray(output) for name, output in outputs.items()}

@@ -39,8 +39,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cglo_jax import classify, loop, prepare, train
+from cglo_jax import loop, prepare, train
 from cglo_jax.checkpoints import restore_latest_model
+from cglo_jax.results import read_result, result_path
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = pathlib.Path(__file__).parent / "results" / "full_size.jsonl"
@@ -197,7 +198,7 @@ def create_row(workdir: pathlib.Path, run: str, usage: Usage) -> dict[str, Any]:
     )
     directory = train.checkpoint_dir(workdir, 0)
     if method:
-        directory = classify.result_path(workdir, method, 0).parent / "checkpoints"
+        directory = result_path(workdir, method, 0).parent / "checkpoints"
     model, _, _ = restore_latest_model(directory, "")
     flat = json.loads((workdir / "config.json").read_text())
     batch, median = flat[f"{stage}.batch_size"], statistics.median(usage.intervals_s)
@@ -242,7 +243,7 @@ def choose_fields(args: argparse.Namespace, birds: pathlib.Path) -> dict[str, st
         fields[f"{stage}.steps_per_epoch"] = str(1 + args.steps)
     fields["reconstruction.weights"] = args.vgg or "random"
     if args.name == "cub":
-        fields["classify.weights"] = args.resnet or ""
+        fields["classify.weights"] = args.resnet or "random"
         fields["dataset.data_dir"] = str(birds)
         fields["dataset.split_file"] = str(birds / "CUB_200_2011" / "split.txt")
     else:
@@ -280,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def write_results(workdir: pathlib.Path, usages: list[Usage], flags: list[str]) -> None:
     """Prints the table and appends its rows to RESULTS."""
-    result = classify.read_result(classify.result_path(workdir, METHODS[0], 0))
+    result = read_result(result_path(workdir, METHODS[0], 0))
     common = {
         # Files by their names alone: where they lie says nothing to others.
         "options": [re.sub(r"=/.*/", "=", flag) for flag in flags],

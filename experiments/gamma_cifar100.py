@@ -15,8 +15,9 @@ import statistics
 import jax
 import numpy as np
 
-from cglo_jax import cglo, classify, data, loop, losses, parallel, train
+from cglo_jax import cglo, data, loop, losses, parallel, train
 from cglo_jax.order import Schedule
+from cglo_jax.results import environment
 from configs import cifar100
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "gamma_cifar100.jsonl"
@@ -68,7 +69,7 @@ def main() -> None:
     common = {
         "steps": STEPS,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "environment": classify.environment(jax.local_devices()[:1]),
+        "environment": environment(jax.local_devices()[:1]),
     }
     print("| | reconstruction loss |\n|---|---|")
     for name, value in rows.items():

@@ -6,13 +6,15 @@
 Random weights and images are given to the networks of cglo_jax and to PyTorch's: those of
 torchvision if it can be imported, else definitions written anew in torch_networks.py (for
 WRN-28-10 always). Compared are all taps, the gradient of a scalar with respect to the
-images and, in training, the updated running means, each relative to its largest magnitude.
+images and, in training, the updated running means and variances, each relative to its
+largest magnitude. PyTorch's running variances are converted first: they are averages of
+unbiased variances, Flax's of biased ones.
 
 In float64 all must agree to 1e-4, and in float32 to 1e-4 or to three times PyTorch's own
 rounding error (its float32 against its float64), whichever is larger; else the exit status
 is 1. Rounding matters to the gradient at 224 px, which jumps where one of millions of ReLUs
 or maxima is within rounding of switching, and to deep batch norm in training, which
-magnifies it. Prints a Markdown table and appends its rows to RESULTS.
+magnifies it. Prints a Markdown table and, at its end, replaces RESULTS by its rows.
 
 The second form writes the values that tests/parity_test.py compares with where there is no
 PyTorch.
@@ -30,7 +32,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cglo_jax import classify, loop
+from cglo_jax import loop
+from cglo_jax.results import environment
 from experiments import flax_networks
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "parity.jsonl"
@@ -116,7 +119,7 @@ def run_torch(case: Case, own: bool, dtype: str = "float32") -> dict[str, np.nda
     if case.train:
         kept = {name: after[name] for name in tensors}
         stats = flax_networks.from_torch(case.network, kept)["batch_stats"]
-        outputs["running means"] = flax_networks.running_means(stats)
+        outputs |= flax_networks.running_values(stats)
     return outputs
 
 
@@ -193,18 +196,20 @@ def write_golden() -> None:
 
 
 def measure() -> None:
-    """Compares all cases, prints the table and appends its rows to RESULTS.
+    """Compares all cases, prints the table and writes its rows to RESULTS.
+
+    RESULTS is replaced by a run that compared all, and left alone by one that was cut off.
 
     Raises:
-      SystemExit: Something does not agree.
+      SystemExit: Something does not agree; it is written nevertheless.
     """
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    environment = classify.environment(jax.local_devices()[:1])
-    common = {"date": date, "platform": platform.platform(), "environment": environment}
+    used = environment(jax.local_devices()[:1])
+    common = {"date": date, "platform": platform.platform(), "environment": used}
     columns = ["network", "px", "mode", "compared", "largest", "float32", "float64"]
     columns += ["PyTorch's rounding", "against"]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
-    failures = []
+    failures, records = [], []
     for case in CASES:
         oracle = choose_oracle(case.network)
         for row in compare_case(case, oracle.own):
@@ -213,9 +218,11 @@ def measure() -> None:
             errors = ("error_float32", "error_float64", "torch_rounding")
             texts += [f"{row[k]:.1e}" for k in errors]
             print("| " + " | ".join([*texts, oracle.source]) + " |", flush=True)
-            loop.append_record(RESULTS, {**row, "oracle": oracle.source, **common})
+            records.append({**row, "oracle": oracle.source, **common})
             if not agrees(row):
                 failures.append(" ".join(texts[:4]))
+    lines = [json.dumps(record) + "\n" for record in records]
+    loop.write_atomically(RESULTS, "".join(lines))
     if failures:
         raise SystemExit(f"does not agree: {', '.join(failures)}")
 

@@ -10,6 +10,7 @@ by side to figures/reconstruction_losses.png.
 """
 
 import argparse
+import json
 import pathlib
 
 import jax
@@ -27,6 +28,7 @@ from cglo_jax import (
     train,
     validation,
 )
+from cglo_jax.results import read_result, result_path
 from cglo_jax.verdict import standard_error
 from configs import cifar100
 
@@ -77,6 +79,16 @@ def _print_table(results: dict[str, dict[int, dict]]) -> None:
         print(f"| {name} | {_cell(top1)} | {_cell(gain)} | {len(runs)} |")
 
 
+def _write_rows(results: dict[str, dict[int, dict]]) -> None:
+    kept = ("top1", "top5", "steps", "perceptual_weights", "environment")
+    rows = [
+        {"loss": name, "seed": seed, **{k: run[k] for k in kept}}
+        for name, runs in results.items()
+        for seed, run in runs.items()
+    ]
+    loop.write_atomically(RESULTS, "".join(json.dumps(row) + "\n" for row in rows))
+
+
 def main() -> None:
     """Trains what is not trained yet, then writes table, rows and figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -103,16 +115,10 @@ def main() -> None:
             train.run(config, workdir, train_set, seed)
             for row, method in methods.items():
                 classify.run(config, workdir, datasets, method, seed)
-                path = classify.result_path(workdir, method, seed)
-                results.setdefault(row, {})[seed] = classify.read_result(path)
+                path = result_path(workdir, method, seed)
+                results.setdefault(row, {})[seed] = read_result(path)
         pictures[name] = _reconstructions(config, workdir, train_set, shown)
-    RESULTS.unlink(missing_ok=True)
-    for name, runs in results.items():
-        for seed, run in runs.items():
-            kept = {
-                k: run[k] for k in ("top1", "top5", "steps", "weights", "environment")
-            }
-            loop.append_record(RESULTS, {"loss": name, "seed": seed, **kept})
+    _write_rows(results)
     _print_table(results)
     FIGURE.parent.mkdir(exist_ok=True)
     figures.image_grid(np.stack([*pictures.values()]), list(pictures)).save(FIGURE)

@@ -20,6 +20,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cglo_jax import classify, data, loop, train
+from cglo_jax.results import read_result, result_path
 from configs import digits
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "sweep_digits.jsonl"
@@ -61,7 +62,7 @@ def run_one(cell: Cell, seed: int, root: pathlib.Path) -> None:
     if method == "cglo":
         train.run(config, workdir, sets[0], seed)
     classify.run(config, workdir, sets, method, seed)
-    result = classify.read_result(classify.result_path(workdir, method, seed))
+    result = read_result(result_path(workdir, method, seed))
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     line = {"method": method, "overrides": overrides, "seed": seed, "date": date}
     kept = {k: result[k] for k in ("top1", "n_test", "steps", "environment")}

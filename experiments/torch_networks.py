@@ -171,6 +171,41 @@ def keep_outputs(parts: Mapping[str, nn.Module]) -> dict[str, torch.Tensor]:
     return taps
 
 
+def count_values(net: nn.Module) -> dict[str, int]:
+    """Returns a dict that a pass fills: {batch norm: values per channel, B * H * W}."""
+    counts: dict[str, int] = {}
+
+    def count(name: str, inputs: tuple) -> None:
+        counts[name] = inputs[0].numel() // inputs[0].shape[1]
+
+    for name, part in net.named_modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.register_forward_pre_hook(lambda _, i, name=name: count(name, i))
+    return counts
+
+
+def with_biased_variances(
+    before: Mapping[str, np.ndarray],
+    after: Mapping[str, np.ndarray],
+    counts: Mapping[str, int],
+) -> dict[str, np.ndarray]:
+    """Returns `after` as if PyTorch averaged biased variances, as Flax does.
+
+    A running variance goes a tenth of the way to the batch's unbiased variance, which is
+    n / (n - 1) times the biased one.
+
+    Args:
+      before, after: {PyTorch's name: array} before and after one pass in training.
+      counts: See `count_values`.
+    """
+    biased = dict(after)
+    for name, n in counts.items():
+        old, new = before[f"{name}.running_var"], after[f"{name}.running_var"]
+        kept = 0.9 * old
+        biased[f"{name}.running_var"] = kept + (new - kept) * ((n - 1) / n)
+    return biased
+
+
 def imagenet(x: torch.Tensor) -> torch.Tensor:
     """Takes [B, 3, H, W] from [-1, 1] to [0, 1], then normalises it."""
     mean = torch.tensor([0.485, 0.456, 0.406], dtype=x.dtype).view(1, 3, 1, 1)
@@ -202,7 +237,8 @@ def run(
 
     Returns:
       {tap: [B, H, W, C] or [B, C], ..., 'input gradient': [B, H, W, 3]}, and the
-      network's tensors after the pass, which moves the running ones if `train`.
+      network's tensors after the pass, which moves the running ones if `train`: the
+      variances as in `with_biased_variances`.
     """
     net, parts = create(network, own)
     state = {k: torch.tensor(v.astype(x.dtype)) for k, v in tensors.items()}
@@ -211,7 +247,7 @@ def run(
             state[name] = torch.tensor(0)
     net.load_state_dict(state, assign=True)
     net.train(train)
-    taps = keep_outputs(parts)
+    taps, counts = keep_outputs(parts), count_values(net)
     images = torch.tensor(x, requires_grad=True)
     inputs = images.permute(0, 3, 1, 2)
     net(imagenet(inputs) if normalize and network != "wrn28_10" else inputs)
@@ -226,4 +262,7 @@ def run(
         for name, tap in taps.items()
     }
     after = {name: value.numpy() for name, value in net.state_dict().items()}
+    if train:
+        before = {name: value.astype(x.dtype) for name, value in tensors.items()}
+        after = with_biased_variances(before, after, counts)
     return {**outputs, "input gradient": gradient.numpy()}, after

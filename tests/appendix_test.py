@@ -4,6 +4,8 @@ import pytest
 from report_workdir import Parsed, make_config, make_result, put_result, write_html
 
 from cglo_jax import config as config_lib
+from cglo_jax import report
+from cglo_jax.errors import UserError
 
 
 def test_times_of_resumed_runs_are_added(workdir, config):
@@ -13,45 +15,63 @@ def test_times_of_resumed_runs_are_added(workdir, config):
     assert cells[start + 5 : start + 10] == ["sample", "1", "7.5 s", "-", "-"]
 
 
-PERCEPTUAL = "VGG-16 from a.safetensors (trained on: birds)"
+VGG = "VGG-16 from a.safetensors (trained on: birds)"
 
 
 @pytest.mark.parametrize(
-    ("changes", "perceptual", "classifier", "want"),
+    ("perceptual", "classifier", "want"),
     [
-        ({}, "none", "none", "none"),
-        ({}, "VGG-16, random", "none", "none"),
-        ({}, PERCEPTUAL, "none", f"cglo's loss uses {PERCEPTUAL}"),
-        ({}, "none", "ResNet-50", "classifiers start from ResNet-50"),
-        (
-            {},
-            PERCEPTUAL,
-            "ResNet-50",
-            f"classifiers start from ResNet-50; cglo's loss uses {PERCEPTUAL}",
-        ),
-        (
-            {"external_weights": False},
-            "none",
-            "none",
-            "none: no-external-weights mode (external_weights=False)",
-        ),
+        ("none", "none", "none"),
+        ("random", "random", "none"),
+        (VGG, "none", f"cglo's loss uses {VGG}"),
+        ("none", "ResNet", "classifiers start from ResNet"),
+        (VGG, "ResNet", f"classifiers start from ResNet; cglo's loss uses {VGG}"),
     ],
 )
-def test_external_weights_are_said(tmp_path, changes, perceptual, classifier, want):
-    config = make_config(**changes)
+def test_external_weights_are_said_and_refused_in_the_strict_mode(
+    tmp_path, perceptual, classifier, want
+):
+    config = make_config()
     for method, used in (("baseline", "none"), ("cglo", perceptual)):
-        result = make_result(config, method, 0, 80.0, perceptual_weights=used)
+        told = {"perceptual_weights": used, "perceptual_digest": used}
+        result = make_result(
+            config, method, 0, 80.0, **told, classifier_weights=classifier
+        )
         result["fingerprint"]["weights"] = classifier
         put_result(tmp_path, result)
     cells = Parsed(write_html(tmp_path, config)).cells
     assert cells[cells.index("External weights") + 1] == want
-
-
-def test_images_held_out_of_training_are_said(tmp_path):
-    config = make_config(**{"dataset.holdout": 400})
-    put_result(tmp_path, make_result(config, "baseline", 0, 80.0))
+    config.external_weights = False
+    if want != "none":
+        with pytest.raises(UserError, match="external_weights is False, but in"):
+            report.write(tmp_path, config)
+        return
     cells = Parsed(write_html(tmp_path, config)).cells
-    assert "400 unused training images (dataset.holdout)" in cells
+    mode = "none: no-external-weights mode (external_weights=False)"
+    assert cells[cells.index("External weights") + 1] == mode
+
+
+def test_seeds_with_different_weights_are_not_averaged(tmp_path):
+    config = make_config()
+    for seed in (0, 1):
+        result = make_result(config, "cglo", seed, 80.0, perceptual_digest=f"{seed}")
+        put_result(tmp_path, result)
+    with pytest.raises(
+        UserError, match=r"cglo-0 and .*cglo-1 differ in perceptual_dig"
+    ):
+        report.write(tmp_path, config)
+
+
+def test_classes_have_their_numbers_of_images_and_weights(tmp_path):
+    config = make_config()
+    result = make_result(config, "cglo", 0, 80.0, codes_added_later=6)
+    result["dataset"]["class_weights"] = True
+    put_result(tmp_path, result)
+    cells = Parsed(write_html(tmp_path, config)).cells
+    start = cells.index("plain")
+    assert cells[start - 1 : start + 3] == ["0", "plain", "7", "100"]
+    assert "1 / (labelled images of the class)" in cells
+    assert "6 images: came after the generator was trained" in cells
 
 
 def test_changed_settings_are_marked(tmp_path):

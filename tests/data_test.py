@@ -326,6 +326,23 @@ def test_digits_are_brought_to_a_size():
     assert train.ids == data.load(fields(shots=1))[0].ids
 
 
+def test_each_image_is_read_once(monkeypatch):
+    splits = data.read(fields())
+    taken = []
+
+    def read(positions, use):
+        taken.extend(positions)
+        return splits.train.read(positions, use)
+
+    train = dataclasses.replace(splits.train, read=read)
+    monkeypatch.setattr(data, "read", lambda _: splits._replace(train=train))
+    train, _ = data.load(fields(shots=2, unlabelled=7, size=8, crop=6))
+    assert [splits.train.ids[i] for i in taken] == list(train.ids)
+    assert train.images.shape == (27, 6, 6, 1)
+    assert train.canvas.pixels.shape == (20, 8, 8, 1)
+    np.testing.assert_array_equal(train.images[:20], train.canvas.pixels[:, 1:7, 1:7])
+
+
 # The real thing
 
 

@@ -21,6 +21,7 @@ from cglo_jax import (
     cglo,
     checkpoints,
     classify,
+    codes,
     fit_codes,
     losses,
     order,
@@ -46,6 +47,7 @@ def take(indices):
 
 # Equal numbers of images share a compiled step.
 ALL = take(range(30))
+TEST = create_dataset(8, seed=1, split="test")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def _trained_for_long(tmp_path_factory) -> Run:
 @pytest.fixture(scope="module")
 def _fitted_once(_trained_for_long, tmp_path_factory) -> Run:
     run = copy(_trained_for_long, tmp_path_factory.mktemp("fitted") / "run")
-    fit_codes.run(run.config, run.workdir, ALL, 0)
+    fit_codes.run(run.config, run.workdir, (ALL, TEST), 0)
     return run
 
 
@@ -102,7 +104,7 @@ def read_records(workdir, stage="codes"):
 
 def fit(run, dataset):
     """Fits codes and returns the model that others will restore."""
-    fit_codes.run(run.config, run.workdir, dataset, 0)
+    fit_codes.run(run.config, run.workdir, (dataset, TEST), 0)
     return restore(run, dataset)
 
 
@@ -167,7 +169,7 @@ def test_fitted_codes_reconstruct_the_new_images(fitted):
     model = restore(fitted, ALL)
     of = functools.partial(reconstruction, fitted, model)
     key = jax.random.split(jax.random.fold_in(jax.random.key(0), 3), 3)[0]
-    first = fit_codes.draw_codes(key, model["ids"], 8)
+    first = codes.draw_codes(key, model["ids"], 8)
     last = model["z"][24:]
     now, initial, of_others = of(last), of(first[24:]), of(np.roll(last, 1, 0))
     assert (now < initial).all()
@@ -201,17 +203,17 @@ def test_rates_drop_at_the_same_fractions_as_in_training():
 
 def test_first_codes_depend_on_seed_and_image_alone():
     ids = train.hash_ids(ALL.ids)
-    z = np.asarray(fit_codes.draw_codes(jax.random.key(1), ids, 8))
+    z = np.asarray(codes.draw_codes(jax.random.key(1), ids, 8))
     some = [20, 3, 29]
     np.testing.assert_array_equal(
-        fit_codes.draw_codes(jax.random.key(1), ids[some], 8), z[some]
+        codes.draw_codes(jax.random.key(1), ids[some], 8), z[some]
     )
     key = jax.random.key(1)
     for word in np.frombuffer(ids[20].tobytes(), "<u4"):
         key = jax.random.fold_in(key, word)
     expected = np.asarray(jax.random.normal(key, (8,)))
     np.testing.assert_allclose(z[20], expected / np.linalg.norm(expected), rtol=1e-5)
-    assert (z != np.asarray(fit_codes.draw_codes(jax.random.key(2), ids, 8))).all()
+    assert (z != np.asarray(codes.draw_codes(jax.random.key(2), ids, 8))).all()
 
 
 def test_the_first_model_that_knows_an_image_gives_its_code():
@@ -344,7 +346,7 @@ def test_an_interrupted_fit_resumes_bit_for_bit_and_is_not_done_twice(
     lines = [(run.workdir / "metrics.jsonl").read_bytes() for run in (fitted, cut)]
     assert lines[0] == lines[1]
     before = files_of(cut.workdir)
-    fit_codes.run(cut.config, cut.workdir, ALL, 0)
+    fit_codes.run(cut.config, cut.workdir, (ALL, TEST), 0)
     assert files_of(cut.workdir) == before
     assert capsys.readouterr().out == "codes seed 0: done before\n"
 
@@ -378,7 +380,7 @@ def test_images_added_twice_keep_the_codes_of_the_first_time(fitted, capsys):
 
 def test_without_new_images_nothing_is_fitted(grown, capsys):
     before = files_of(grown.workdir)
-    fit_codes.run(grown.config, grown.workdir, grown.dataset, 0)
+    fit_codes.run(grown.config, grown.workdir, (grown.dataset, TEST), 0)
     assert files_of(grown.workdir) == before
     nothing = "codes seed 0: no image was added: nothing to do\n"
     assert capsys.readouterr().out == nothing
@@ -428,15 +430,40 @@ def test_sampling_and_classifying_use_the_added_images(fitted, monkeypatch):
 # What is refused
 
 
-def test_a_test_image_that_the_generator_was_trained_on_is_refused(fitted):
+def test_a_test_image_that_the_generator_was_trained_on_is_refused(grown, fitted):
     """As when images held out are others, since there are more to hold out of."""
-    test_set = take(range(20, 28))  # the first 24 were trained on
-    data = (ALL, test_set)
-    with pytest.raises(
-        UserError, match=r"^4 of the test images are images that the gen"
-    ):
+    data = (ALL, take(range(20, 28)))  # the first 24 were trained on
+    message = r"^4 of the test images are images that the generator was trained on"
+    with pytest.raises(UserError, match=message):
+        fit_codes.run(grown.config, grown.workdir, data, 0)
+    assert not fits_in(grown)
+    with pytest.raises(UserError, match=message):
         classify.run(fitted.config, fitted.workdir, data, "cglo", 0)
     assert not (fitted.workdir / "classifiers").exists()
+    model = restore(fitted, ALL)
+    train.check_unseen(TEST, model)
+    train.check_unseen(data[1], {**model, "generator_ids": model["ids"][:20]})
+
+
+def test_transductive_test_images_were_learnt_without_labels_only(tmp_path):
+    changes = {"dataset.transductive": True, "train.epochs": 1}
+    test_set = take(range(24, 28))
+    unlabelled = dataclasses.replace(test_set, labels=np.full(4, -1, np.int32))
+    old = take(range(24))
+    both = dataclasses.replace(
+        old,
+        images=np.concatenate([old.images, unlabelled.images]),
+        labels=np.concatenate([old.labels, unlabelled.labels]),
+        ids=old.ids + unlabelled.ids,
+    )
+    config = create_config(**changes)
+    train.run(config, tmp_path, both, 0)
+    more = dataclasses.replace(
+        ALL, labels=np.where(np.arange(30) >= 26, -1, ALL.labels).astype(np.int32)
+    )
+    fit_codes.run(config, tmp_path, (more, test_set), 0)
+    with pytest.raises(UserError, match=r"^3 of the test images"):
+        fit_codes.run(config, tmp_path, (take(range(29)), take(range(21, 28))), 0)
 
 
 def test_a_cglo_that_codes_cannot_be_fitted_to_is_refused(grown):
@@ -444,11 +471,11 @@ def test_a_cglo_that_codes_cannot_be_fitted_to_is_refused(grown):
         config = grown.config.copy_and_resolve_references()
         config.update_from_flattened_dict(changes)
         with pytest.raises(UserError) as raised:
-            fit_codes.run(config, grown.workdir, dataset, seed)
+            fit_codes.run(config, grown.workdir, (dataset, TEST), seed)
         assert "\n" not in str(raised.value)
         return str(raised.value)
 
-    assert error(seed=1).endswith("seed-1: run --stage=train first")
+    assert error(seed=1).endswith("or copy its checkpoints/ here")
     assert "made with latent.noise_std=0.15, this call has 0.5" in error(
         **{"latent.noise_std": 0.5}
     )
@@ -466,17 +493,15 @@ def test_a_cglo_that_codes_cannot_be_fitted_to_is_refused(grown):
 
 
 def test_another_perceptual_network_is_refused(grown, monkeypatch):
-    monkeypatch.setattr(train, "load_vgg", lambda config: ({}, "VGG-16, random"))
-    with pytest.raises(
-        UserError, match="weights='none', this call has 'VGG-16, random'"
-    ):
-        fit_codes.run(grown.config, grown.workdir, ALL, 0)
+    monkeypatch.setattr(train, "load_vgg", lambda config: ({}, train.RANDOM))
+    with pytest.raises(UserError, match="was made with other weights than this call"):
+        fit_codes.run(grown.config, grown.workdir, (ALL, TEST), 0)
 
 
 def test_a_loss_that_is_not_finite_is_not_saved(grown, monkeypatch):
-    drawn = fit_codes.draw_codes
-    monkeypatch.setattr(fit_codes, "draw_codes", lambda *args: drawn(*args) * np.nan)
+    drawn = codes.draw_codes
+    monkeypatch.setattr(codes, "draw_codes", lambda *args: drawn(*args) * np.nan)
     with pytest.raises(UserError, match=r"codes seed 0: \w+ is nan at step"):
-        fit_codes.run(grown.config, grown.workdir, ALL, 0)
+        fit_codes.run(grown.config, grown.workdir, (ALL, TEST), 0)
     with pytest.raises(UserError, match=r"no complete checkpoint in .*only_codes=True"):
         train.restore_model(grown.config, grown.workdir, ALL, 0)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cglo_jax.config import SIDES
 from cglo_jax.errors import UserError
 from cglo_jax.models import generator
 
@@ -37,6 +38,16 @@ def evaluate(model: generator.Generator, variables, *args) -> jax.Array:
 
 def count(tree) -> int:
     return sum(a.size for a in jax.tree.leaves(tree))
+
+
+def test_the_sides_that_the_config_allows_are_those_that_can_be_made():
+    for side in range(1, 600):
+        try:
+            generator.start_and_doublings(side)
+        except UserError:
+            assert side not in SIDES
+        else:
+            assert side in SIDES
 
 
 @pytest.mark.parametrize(

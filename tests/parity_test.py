@@ -102,14 +102,36 @@ def test_training_agrees_with_torch():
     case = Case("resnet50", 40, batch=2, train=True)  # odd maps: 10, 5, 3, 2
     ours = parity.run_flax(case, "float64")
     theirs = parity.run_torch(case, parity.choose_oracle("resnet50").own, "float64")
-    assert ours.keys() == theirs.keys() >= {"logits", "running means", GRADIENT}
+    running = {"running means", "running variances"}
+    assert ours.keys() == theirs.keys() >= {"logits", GRADIENT} | running
     for name in theirs:
         assert parity.relative_error(ours[name], theirs[name]) < 1e-6, name
-    # The weights' own running means would be far off.
+    # The weights' own running values would be far off.
     tensors = flax_networks.random_tensors("resnet50")
     stats = flax_networks.from_torch("resnet50", tensors)["batch_stats"]
-    before = flax_networks.running_means(stats)
-    assert parity.relative_error(before, theirs["running means"]) > 0.05
+    before = flax_networks.running_values(stats)
+    assert before.keys() == running
+    for name in running:
+        assert parity.relative_error(before[name], theirs[name]) > 0.05
+
+
+def test_running_variances_of_torch_become_biased():
+    torch = pytest.importorskip("torch")
+    from experiments import torch_networks
+
+    # Channel 0 of [2, 2, 1, 2]: 0, 2, 4, 6; its variance is 20 / 4, or unbiased 20 / 3.
+    x = torch.tensor([[0.0, 2, 9, 9], [4, 6, 9, 9]]).reshape(2, 2, 1, 2)
+    net = torch.nn.Sequential(torch.nn.BatchNorm2d(2))
+    net[0].running_var[:] = torch.tensor([3.0, 7.0])
+    before = {name: t.numpy().copy() for name, t in net.state_dict().items()}
+    counts = torch_networks.count_values(net)
+    net(x)
+    after = {name: t.numpy() for name, t in net.state_dict().items()}
+    assert counts == {"0": 4}
+    np.testing.assert_allclose(after["0.running_var"], [2.7 + 2 / 3, 6.3], rtol=1e-6)
+    biased = torch_networks.with_biased_variances(before, after, counts)
+    np.testing.assert_allclose(biased["0.running_var"], [2.7 + 0.5, 6.3], rtol=1e-6)
+    np.testing.assert_array_equal(biased["0.running_mean"], after["0.running_mean"])
 
 
 def test_relative_error_by_hand():
@@ -143,6 +165,7 @@ def test_measure_prints_and_records_and_fails_on_disagreement(
 ):
     pytest.importorskip("torch")
     monkeypatch.setattr(parity, "RESULTS", tmp_path / "parity.jsonl")
+    parity.RESULTS.write_text('{"compared": "by an earlier run"}\n')
     monkeypatch.setattr(parity, "CASES", (Case("vgg16", 16),))
     parity.measure()
     records = loop.read_records(tmp_path / "parity.jsonl")
@@ -161,6 +184,17 @@ def test_measure_prints_and_records_and_fails_on_disagreement(
     monkeypatch.setattr(parity, "compare_case", lambda *_: rows)
     with pytest.raises(SystemExit, match=r"^does not agree: VGG-16 16 eval conv2_2$"):
         parity.measure()
+    records = loop.read_records(parity.RESULTS)
+    assert [r["error_float64"] for r in records] == [r["error_float64"] for r in rows]
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parity, "compare_case", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        parity.measure()
+    assert loop.read_records(parity.RESULTS) == records
+    assert list(tmp_path.iterdir()) == [parity.RESULTS]
 
 
 def test_without_pytorch_one_line_says_how_to_get_it(monkeypatch):

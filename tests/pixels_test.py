@@ -30,11 +30,11 @@ def test_squares_are_the_middle_of_the_scaled_image(width, height, size, resized
     for shape in [(height, width), (height, width, 3)]:
         (image,) = images(shape)
         expected = np.asarray(image.resize(resized, Image.Resampling.BICUBIC).crop(box))
-        (square,) = pixels.stack_squares([[image]], size, 0)
+        square = pixels.cut_square(pixels.scale(image, size), size)
         assert square.shape == (size, size, 3 if len(shape) == 3 else 1)
         np.testing.assert_array_equal(square.reshape(expected.shape), expected)
         for crop in (size - 1, size - 2, 1):
-            (part,) = pixels.stack_squares([[image]], size, crop)
+            part = pixels.cut_square(pixels.scale(image, size), crop)
             left, top = (resized[0] - crop) // 2, (resized[1] - crop) // 2
             part_box = (left, top, left + crop, top + crop)
             whole = image.resize(resized, Image.Resampling.BICUBIC)
@@ -49,21 +49,19 @@ def test_images_of_the_size_are_left_alone():
     assert pixels.crop_middle(image, 8, 8) is image
 
 
-def test_stack_of_chunks():
+def test_squares_are_stacked():
     grey, colour = random_image(5, 6, 6), random_image(2, 6, 6, 3)
-    chunks = [[Image.fromarray(x) for x in part] for part in (grey[:3], grey[3:])]
-    np.testing.assert_array_equal(pixels.stack_squares(chunks, 0, 0), grey[..., None])
-    chunks = [[Image.fromarray(x) for x in colour]]
-    np.testing.assert_array_equal(pixels.stack_squares(chunks, 0, 0), colour)
-    assert pixels.stack_squares([], 4, 0).shape == (0, 0, 0, 0)
+    for stack, expected in [(grey, grey[..., None]), (colour, colour)]:
+        squares = [pixels.cut_square(Image.fromarray(x), 0) for x in stack]
+        np.testing.assert_array_equal(pixels.stack_squares(squares), expected)
+    assert pixels.stack_squares([]).shape == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("sizes", [[(6, 6), (6, 7)], [(6, 6), (7, 7)], [(7, 6)]])
-@pytest.mark.parametrize("apart", [False, True])
-def test_stack_of_several_sizes(sizes, apart):
-    chunks = [[image] for image in images(*sizes)] if apart else [images(*sizes)]
+def test_stack_of_several_sizes(sizes):
+    squares = [pixels.cut_square(image, 0) for image in images(*sizes)]
     with pytest.raises(UserError) as error:
-        pixels.stack_squares(chunks, 0, 0)
+        pixels.stack_squares(squares)
     told = [f"(one is {width}x{height})" for height, width in sizes]
     assert any(text in str(error.value) for text in told)
     assert str(error.value).startswith(
@@ -74,7 +72,8 @@ def test_stack_of_several_sizes(sizes, apart):
 
 def test_canvas_holds_whole_images_with_upright_ones_turned():
     wide, high, square, long = images((4, 7, 3), (6, 4, 3), (4, 4, 3), (4, 30, 3))
-    canvas = pixels.stack_canvas([[wide, high], [square, long]], 4)
+    wholes = [pixels.cut_whole(image) for image in (wide, high, square, long)]
+    canvas = pixels.stack_canvas(wholes)
     assert canvas.pixels.shape == (4, 4, 8, 3)
     np.testing.assert_array_equal(canvas.lengths, [7, 6, 4, 8])
     np.testing.assert_array_equal(canvas.turned, [False, True, False, False])
@@ -90,6 +89,6 @@ def test_canvas_holds_whole_images_with_upright_ones_turned():
 
 def test_canvas_is_scaled():
     (image,) = images((33, 50))
-    canvas = pixels.stack_canvas([[image]], 16)
+    canvas = pixels.stack_canvas([pixels.cut_whole(pixels.scale(image, 16))])
     expected = np.asarray(image.resize((24, 16), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(canvas.pixels[0, ..., 0], expected)

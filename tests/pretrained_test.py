@@ -23,13 +23,20 @@ from published_weights import (
     header_of,
     isolate,
     random_tensors,
+    refusal,
     serve,
     vgg_shapes,
     vgg_tensors,
     write,
 )
 
-from cglo_jax import download, pretrained, remote_tensors, weights_cache
+from cglo_jax import (
+    download,
+    pretrained,
+    remote_tensors,
+    weight_files,
+    weights_cache,
+)
 from cglo_jax.models import resnet, vgg
 
 VGG_WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512)
@@ -139,11 +146,106 @@ def test_a_local_file_is_loaded_in_float32(tmp_path, dtype):
     path = write(tmp_path / "mine.safetensors", tensors)
     loaded, provenance = pretrained.load("vgg16", str(path))
     assert_needed(loaded, {k: np.asarray(t, np.float32) for k, t in tensors.items()})
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = pretrained.digest_of(loaded)
     assert provenance == pretrained.Provenance(
-        "VGG-16", "mine.safetensors", "not stated", "not stated", digest
+        "VGG-16", "mine.safetensors", "not stated", "not stated", sha256, digest
     )
-    assert "\n" not in provenance.describe() and digest in provenance.describe()
+    assert "\n" not in provenance.describe() and sha256 in provenance.describe()
+
+
+def test_the_digest_by_hand():
+    b, a = np.array([[1, -2]], "f"), np.array([0.5], "f")
+    floats = {1: b"\0\0\x80\x3f", -2: b"\0\0\0\xc0", 0.5: b"\0\0\0\x3f"}
+    data = b"a [1]\n" + floats[0.5] + b"b [1, 2]\n" + floats[1] + floats[-2]
+    digest = hashlib.sha256(data).hexdigest()
+    assert pretrained.digest_of({"b": b, "a": a}) == digest
+    others = [
+        {"b": b.T, "a": a},
+        {"c": b, "a": a},
+        {"b": b[:, ::-1], "a": a},
+        {"b": np.nextafter(b, 9), "a": a},
+        {"a": a},
+    ]
+    assert len({digest, *map(pretrained.digest_of, others)}) == 6
+
+
+def test_equal_tensors_have_one_digest_whatever_file_they_are_from(server, tmp_path):
+    _, part = pretrained.load("vgg16", "imagenet")
+    (data,) = [d for path, d in server.files.items() if "vgg16" in path]
+    (tmp_path / "full.safetensors").write_bytes(data)
+    (tmp_path / "renamed").write_bytes(data)
+    halves = {k: t.astype(np.float16) for k, t in vgg_tensors().items()}
+    write(tmp_path / "half.safetensors", halves)
+    wide = {k: t.astype(np.float32) for k, t in halves.items()}
+    write(tmp_path / "wide.safetensors", wide, {"trained_on": "the same"})
+
+    def load(name: str) -> pretrained.Provenance:
+        return pretrained.load("vgg16", str(tmp_path / name))[1]
+
+    full, renamed = load("full.safetensors"), load("renamed")
+    half, wide = load("half.safetensors"), load("wide.safetensors")
+    assert part.digest == full.digest == renamed.digest != half.digest == wide.digest
+    assert part.sha256 != full.sha256 == renamed.sha256
+    assert half.sha256 != wide.sha256
+
+
+@pytest.fixture(name="reads")
+def _reads(monkeypatch) -> list[str]:
+    """Every reading ('read') and hashing ('hash') of a file."""
+    done, read = [], weight_files.read
+    file_digest = hashlib.file_digest
+
+    def counted_read(*args):
+        done.append("read")
+        return read(*args)
+
+    def counted_digest(*args):
+        done.append("hash")
+        return file_digest(*args)
+
+    monkeypatch.setattr(weight_files, "read", counted_read)
+    monkeypatch.setattr(hashlib, "file_digest", counted_digest)
+    return done
+
+
+def test_a_file_is_read_and_hashed_once_until_it_changes(tmp_path, reads):
+    path = write(tmp_path / "a.safetensors", vgg_tensors())
+    before = path.stat().st_mtime_ns
+    first = pretrained.load("vgg16", str(path))
+    assert sorted(reads) == ["hash", "read"]
+    first[0].clear()  # the caller's own
+    again, provenance = pretrained.load("vgg16", str(path))
+    assert sorted(reads) == ["hash", "read"] and provenance == first[1]
+    assert_needed(again, vgg_tensors())
+
+    write(path, vgg_tensors(seed=1))  # of the same size
+    os.utime(path, ns=(before + 1, before + 1))
+    changed, provenance = pretrained.load("vgg16", str(path))
+    assert_needed(changed, vgg_tensors(seed=1))
+    assert provenance.digest != first[1].digest
+    assert provenance.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    path.unlink()
+    assert "there is no such file" in refusal("vgg16", path)
+
+
+@pytest.mark.parametrize("network", ["vgg16", "resnet50"])
+def test_published_weights_are_read_and_hashed_once(server, reads, network):
+    pretrained.load(network, "imagenet")
+    weight_files._sha256_of.cache_clear()  # as in a new process
+    pretrained._load.cache_clear()
+    reads.clear()
+    for _ in range(3):
+        pretrained.load(network, "imagenet")
+    assert sorted(reads) == ["hash", "read"]
+
+
+def test_what_is_kept_in_memory_cannot_be_changed(tmp_path):
+    path = write(tmp_path / "a.safetensors", vgg_tensors())
+    tensors, _ = pretrained.load("vgg16", str(path))
+    for tensor in tensors.values():
+        with pytest.raises(ValueError, match="read-only"):
+            tensor[...] = 0
 
 
 def test_resnet50_ignores_its_last_layer_and_counters(tmp_path):

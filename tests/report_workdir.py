@@ -28,7 +28,10 @@ def make_result(config, method, seed, top1, **changes):
         "n_test": 400,
         "steps": 1234,
         "fingerprint": {**config_lib.classify_fingerprint(config), "weights": "none"},
+        "classifier_weights": "none",
         "perceptual_weights": "none",
+        "perceptual_digest": "none",
+        "codes_added_later": 0,
         "environment": {"python": "3.11.9", "device": "cpu", "commit": "0123abc"},
         "dataset": {
             "name": "shapes",
@@ -36,8 +39,11 @@ def make_result(config, method, seed, top1, **changes):
             "n_labelled": 30,
             "n_unlabelled": 7,
             "transductive": False,
-            "test_split": "test",
+            "test_split": "held out of train",
+            "class_weights": False,
             "class_names": NAMES,
+            "train_counts": [7, 8, 7, 8],
+            "test_counts": [100, 90, 110, 100],
         },
         **changes,
     }

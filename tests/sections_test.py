@@ -49,7 +49,7 @@ def test_every_number_is_there(workdir, config):
     markdown = (workdir / "report.md").read_text()
     expected = ["1234", "80.17 ± 0.44", "83.67 ± 0.22"]  # means and errors by hand
     expected += ["+3.25, +3.00, +4.25", "helped", "0123abc", "0, 1, 2"]
-    expected += ["30 images of 6 classes", "7", "400 images of the test split"]
+    expected += ["30 images of 6 classes", "7", "400 images (held out of train)"]
     for values in zip(*TOP1.values(), strict=True):
         expected += [f"{top1:.2f} / {(100 + top1) / 2:.2f}" for top1 in values]
     for text in expected:

@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import pytest
 
 from cglo_jax import sources
 
@@ -19,6 +20,16 @@ def test_rank_is_by_the_digest_of_seed_purpose_and_id():
     assert sorted(order) == list(range(30))
     assert list(order) != list(sources.rank_ids(ids, 4, "test"))
     assert list(order) != list(sources.rank_ids(ids, 3, "labelled"))
+
+
+def test_draw_is_the_digest_as_a_fraction():
+    ids = [f"{i:02x}" for i in range(1000)]
+    numbers = [sources.draw(i, 3, "test") for i in ids]
+    for i, number in zip(ids, numbers, strict=True):
+        digits = hashlib.sha256(f"3/test/{i}".encode()).hexdigest()
+        assert number == pytest.approx(int(digits[:10], 16) / 16**10, abs=1e-11)
+    order = sources.rank_ids(ids, 3, "test")
+    assert [numbers[i] for i in order] == sorted(numbers)
 
 
 def test_hash_is_of_shape_and_pixels():

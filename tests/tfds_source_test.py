@@ -7,6 +7,9 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -144,6 +147,7 @@ def test_tfds_of_ones_own(tmp_path):
     splits = {"train": pool, "validation": held_out}
     dataset = create_made_up(tmp_path, made_up_features(1), splits)
     train, test = data.load(dataset)
+    assert (train.split, test.split) == ("train", "validation")
     assert (train.images.shape, test.images.shape) == ((2, 8, 8, 1), (4, 8, 8, 1))
     assert train.class_names == ("cat", "owl")
     truth = {}
@@ -215,6 +219,55 @@ def test_tfds_that_lost_a_file(tmp_path):
     text = error_of(dataset)
     assert gone.name in text
     assert text.endswith(": prepare it again")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (encode(random_image(40, 40))[:700], ""),
+        (encode(random_image(40, 40), "JPEG")[:700], ""),
+        (encode(random_image(40, 40))[:20], "Truncated File Read"),
+        (encode(random_image(8, 8), "BMP"), "not a PNG or JPEG image"),
+        (b"", "not a PNG or JPEG image"),
+    ],
+)
+def test_tfds_with_an_image_that_cannot_be_decoded(tmp_path, image, reason, split):
+    splits = {name: made_up_examples(4, 40, 40) for name in ("train", "test")}
+    splits[split][3]["image"] = image
+    dataset = create_made_up(tmp_path, made_up_features(1), splits)
+    dataset.shots = 2
+    # TFDS shuffles what it writes, so the record's number is looked up.
+    builder = tfds.builder("made_up", data_dir=tmp_path)
+    skip = {"image": tfds.decode.SkipDecoding()}
+    records = builder.as_data_source(split=split, decoders=skip)
+    (number,) = (i for i, record in enumerate(records) if record["image"] == image)
+    text = error_of(dataset)
+    assert text.startswith(
+        f"data set 'made_up', split {split!r}, record {number} cannot be decoded "
+        f"({reason}"
+    )
+    assert text.endswith("): prepare it again")
+
+
+def test_few_images_are_held_at_once(tmp_path):
+    splits = {"train": made_up_examples(60, 8, 8), "test": made_up_examples(2, 8, 8)}
+    source = tfds_source.read(
+        create_made_up(tmp_path, made_up_features(1), splits)
+    ).train
+    images, alive, lock = [], [], threading.Lock()
+
+    def use(image: Image.Image) -> str:
+        with lock:
+            images.append(weakref.ref(image))
+            alive.append(sum(one() is not None for one in images))
+        time.sleep(0.001)
+        return hash_pixels(np.asarray(image))
+
+    assert source.read(range(60), use) == source.ids
+    assert 1 < max(alive) <= 5
+    assert not any(image() for image in images)
+    assert source.read([], use) == []
 
 
 def test_tfds_not_prepared(tmp_path, monkeypatch):

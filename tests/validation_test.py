@@ -171,9 +171,18 @@ def test_lists(name, value):
     ("changes", "message"),
     [
         (
-            {"dataset.size": 32, "dataset.crop": 33},
-            "config.dataset.crop is 33: it must be at most dataset.size, which is 32",
+            {"dataset.size": 32, "dataset.crop": 56},
+            "config.dataset.crop is 56: it must be at most dataset.size, which is 32",
         ),
+        (
+            {"dataset.size": 100},
+            "it must be 4 or 7, doubled at least once, such as 112 or 128",
+        ),
+        (
+            {"dataset.size": 256, "dataset.crop": 200},
+            "config.dataset.crop is 200: it must be 4 or 7, doubled at least once",
+        ),
+        ({"classify.weights": ""}, "config.classify.weights is ''"),
         ({"reconstruction.weights": ""}, "config.reconstruction.weights is ''"),
         ({"classify.network": "vgg"}, "config.classify.network is 'vgg'"),
         (
@@ -211,6 +220,7 @@ def test_fields_that_do_not_go_together(changes, message):
         {"external_weights": False, "reconstruction.weights": "random"},
         {"classify.network": "resnet50", "classify.weights": "imagenet"},
         {"dataset.size": 32, "dataset.crop": 32},
+        {"dataset.size": 36, "dataset.crop": 32},
         {"sample.export": ("tfds", "npz")},
     ],
 )

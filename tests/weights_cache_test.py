@@ -78,6 +78,7 @@ def test_only_what_vgg16_needs_is_fetched_and_once(server, monkeypatch):
         "ImageNet-1k",
         "BSD-3-Clause",
         hashlib.sha256(kept.read_bytes()).hexdigest(),
+        pretrained.digest_of(tensors),
     )
     assert cached() == VGG_KEPT
     beside = kept.with_name(VGG_KEPT[1]).read_text()

@@ -111,6 +111,9 @@ def batch_norm(
 ) -> nn.BatchNorm:
     """Creates a batch norm over all devices of the mapped axis `axis_name`, if named.
 
+    The running variance averages the batches' biased variances, PyTorch's the unbiased
+    ones, which are n / (n - 1) times as large if a channel has n values in the batch.
+
     Args:
       train: Normalise by the batch (and update `batch_stats`), else by running values.
       axis_name: Axis of `jax.pmap` or `jax.vmap`; unused when not training.

@@ -1,0 +1,91 @@
+"""What is written of a trained classifier, result.json: where it is, what it holds, reading it."""
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cglo_jax.data import Dataset
+from cglo_jax.errors import UserError
+
+
+def result_path(workdir: pathlib.Path, method: str, seed: int) -> pathlib.Path:
+    """Returns where the result of a classifier is, its checkpoints/ beside it."""
+    return workdir / "classifiers" / f"{method}-{seed}" / "result.json"
+
+
+def read_result(path: pathlib.Path) -> dict[str, Any]:
+    """Reads classifiers/<method>-<seed>/result.json, what `run` writes.
+
+    Raises:
+      UserError: it is damaged or another run's.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if path.parent.name != f"{result['method']}-{int(result['seed'])}":
+            raise ValueError("it is of another method or seed than its directory")
+        if not 0 <= float(result["top1"]) <= float(result["top5"]) <= 100:
+            raise ValueError("top1 and top5 are no percentages")
+        if not (result["n_test"] > 0 and result["steps"] > 0):
+            raise ValueError("n_test and steps must be greater than 0")
+        for name in ("fingerprint", "environment", "dataset"):
+            dict(result[name])
+        for name in ("classifier", "perceptual"):
+            str(result[f"{name}_weights"])
+        str(result["perceptual_digest"]), int(result["codes_added_later"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path} cannot be used ({type(error).__name__}: {error}): "
+            "remove it and run --stage=classify again"
+        ) from error
+    return result
+
+
+def describe_data(
+    config: ConfigDict, train_set: Dataset, test_set: Dataset
+) -> dict[str, Any]:
+    """Returns what a result tells of the images."""
+    path = pathlib.Path(config.dataset.path).expanduser().absolute()
+    counts = [
+        np.bincount(d.labels[d.labels >= 0], minlength=len(d.class_names)).tolist()
+        for d in (train_set, test_set)
+    ]
+    return {
+        "name": path.name if config.dataset.path else config.dataset.name,
+        "num_classes": len(train_set.class_names),
+        "n_labelled": train_set.num_labelled,
+        "n_unlabelled": len(train_set.ids) - train_set.num_labelled,
+        "transductive": config.dataset.transductive,
+        "test_split": test_set.split,
+        "class_weights": config.dataset.class_weights,
+        "class_names": list(train_set.class_names),
+        "train_counts": counts[0],
+        "test_counts": counts[1],
+    }
+
+
+def environment(devices: Sequence[jax.Device]) -> dict[str, Any]:
+    """Returns what a number was computed with: versions, devices, commit (-dirty if changed)."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    here = str(pathlib.Path(__file__).parent)
+    git = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        run_git = subprocess.run(git, capture_output=True, text=True, check=True)
+        commit = run_git.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "backend": devices[0].platform,
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "commit": commit,
+    }
