@@ -142,6 +142,7 @@ def files() -> Section:
         ["classifiers/<method>-<seed>/", "final classifiers and their result.json"],
         ["metrics.jsonl, timings.jsonl", "what was logged"],
         ["config.json", "the settings"],
+        ["skipped.txt", "files of a folder that were not used, and why (if any)"],
     ]
     table = Table("Files", ["Path", "What"], rows)
     return Section("Files of the work directory", tables=[table])

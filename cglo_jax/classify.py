@@ -140,6 +140,27 @@ def run(
     print(f"{name}: {text}", flush=True)
 
 
+def check_cglo(
+    config: ConfigDict, workdir: pathlib.Path, data: tuple[Dataset, Dataset]
+) -> None:
+    """Checks that every cGLO is there that a classifier needs, before any is trained.
+
+    Raises:
+      UserError: one is not, or it is not fully trained or has learnt the test images.
+    """
+    train_set, test_set = data
+    for seed in config.seeds:
+        if any(
+            not result_path(workdir, method, seed).exists()
+            for method in config.classify.methods
+            if method in classifier.FROM_CGLO
+        ):
+            model, *_ = train.restore_model(
+                config, workdir, train_set, seed, complete=True
+            )
+            train.check_unseen(test_set, model)
+
+
 def load_body(config: ConfigDict) -> tuple[tuple[Any, Any] | None, Origin]:
     """Returns the (params, batch_stats) a classifier starts from but for its head, and their origin.
 

@@ -49,7 +49,7 @@ def get_config() -> ConfigDict:
     config.dataset.split_file = ""
     # of "folder" without test/: share of each class that is tested on
     config.dataset.test_fraction = 0.25
-    # weigh cross-entropies by 1 / (labelled images of the class), on average by 1
+    # weight cross-entropies by 1 / (labelled images of the class), on average by 1
     config.dataset.class_weights = False
     # further training images whose labels are hidden [P Alg. 1]
     config.dataset.unlabelled = 0

@@ -137,11 +137,13 @@ def _resume(checkpoints, state, split_state, merge_state, meta, devices):
     where = str(checkpoints.directory)
     saved = checkpoints.meta(step)
     check_fingerprint(saved["fingerprint"], meta["fingerprint"], where)
-    check_fingerprint(
-        {k: v for k, v in saved.items() if k not in ("fingerprint", "notes")},
-        {k: v for k, v in meta.items() if k not in ("fingerprint", "notes")},
-        where,
-    )
+    # Other images change much else; they are what people should hear of.
+    for names in (["images"], sorted(meta.keys() - {"fingerprint", "notes"})):
+        check_fingerprint(
+            {name: saved.get(name) for name in names},
+            {name: meta.get(name) for name in names},
+            where,
+        )
     abstract = parallel.replicated_like(split_state(state), devices)
     return step, merge_state(*checkpoints.restore(step, *abstract))
 

@@ -45,6 +45,7 @@ def main(command: command_line.Command) -> None:
         directory = sample.run(config, workdir, train_set, config.seeds[0])
         print(f"images and figures: {directory}", flush=True)
     if stage in ("all", "classify"):
+        classify.check_cglo(config, workdir, datasets)
         for seed in config.seeds:
             for method in config.classify.methods:
                 classify.run(config, workdir, datasets, method, seed)

@@ -205,11 +205,11 @@ def _validate_weights(flat: dict[str, Any]) -> None:
         return
     if flat["reconstruction.loss"] == "perceptual" and weights != "random":
         raise UserError(
-            f"config.external_weights is False, but reconstruction.weights={weights} are: use "
-            "--config.reconstruction.loss=laplacian or --config.reconstruction.weights=random"
+            f"config.external_weights is False, but reconstruction.weights is {weights!r}: use "
+            "--config.reconstruction.loss=laplacian, or the variant ',scratch' of a config"
         )
     if body != "random":
         raise UserError(
-            f"config.external_weights is False, but classify.weights={body} are: use "
-            "--config.classify.weights=random"
+            f"config.external_weights is False, but classify.weights is {body!r}: use "
+            "--config.classify.weights=random, or the variant ',scratch' of a config"
         )

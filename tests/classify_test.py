@@ -97,6 +97,17 @@ def test_a_resnet_starts_from_the_given_body_and_a_head_of_its_own():
     np.testing.assert_array_equal(*kernels)
 
 
+def test_a_missing_cglo_is_found_before_anything_is_trained(trained, tmp_path):
+    config, dataset, workdir = trained
+    data = (dataset, TEST_SET)
+    classify.check_cglo(config, workdir, data)
+    config.seeds = (0, 1)
+    with pytest.raises(UserError, match=r"seed-1: run --stage=train first"):
+        classify.check_cglo(config, workdir, data)
+    config.classify.methods = ("baseline", "pixelmix")
+    classify.check_cglo(config, tmp_path / "empty", data)
+
+
 def test_without_weights_there_is_no_body_and_missing_ones_are_named(tmp_path):
     assert classify.load_body(create_config()) == (None, train.RANDOM)
     missing = str(tmp_path / "none.safetensors")

@@ -176,3 +176,10 @@ def test_equal_weights_of_another_file_are_the_same_run_and_not_for_the_strict_m
         UserError, match=r"with VGG-16 from a, but config.external_weig"
     ):
         train.restore_model(config, tmp_path, dataset, 0)
+
+
+def test_other_images_are_named_before_what_follows_from_them(tmp_path):
+    config = create_config(**{"train.batch_size": 32})
+    train.run(config, tmp_path, create_dataset(10), 0)
+    with pytest.raises(UserError, match="was made with other images than this call"):
+        train.run(config, tmp_path, create_dataset(14), 0)

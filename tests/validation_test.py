@@ -191,7 +191,7 @@ def test_lists(name, value):
         ),
         (
             {"external_weights": False},
-            "config.external_weights is False, but reconstruction.weights=imagenet are",
+            "config.external_weights is False, but reconstruction.weights is 'imagenet'",
         ),
         (
             {
@@ -200,7 +200,7 @@ def test_lists(name, value):
                 "classify.network": "resnet50",
                 "classify.weights": "a.safetensors",
             },
-            "config.external_weights is False, but classify.weights=a.safetensors are",
+            "config.external_weights is False, but classify.weights is 'a.safetensors'",
         ),
     ],
 )
