@@ -23,6 +23,6 @@ def test_class_names_are_escaped(workdir, config):
     assert '<b>&"' not in text
     assert set(NAMES) <= set(Parsed(text).cells)
     rows = (workdir / "report.md").read_text().splitlines()
-    assert '| 1 | &lt;b&gt;&amp;" |' in rows
-    assert r"| 2 | a_b\|c |" in rows
-    assert r"| 3 | \_x\_\*y\* |" in rows
+    assert '| 1 | &lt;b&gt;&amp;" | 8 | 90 |' in rows
+    assert r"| 2 | a_b\|c | 7 | 110 |" in rows
+    assert r"| 3 | \_x\_\*y\* | 8 | 100 |" in rows
