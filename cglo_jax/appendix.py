@@ -8,8 +8,8 @@ from typing import Any
 
 from cglo_jax import config as config_lib
 from cglo_jax.page import Section, Table
+from cglo_jax.pretrained import Origin
 from cglo_jax.sections import plural
-from cglo_jax.train import Origin
 from cglo_jax.verdict import Results, any_result
 
 

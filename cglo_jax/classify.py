@@ -16,8 +16,8 @@ from cglo_jax.config import check_fingerprint, classify_fingerprint
 from cglo_jax.data import Dataset, batch_that_fits, to_float
 from cglo_jax.errors import UserError
 from cglo_jax.order import BatchOrder
+from cglo_jax.pretrained import NO_WEIGHTS, RANDOM, Origin
 from cglo_jax.results import describe_data, environment, read_result, result_path
-from cglo_jax.train import NO_WEIGHTS, RANDOM, Origin
 
 
 @functools.cache
@@ -148,17 +148,13 @@ def check_cglo(
     Raises:
       UserError: one is not, or it is not fully trained or has learnt the test images.
     """
-    train_set, test_set = data
     for seed in config.seeds:
         if any(
             not result_path(workdir, method, seed).exists()
             for method in config.classify.methods
             if method in classifier.FROM_CGLO
         ):
-            model, *_ = train.restore_model(
-                config, workdir, train_set, seed, complete=True
-            )
-            train.check_unseen(test_set, model)
+            _restore_complete(config, workdir, data, seed)
 
 
 def load_body(config: ConfigDict) -> tuple[tuple[Any, Any] | None, Origin]:
@@ -173,8 +169,17 @@ def load_body(config: ConfigDict) -> tuple[tuple[Any, Any] | None, Origin]:
     if weights == "random":
         return None, RANDOM
     tensors, provenance = pretrained.load("resnet50", weights)
-    origin = Origin(provenance.digest, provenance.describe())
-    return pretrained.resnet50_variables(tensors), origin
+    return pretrained.resnet50_variables(tensors), provenance.summary
+
+
+def _restore_complete(config, workdir, data, seed) -> tuple[dict[str, Any], Any]:
+    """Returns (model, meta) of a fully trained cGLO that has not learnt the test images."""
+    train_set, test_set = data
+    model, meta, _ = train.restore_model(
+        config, workdir, train_set, seed, complete=True
+    )
+    train.check_unseen(test_set, model)
+    return model, meta
 
 
 def _restore_cglo(config, workdir, data, spec, seed) -> tuple[dict[str, Any], Any]:
@@ -182,13 +187,11 @@ def _restore_cglo(config, workdir, data, spec, seed) -> tuple[dict[str, Any], An
 
     An empty one if the method needs none.
     """
-    dataset, test_set = data
     if spec.method not in classifier.FROM_CGLO:
-        z = np.zeros((len(dataset.ids), 0))
+        z = np.zeros((len(data[0].ids), 0))
         told = {"weights": NO_WEIGHTS.text, "digest": NO_WEIGHTS.digest, "added": 0}
         return {"params": {}, "batch_stats": {}, "z": z}, told
-    model, meta, _ = train.restore_model(config, workdir, dataset, seed, complete=True)
-    train.check_unseen(test_set, model)
+    model, meta = _restore_complete(config, workdir, data, seed)
     told = {"weights": meta["notes"]["weights"], "digest": meta["weights"]}
     return model, {**told, "added": meta["notes"]["added"]}
 

@@ -138,7 +138,10 @@ def _resume(checkpoints, state, split_state, merge_state, meta, devices):
     saved = checkpoints.meta(step)
     check_fingerprint(saved["fingerprint"], meta["fingerprint"], where)
     # Other images change much else; they are what people should hear of.
-    for names in (["images"], sorted(meta.keys() - {"fingerprint", "notes"})):
+    for names in (
+        ["images"],
+        sorted((saved.keys() | meta.keys()) - {"fingerprint", "notes"}),
+    ):
         check_fingerprint(
             {name: saved.get(name) for name in names},
             {name: meta.get(name) for name in names},

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,21 @@ from cglo_jax.weights_cache import PINNED
 
 NAMES = {"vgg16": "VGG-16", "resnet50": "ResNet-50"}
 LINE_LIMIT = 200  # characters of a line that a file says of itself
+
+
+class Origin(NamedTuple):
+    """Where weights are from: what resuming compares, and a line for people."""
+
+    digest: str
+    text: str
+
+    @property
+    def external(self) -> bool:
+        """Whether they were trained on other images."""
+        return self not in (NO_WEIGHTS, RANDOM)
+
+
+NO_WEIGHTS, RANDOM = Origin("none", "none"), Origin("random", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +68,11 @@ class Provenance:
             f"{self.name} from {self.origin} (trained on: {self.trained_on}; "
             f"licence: {self.licence}; sha256 {self.sha256})"
         )
+
+    @property
+    def summary(self) -> Origin:
+        """What checkpoints and results keep of it."""
+        return Origin(self.digest, self.describe())
 
 
 def vgg16_indices() -> dict[str, int]:

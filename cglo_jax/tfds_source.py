@@ -152,9 +152,8 @@ def _open_split(builder, split: str) -> _Split:
             position, record = numbered
             return use(_decode(record["image"], mode, name(position)))
 
-        with ThreadPoolExecutor(
-            decode.THREADS
-        ) as pool:  # Pillow decodes without a lock
+        # Pillow decodes without Python's lock.
+        with ThreadPoolExecutor(decode.THREADS) as pool:
             chunks = _read_chunks(records, positions)
             return [one for chunk in chunks for one in pool.map(decode_one, chunk)]
 

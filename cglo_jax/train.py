@@ -5,7 +5,7 @@ import functools
 import hashlib
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from cglo_jax.data import Dataset
 from cglo_jax.errors import UserError
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.order import Schedule
+from cglo_jax.pretrained import NO_WEIGHTS, RANDOM, Origin
 
 
 @functools.cache
@@ -29,21 +30,6 @@ def compiled_step(
     return parallel.pmap_step(
         functools.partial(cglo.train_step, spec=spec, labelled=labelled), devices
     )
-
-
-class Origin(NamedTuple):
-    """Where weights are from: what resuming compares, and a line for people."""
-
-    digest: str
-    text: str
-
-    @property
-    def external(self) -> bool:
-        """Whether they were trained on other images."""
-        return self not in (NO_WEIGHTS, RANDOM)
-
-
-NO_WEIGHTS, RANDOM = Origin("none", "none"), Origin("random", "random")
 
 
 def load_vgg(config: ConfigDict) -> tuple[dict[str, Any], Origin]:
@@ -61,8 +47,7 @@ def load_vgg(config: ConfigDict) -> tuple[dict[str, Any], Origin]:
         variables = VGG16().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
         return variables["params"], RANDOM
     tensors, provenance = pretrained.load("vgg16", weights)
-    origin = Origin(provenance.digest, provenance.describe())
-    return pretrained.vgg16_params(tensors), origin
+    return pretrained.vgg16_params(tensors), provenance.summary
 
 
 def split_state(state: cglo.TrainState) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -52,7 +52,7 @@ def _without_external_weights(config: ConfigDict) -> ConfigDict:
     config.external_weights = False
     config.reconstruction.loss = "laplacian"
     config.classify.weights = "random"
-    # From random weights 1e-3 learns next to nothing; these are CIFAR-100's [P 4.3].
+    # The rates above are for fine-tuning; these are CIFAR-100's, from random weights [P 4.3].
     config.classify.lr = 0.1
     config.classify.weight_decay = 5e-4
     config.classify.lr_drop = 0.2

@@ -10,7 +10,7 @@ import pytest
 from conftest import create_config, create_dataset
 from sklearn.metrics import top_k_accuracy_score
 
-from cglo_jax import checkpoints, classifier, classify, parallel, train
+from cglo_jax import checkpoints, classifier, classify, parallel, pretrained, train
 from cglo_jax.config import METHODS
 from cglo_jax.errors import UserError
 from cglo_jax.order import BatchOrder
@@ -109,7 +109,7 @@ def test_a_missing_cglo_is_found_before_anything_is_trained(trained, tmp_path):
 
 
 def test_without_weights_there_is_no_body_and_missing_ones_are_named(tmp_path):
-    assert classify.load_body(create_config()) == (None, train.RANDOM)
+    assert classify.load_body(create_config()) == (None, pretrained.RANDOM)
     missing = str(tmp_path / "none.safetensors")
     config = create_config(
         **{"classify.network": "resnet50", "classify.weights": missing}

@@ -26,6 +26,7 @@ from cglo_jax import (
     losses,
     order,
     parallel,
+    pretrained,
     sample,
     train,
 )
@@ -493,7 +494,7 @@ def test_a_cglo_that_codes_cannot_be_fitted_to_is_refused(grown):
 
 
 def test_another_perceptual_network_is_refused(grown, monkeypatch):
-    monkeypatch.setattr(train, "load_vgg", lambda config: ({}, train.RANDOM))
+    monkeypatch.setattr(train, "load_vgg", lambda config: ({}, pretrained.RANDOM))
     with pytest.raises(UserError, match="was made with other weights than this call"):
         fit_codes.run(grown.config, grown.workdir, (ALL, TEST), 0)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import assert_trees_equal, create_config, create_dataset, differ
 
-from cglo_jax import checkpoints, train
+from cglo_jax import checkpoints, pretrained, train
 from cglo_jax.errors import UserError
 from cglo_jax.order import Schedule
 
@@ -141,10 +141,10 @@ def test_codes_have_a_directory_for_their_images_and_their_generator(tmp_path):
 
 def test_weights_of_the_perceptual_network_and_their_origin(tmp_path, monkeypatch):
     perceptual = {"reconstruction.loss": "perceptual"}
-    assert train.load_vgg(create_config()) == ({}, train.NO_WEIGHTS)
+    assert train.load_vgg(create_config()) == ({}, pretrained.NO_WEIGHTS)
     config = create_config(**perceptual, **{"reconstruction.weights": "random"})
     params, origin = train.load_vgg(config)
-    assert (origin, origin.external) == (train.RANDOM, False)
+    assert (origin, origin.external) == (pretrained.RANDOM, False)
     assert params["conv5_2"]["kernel"].shape == (3, 3, 512, 512)
     missing = str(tmp_path / "none.safetensors")
     config = create_config(**perceptual, **{"reconstruction.weights": missing})
@@ -155,7 +155,7 @@ def test_weights_of_the_perceptual_network_and_their_origin(tmp_path, monkeypatc
 def test_other_weights_of_the_perceptual_network_are_another_run(tmp_path, monkeypatch):
     config, dataset = create_config(), create_dataset()
     train.run(config, tmp_path, dataset, 0)
-    other = train.Origin("0123", "VGG-16 from b")
+    other = pretrained.Origin("0123", "VGG-16 from b")
     monkeypatch.setattr(train, "load_vgg", lambda config: ({}, other))
     with pytest.raises(UserError, match="was made with other weights than this call"):
         train.run(config, tmp_path, dataset, 0)
@@ -166,7 +166,7 @@ def test_equal_weights_of_another_file_are_the_same_run_and_not_for_the_strict_m
 ):
     config, dataset = create_config(), create_dataset()
     for name in ("a", "b"):
-        origin = train.Origin("0123", f"VGG-16 from {name}")
+        origin = pretrained.Origin("0123", f"VGG-16 from {name}")
         monkeypatch.setattr(train, "load_vgg", lambda config, o=origin: ({}, o))
         train.run(config, tmp_path, dataset, 0)
     _, meta, _ = train.restore_model(config, tmp_path, dataset, 0)
