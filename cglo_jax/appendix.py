@@ -25,7 +25,7 @@ def external_weights(results: Results) -> list[str]:
                     result["classifier_weights"],
                 ),
                 (
-                    "cglo's loss uses",
+                    "cglo uses",
                     result["perceptual_digest"],
                     result["perceptual_weights"],
                 ),

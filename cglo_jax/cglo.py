@@ -1,7 +1,7 @@
-"""The model of the paper and one step of its Algorithm 1, as pure functions."""
+"""The model of the paper, its state and its loss, as pure functions."""
 
 import dataclasses
-import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from cglo_jax import codes, losses, parallel
 from cglo_jax.data import Dataset, to_float
 from cglo_jax.errors import UserError
 from cglo_jax.models.generator import Generator, start_and_doublings
+from cglo_jax.models.latent_classifier import LatentClassifier
 from cglo_jax.models.vgg import TAPS, VGG16, to_rgb
 from cglo_jax.models.weak_classifier import WeakClassifier
 from cglo_jax.order import unlabelled_steps_per_epoch
@@ -58,11 +59,13 @@ class StepSpec:
     """The constants of a step, plain values: equal specs share one compiled step."""
 
     generator: Generator
-    weak_classifier: WeakClassifier
+    weak_classifier: WeakClassifier | LatentClassifier
     vgg: VGG16 | None  # None: Laplacian pyramid loss
     layer_weights: tuple[float, ...]
     pixel_weight: float
     gamma: float
+    weak_loss: str  # of WEAK_LOSSES
+    noise_added: bool  # to the codes, beside which it stands otherwise
     noise_std: float
     generator_lr: float
     code_lr: float
@@ -101,6 +104,11 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
     common = {"dtype": jnp.dtype(c.dtype), "axis_name": parallel.AXIS}
     perceptual = c.reconstruction.loss == "perceptual"
     vgg = VGG16(c.reconstruction.normalize, jnp.dtype(c.dtype))
+    num_classes = len(dataset.class_names)
+    if c.weak_classifier.input == "latent":
+        weak = LatentClassifier(num_classes, c.latent.dim, jnp.dtype(c.dtype))
+    else:
+        weak = WeakClassifier(num_classes, c.weak_classifier.width, **common)
     steps = t.steps_per_epoch + unlabelled_steps_per_epoch(config, dataset)
     return StepSpec(
         generator=Generator(
@@ -111,13 +119,13 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
             noise_dim=c.latent.noise_dim if c.latent.noise == "concat" else 0,
             **common,
         ),
-        weak_classifier=WeakClassifier(
-            len(dataset.class_names), c.weak_classifier.width, **common
-        ),
+        weak_classifier=weak,
         vgg=vgg if perceptual else None,
         layer_weights=tuple(c.reconstruction.layer_weights),
         pixel_weight=c.reconstruction.pixel_weight,
         gamma=c.weak_classifier.gamma,
+        weak_loss=c.weak_classifier.loss,
+        noise_added=c.latent.noise == "additive",
         noise_std=c.latent.noise_std,
         generator_lr=t.generator_lr,
         code_lr=t.code_lr,
@@ -130,25 +138,37 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
     )
 
 
-def init_state(key: jax.Array, *, spec: StepSpec, n: int, dim: int) -> TrainState:
-    """Creates the state before the first step; n codes of dimension `dim`."""
+def init_state(
+    key: jax.Array,
+    first: jax.Array | None = None,
+    *,
+    spec: StepSpec,
+    n: int,
+    dim: int,
+) -> TrainState:
+    """Creates the state before the first step.
+
+    Args:
+      first: codes [n, dim] to start from, see `init_codes`; None: uniform on the sphere.
+    """
     key_codes, key_generator, key_weak = (jax.random.fold_in(key, i) for i in range(3))
-    all_codes = codes.init_codes(key_codes, n, dim, spec.adam)
+    if first is None:
+        all_codes = codes.init_codes(key_codes, n, dim, spec.adam)
+    else:
+        all_codes = codes.create_codes(first, spec.adam)
     z = all_codes.z[:1]
     eps = jnp.zeros((1, spec.generator.noise_dim)) if spec.generator.noise_dim else None
     generator = spec.generator.init(key_generator, z, eps, train=False)
-    image = jnp.zeros(
-        (1, spec.generator.size, spec.generator.size, spec.generator.channels)
-    )
-    weak = spec.weak_classifier.init(key_weak, image, train=False)
+    shape = (1, spec.generator.size, spec.generator.size, spec.generator.channels)
+    of_codes = isinstance(spec.weak_classifier, LatentClassifier)
+    weak_input = z if of_codes else jnp.zeros(shape)
+    weak = spec.weak_classifier.init(key_weak, weak_input, train=False)
     networks = {"generator": generator, "weak_classifier": weak}
-    params = {name: variables["params"] for name, variables in networks.items()}
+    params = {name: v["params"] for name, v in networks.items()}
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        batch_stats={
-            name: variables["batch_stats"] for name, variables in networks.items()
-        },
+        batch_stats={name: v.get("batch_stats", {}) for name, v in networks.items()},
         opt_state={
             "generator": spec.adam.init(params["generator"]),
             "weak_classifier": spec.weak_tx.init(params["weak_classifier"]),
@@ -162,6 +182,46 @@ def draw_noise(keys: jax.Array, dim: int, std: float) -> jax.Array | None:
     if not dim:
         return None
     return std * jax.vmap(lambda key: jax.random.normal(key, (dim,)))(keys)
+
+
+def draw_noise_for(z: jax.Array, keys: jax.Array, *, spec: Any) -> jax.Array | None:
+    """Draws the noise that goes with codes z [B, d] into G, one of the keys [B] for each.
+
+    Args:
+      spec: a `StepSpec` or a `sample.SampleSpec`.
+
+    Returns:
+      float32 [B, d] if it is added, [B, noise_dim] if it is appended, None without noise.
+    """
+    dim = z.shape[-1] if spec.noise_added else spec.generator.noise_dim
+    return draw_noise(keys, dim, spec.noise_std)
+
+
+def enter_noise(
+    z: jax.Array, eps: jax.Array | None, *, spec: Any
+) -> tuple[jax.Array, jax.Array | None]:
+    """Returns (codes [B, d], noise) as G takes them: [z, eps], or z + eps (section 5.2).
+
+    z + eps is not projected: it lies beside the sphere, in a ball around z.
+    """
+    return (z + eps, None) if spec.noise_added else (z, eps)
+
+
+def _cosine_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return losses.cosine_loss(logits, jax.nn.one_hot(labels, logits.shape[-1]))
+
+
+def _double_softmax(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The authors' code takes a softmax for logits: K classes cannot get below log(1 + (K-1)/e)."""
+    return losses.cross_entropy(jax.nn.softmax(logits), labels)
+
+
+# Of f_phi's outputs [B, K] and int labels [B] -> [B]; of label -1 any finite value.
+WEAK_LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "cross_entropy": losses.cross_entropy,
+    "cosine": _cosine_loss,
+    "double_softmax": _double_softmax,
+}
 
 
 def reconstruction_loss(
@@ -197,11 +257,12 @@ def compute_loss(
 ) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, jax.Array]]]:
     """Computes L = L_rec + gamma L_ce of Algorithm 1, or L = L_rec without the weak classifier.
 
-    L_ce of an unlabelled image is 0.
+    L_ce of an unlabelled image is 0. It is of G's image, or of z itself, before noise is
+    added, if f_phi takes codes. It may be another loss, see WEAK_LOSSES.
 
     Args:
       params, batch_stats: of both networks, see `TrainState`.
-      z: codes [B, d] of the images `indices` [B]. eps: noise [B, noise_dim] or None.
+      z: codes [B, d] of the images `indices` [B]. eps: see `draw_noise_for`.
       train: both networks normalise by batch statistics, else by running ones, which then
         stay as they are.
 
@@ -211,8 +272,7 @@ def compute_loss(
     x = to_float(shared.images[indices])  # [B, H, W, C]
     images, new = spec.generator.apply(
         {"params": params["generator"], "batch_stats": batch_stats["generator"]},
-        z,
-        eps,
+        *enter_noise(z, eps, spec=spec),
         train=train,
         mutable="batch_stats",
     )
@@ -225,75 +285,15 @@ def compute_loss(
             "params": params["weak_classifier"],
             "batch_stats": batch_stats["weak_classifier"],
         }
+        of_codes = isinstance(spec.weak_classifier, LatentClassifier)
         (logits, _), new = spec.weak_classifier.apply(
-            variables, images, train=train, mutable="batch_stats"
+            variables, z if of_codes else images, train=train, mutable="batch_stats"
         )
-        batch_stats["weak_classifier"] = new["batch_stats"]
+        batch_stats["weak_classifier"] = new.get("batch_stats", {})
         weights = jnp.where(labels < 0, 0, shared.class_weights[labels])
-        cross_entropy = (weights * losses.cross_entropy(logits, labels)).mean()
-        metrics["loss"] = reconstruction + spec.gamma * cross_entropy
-        metrics["cross_entropy"] = cross_entropy
+        weak_loss = (weights * WEAK_LOSSES[spec.weak_loss](logits, labels)).mean()
+        metrics["loss"] = reconstruction + spec.gamma * weak_loss
+        name = "cosine_loss" if spec.weak_loss == "cosine" else "cross_entropy"
+        metrics[name] = weak_loss
         metrics["weak_accuracy"] = 100 * (logits.argmax(-1) == labels).mean()
     return metrics["loss"], (batch_stats, metrics)
-
-
-def train_step(
-    state: TrainState,
-    shared: Shared,
-    indices: jax.Array,
-    *,
-    spec: StepSpec,
-    labelled: bool,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One step of Algorithm 1: updates theta, the codes of the batch and, if labelled, phi.
-
-    Runs inside `parallel.pmap_step`; all draws depend on (key, step, image) only, so N devices
-    compute what one computes.
-
-    Args:
-      indices: int32 [B], this device's images, none twice on any device.
-      labelled: whether the images have labels: L = L_rec + gamma L_ce, else L = L_rec.
-
-    Returns:
-      The new state and scalar metrics, means over the batch of all devices.
-    """
-    keys = codes.example_keys(jax.random.fold_in(shared.key, state.step), indices)
-    rows = codes.gather_codes(state.codes, indices)
-    eps = draw_noise(keys, spec.generator.noise_dim, spec.noise_std)
-    use_weak = labelled and spec.gamma > 0
-    loss_fn = functools.partial(
-        compute_loss,
-        batch_stats=state.batch_stats,
-        shared=shared,
-        spec=spec,
-        use_weak=use_weak,
-    )
-    grad_fn = jax.grad(loss_fn, argnums=(0, 1), has_aux=True)
-    (grads, code_grads), (batch_stats, metrics) = grad_fn(
-        state.params, rows.z, eps, indices
-    )
-    grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
-    factor = spec.lr_factor(state.step)
-    # The mean over the batch is for the networks: a code has its own image's loss, undivided.
-    rows = codes.update_codes(
-        rows, code_grads * len(indices), factor * spec.code_lr, spec.adam
-    )
-    indices, rows = jax.lax.all_gather((indices, rows), parallel.AXIS, tiled=True)
-
-    params, opt_state = dict(state.params), dict(state.opt_state)
-    rates = {"generator": (spec.adam, factor * spec.generator_lr)}
-    if use_weak:
-        rates["weak_classifier"] = (spec.weak_tx, spec.weak_lr)
-    for name, (tx, lr) in rates.items():
-        updates, opt_state[name] = tx.update(grads[name], opt_state[name], params[name])
-        params[name] = jax.tree.map(
-            lambda p, u, lr=lr: p - lr * u, params[name], updates
-        )
-    new_state = TrainState(
-        step=state.step + 1,
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-        codes=codes.scatter_codes(state.codes, indices, rows),
-    )
-    return new_state, metrics

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +10,9 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from cglo_jax import augment, cglo, codes, losses, parallel, sample
-from cglo_jax.config import METHODS
+from cglo_jax import augment, cglo, codes, parallel, sample
 from cglo_jax.data import Dataset, to_float
+from cglo_jax.methods import METHODS, apply_per_example, one_hot
 from cglo_jax.models.resnet import ResNet50
 from cglo_jax.models.wide_resnet import WideResNet
 from cglo_jax.pixels import Canvas
@@ -21,12 +20,19 @@ from cglo_jax.pixels import Canvas
 
 @struct.dataclass
 class ClassifierState:
-    """What training a classifier changes; step is an int32 scalar."""
+    """What training a classifier changes.
+
+    Attributes:
+      step: int32 [], steps taken.
+      params, batch_stats, opt_state: of the network.
+      averaged: the parameters' moving average, which is tested; {} for methods without one.
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
+    averaged: Any
 
 
 class Shared(NamedTuple):
@@ -34,7 +40,7 @@ class Shared(NamedTuple):
 
     Attributes:
       key: the run's key; every draw but dropout's is f(key, step, image).
-      images: uint8 [n, H, W, C], labelled training images.
+      images: uint8 [n, H, W, C], labelled training images; for mixmatch all of them.
       canvas: the same images whole, to crop from; None to train on `images` themselves.
       class_weights: float32 [K], of the cross-entropy.
       sampler: the trained cGLO.
@@ -55,6 +61,10 @@ class StepSpec:
     method: str
     sample: sample.SampleSpec
     replace_probability: float
+    augment_probability: float
+    draw_per_batch: bool
+    cutout_size: int
+    mixup_alpha: float
     augment_synthetic: bool
     pad: int
     pad_value: float
@@ -87,6 +97,10 @@ def create_spec(config: ConfigDict, dataset: Dataset, method: str) -> StepSpec:
         method=method,
         sample=sample.create_spec(config, cglo.create_spec(config, dataset).generator),
         replace_probability=c.replace_probability,
+        augment_probability=c.augment_probability,
+        draw_per_batch=c.draw_per == "batch",
+        cutout_size=c.cutout_size,
+        mixup_alpha=c.mixup_alpha,
         augment_synthetic=c.augment_synthetic,
         pad=c.pad,
         pad_value=c.pad_value,
@@ -98,32 +112,6 @@ def create_spec(config: ConfigDict, dataset: Dataset, method: str) -> StepSpec:
     )
 
 
-# A method makes a new image for each of the batch: (keys [B], indices [B], shared, spec) ->
-# float32 [B, H, W, C]. To add one, write its function, put it into _REPLACEMENTS and its name
-# into config.METHODS, and into FROM_CGLO if it needs a trained cGLO.
-
-
-def _cglo(keys, indices, shared, spec) -> jax.Array:
-    images, _, _ = sample.synthesize(shared.sampler, keys, indices, spec=spec.sample)
-    return images
-
-
-def _pixelmix(keys, indices, shared, spec) -> jax.Array:
-    """Control for cGLO: the same pairs and t, mixed as pixels instead of codes."""
-    partners, t, _ = sample.draw_pairs(shared.sampler, keys, indices, spec=spec.sample)
-    x, y = to_float(shared.images[indices]), to_float(shared.images[partners])
-    return jax.vmap(codes.lerp)(x, y, t)
-
-
-_REPLACEMENTS: dict[str, Callable[..., jax.Array] | None] = {
-    "baseline": None,
-    "cglo": _cglo,
-    "pixelmix": _pixelmix,
-}
-FROM_CGLO = ("cglo",)  # methods that need a trained cGLO
-assert tuple(_REPLACEMENTS) == METHODS
-
-
 def _crop(shared: Shared, keys: jax.Array, indices: jax.Array) -> jax.Array:
     """The real images [B, H, W, C]: random crops where there is more to see than them."""
     if shared.canvas is None:
@@ -133,34 +121,52 @@ def _crop(shared: Shared, keys: jax.Array, indices: jax.Array) -> jax.Array:
 
 
 def create_batch(
-    shared: Shared, keys: jax.Array, indices: jax.Array, *, spec: StepSpec
-) -> jax.Array:
-    """Makes the images that a step trains on: replaced with probability p, then augmented.
+    shared: Shared,
+    keys: jax.Array,
+    indices: jax.Array,
+    *,
+    spec: StepSpec,
+    key_batch: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Makes what a step trains on: images replaced with probability p, then augmented.
 
     Args:
       keys: typed keys [B]. indices: int32 [B].
+      key_batch: a key of the step, for what `classify.draw_per` has drawn once for the batch.
 
     Returns:
-      float32 [B, H, W, C] in [-1, 1]; each keeps the label of image i.
+      (images float32 [B, H, W, C] in [-1, 1], targets float32 [B, K]).
     """
     split = jax.vmap(jax.random.split, (0, None), 1)
     key_new, key_replace, key_augment = split(keys, 3)
     # Not 0 or 1, which are `split`s of it.
-    key_crop = jax.vmap(jax.random.fold_in, (0, None))(key_augment, 2)
+    key_crop, key_method = (
+        jax.vmap(jax.random.fold_in, (0, None))(key_augment, i) for i in (2, 3)
+    )
+    method, targets = METHODS[spec.method], one_hot(shared, indices)
     x = to_float(_crop(shared, key_crop, indices))
     replaced = jnp.zeros(len(indices), bool)
-    replacement = _REPLACEMENTS[spec.method]
-    if replacement is not None:
+    if method.replace is not None:
+        key_t = None
+        if spec.draw_per_batch:
+            key_replace, key_t = (
+                jnp.broadcast_to(key, keys.shape) for key in jax.random.split(key_batch)
+            )
         draw = jax.vmap(jax.random.bernoulli, (0, None))
         replaced = draw(key_replace, spec.replace_probability)
-        new = replacement(key_new, indices, shared, spec)
+        new, new_targets = method.replace(key_new, key_t, indices, shared, spec)
         x = jnp.where(replaced[:, None, None, None], new, x)
+        targets = jnp.where(replaced[:, None], new_targets, targets)
     augmented = augment.standard(
         key_augment, x, pad=spec.pad, flip=spec.flip, pad_value=spec.pad_value
     )
-    if spec.augment_synthetic:
-        return augmented
-    return jnp.where(replaced[:, None, None, None], x, augmented)
+    if not spec.augment_synthetic:
+        augmented = jnp.where(replaced[:, None, None, None], x, augmented)
+    if method.augment is not None:
+        augmented = apply_per_example(
+            method.augment, key_method, augmented, spec.augment_probability, spec
+        )
+    return augmented, targets
 
 
 def train_step(
@@ -172,8 +178,10 @@ def train_step(
       indices: int32 [B], this device's images.
     """
     key = jax.random.fold_in(shared.key, state.step)
-    x = create_batch(shared, codes.example_keys(key, indices), indices, spec=spec)
-    labels = shared.sampler.labels[indices]
+    keys = codes.example_keys(key, indices)
+    # Far from image indices, which `keys` are made of; mixmatch has the next two.
+    key_batch = jax.random.fold_in(key, 1 << 31)
+    x, targets = create_batch(shared, keys, indices, spec=spec, key_batch=key_batch)
     rngs = {"dropout": jax.random.fold_in(key, jax.lax.axis_index(parallel.AXIS))}
 
     def loss_fn(params):
@@ -181,16 +189,22 @@ def train_step(
         (logits, _), new = spec.model.apply(
             variables, x, train=True, mutable="batch_stats", rngs=rngs
         )
-        weights = shared.class_weights[labels]
-        loss = (weights * losses.cross_entropy(logits, labels)).mean()
-        accuracy = 100 * (logits.argmax(-1) == labels).mean()
+        weights = targets @ shared.class_weights
+        loss = (weights * METHODS[spec.method].loss(logits, targets)).mean()
+        accuracy = 100 * (logits.argmax(-1) == targets.argmax(-1)).mean()
         return loss, (new["batch_stats"], {"loss": loss, "train_accuracy": accuracy})
 
     grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
     updates, opt_state = spec.tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return ClassifierState(state.step + 1, params, batch_stats, opt_state), metrics
+    new_state = state.replace(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return new_state, metrics
 
 
 def init_state(key: jax.Array, *, spec: StepSpec) -> ClassifierState:
@@ -200,5 +214,10 @@ def init_state(key: jax.Array, *, spec: StepSpec) -> ClassifierState:
     variables = spec.model.init(key, image, train=False)
     params = variables["params"]
     return ClassifierState(
-        jnp.zeros((), jnp.int32), params, variables["batch_stats"], spec.tx.init(params)
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables["batch_stats"],
+        opt_state=spec.tx.init(params),
+        # Copies: a donated state must not hold an array twice.
+        averaged=jax.tree.map(jnp.copy, params) if spec.method == "mixmatch" else {},
     )

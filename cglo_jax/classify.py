@@ -8,13 +8,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import classifier, loop, parallel, pretrained, sample, train
+from cglo_jax import classifier, loop, mixmatch, parallel, pretrained, sample, train
 from cglo_jax.config import check_fingerprint, classify_fingerprint
 from cglo_jax.data import Dataset, batch_that_fits, to_float
 from cglo_jax.errors import UserError
+from cglo_jax.methods import METHODS
 from cglo_jax.order import BatchOrder
 from cglo_jax.pretrained import NO_WEIGHTS, RANDOM, Origin
 from cglo_jax.results import describe_data, environment, read_result, result_path
@@ -22,12 +24,19 @@ from cglo_jax.results import describe_data, environment, read_result, result_pat
 
 @functools.cache
 def compiled_step(
-    spec: classifier.StepSpec, devices: tuple[jax.Device, ...]
+    spec: classifier.StepSpec,
+    devices: tuple[jax.Device, ...],
+    constants: mixmatch.MixMatch | None = None,
 ) -> Callable:
-    """Returns the pmapped `classifier.train_step`, the same object for the same arguments (one compilation)."""
-    return parallel.pmap_step(
-        functools.partial(classifier.train_step, spec=spec), devices
-    )
+    """Returns the pmapped step, the same object for the same arguments (one compilation).
+
+    It is `classifier.train_step`, or `mixmatch.train_step` if its constants are given.
+    """
+    if constants is None:
+        step = functools.partial(classifier.train_step, spec=spec)
+    else:
+        step = functools.partial(mixmatch.train_step, spec=spec, mixmatch=constants)
+    return parallel.pmap_step(step, devices)
 
 
 @functools.cache
@@ -46,8 +55,12 @@ def evaluate(
     dataset: Dataset,
     devices: Sequence[jax.Device],
 ) -> np.ndarray:
-    """Returns logits float32 [n, K] of all images; the last batch is padded, the padding cut off."""
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    """Returns logits float32 [n, K] of all images; the last batch is padded, the padding cut off.
+
+    The parameters are the averaged ones if the state has them.
+    """
+    params = state.averaged or state.params
+    variables = {"params": params, "batch_stats": state.batch_stats}
     compute = compiled_logits(model, tuple(devices))
     n = len(dataset.images)
     size = min(n, batch_that_fits(dataset.images.shape[1]))
@@ -87,7 +100,7 @@ def run(
 
     Args:
       data: training and test images, see `data.load`.
-      method: one of `config.METHODS`.
+      method: one of `methods.METHODS`.
       seed: of everything drawn here, and of the cGLO that is used.
 
     Raises:
@@ -152,7 +165,7 @@ def check_cglo(
         if any(
             not result_path(workdir, method, seed).exists()
             for method in config.classify.methods
-            if method in classifier.FROM_CGLO
+            if METHODS[method].from_cglo
         ):
             _restore_complete(config, workdir, data, seed)
 
@@ -187,7 +200,7 @@ def _restore_cglo(config, workdir, data, spec, seed) -> tuple[dict[str, Any], An
 
     An empty one if the method needs none.
     """
-    if spec.method not in classifier.FROM_CGLO:
+    if not METHODS[spec.method].from_cglo:
         z = np.zeros((len(data[0].ids), 0))
         told = {"weights": NO_WEIGHTS.text, "digest": NO_WEIGHTS.digest, "added": 0}
         return {"params": {}, "batch_stats": {}, "z": z}, told
@@ -209,29 +222,38 @@ def create_state(
         return state
     params, batch_stats = parallel.replicate(body, devices)
     params = {**params, "head": state.params["head"]}
-    return state.replace(params=params, batch_stats=batch_stats)
+    # Copies: a donated state must not hold an array twice.
+    averaged = jax.tree.map(jnp.copy, params) if state.averaged else {}
+    return state.replace(params=params, batch_stats=batch_stats, averaged=averaged)
 
 
 def _train(
     config, workdir, dataset, spec, model, body, seed, devices, fingerprint
 ) -> classifier.ClassifierState:
     c, n = config.classify, dataset.num_labelled
-    # The same keys for every method: they differ in the replaced images only.
-    key_init, key_step, key_order = jax.random.split(jax.random.key(seed), 3)
+    # The same keys for every method: they differ in what a step makes of its images.
+    keys = jax.random.split(jax.random.key(seed), 4)
+    key_init, key_step, key_order, key_pool = keys
+    constants = mixmatch.MixMatch.create(config) if spec.method == "mixmatch" else None
+    images = dataset.images if constants else dataset.images[:n]
     sampler = sample.create_sampler(model, dataset)
     shared = classifier.Shared(
-        key_step, dataset.images[:n], dataset.canvas, dataset.class_weights, sampler
+        key_step, images, dataset.canvas, dataset.class_weights, sampler
     )
     shared = parallel.replicate(shared, devices)
     state = create_state(key_init, spec, body, devices)
     size = parallel.per_device(c.batch_size, n, devices, "classify.batch_size")
     order = BatchOrder(key_order, np.arange(n), size)
-    step_fn = compiled_step(spec, devices)
+    pool_order = BatchOrder(key_pool, mixmatch.choose_pool(dataset, size), size)
+    step_fn = compiled_step(spec, devices, constants)
 
     def take_step(
         state: classifier.ClassifierState, step: int
     ) -> tuple[classifier.ClassifierState, dict[str, Any]]:
-        return step_fn(state, shared, parallel.shard(order(step), devices))
+        batch = order(step)
+        if constants:
+            batch = np.stack([batch, pool_order(step)], 1)
+        return step_fn(state, shared, parallel.shard(batch, devices))
 
     directory = result_path(workdir, spec.method, seed).parent
     return loop.run_steps(
@@ -254,10 +276,16 @@ def _train(
 
 def _split_state(state: classifier.ClassifierState) -> tuple[Any, Any]:
     model = {"params": state.params, "batch_stats": state.batch_stats}
+    if state.averaged:
+        model["averaged"] = state.averaged
     return model, {"step": state.step, "opt_state": state.opt_state}
 
 
 def _merge_state(model: Any, rest: Any) -> classifier.ClassifierState:
     return classifier.ClassifierState(
-        rest["step"], model["params"], model["batch_stats"], rest["opt_state"]
+        step=rest["step"],
+        params=model["params"],
+        batch_stats=model["batch_stats"],
+        opt_state=rest["opt_state"],
+        averaged=model.get("averaged", {}),
     )

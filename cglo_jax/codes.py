@@ -56,6 +56,11 @@ def init_codes(
     """Draws n codes uniformly on the sphere in R^dim (section 3.1); row i depends on (key, i) only."""
     keys = example_keys(key, jnp.arange(n))
     z = project_codes(jax.vmap(lambda k: jax.random.normal(k, (dim,)))(keys))
+    return create_codes(z, tx)
+
+
+def create_codes(z: jax.Array, tx: optax.GradientTransformation) -> Codes:
+    """Gives codes z [n, d] their optimiser states before the first step."""
     return Codes(z=z, opt_state=jax.vmap(tx.init)(z))
 
 

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from cglo_jax.errors import UserError
 
-METHODS = ("baseline", "cglo", "pixelmix")
 EXPORTS = ("npz", "tfds")
 # Sides in pixels that the generator can make: 4 or 7, doubled at least once.
 SIDES = tuple(sorted(start << k for start in (4, 7) for k in range(1, 12)))
@@ -45,6 +44,8 @@ def get_config() -> ConfigDict:
     # labelled training images per class; 0 = all there are
     config.dataset.shots = 5
     config.dataset.split_seed = 0  # which images: the same for every seed of `seeds`
+    # use so many classes only, evenly spread over their list; 0 = all
+    config.dataset.classes = 0
     # CUB-200: lines "image_id is_train", the labelled images are among those with 1
     config.dataset.split_file = ""
     # of "folder" without test/: share of each class that is tested on
@@ -60,9 +61,17 @@ def get_config() -> ConfigDict:
 
     config.latent = ConfigDict()
     config.latent.dim = 128  # d, dimension of the codes z [P 4.3]
-    config.latent.noise = "concat"  # "concat": G([z, eps]); "none" [P 3.2]
-    config.latent.noise_dim = 100  # dimension of eps [A]
+    # "concat": G([z, eps]); "additive": G(z + eps) [P 5.2]; "none" [P 5.1]
+    config.latent.noise = "concat"
+    config.latent.noise_dim = 100  # dimension of eps, d if it is added [A]
     config.latent.noise_std = 0.15  # standard deviation of eps [A]
+    # codes before the first step: "sphere" uniform on it; "hypercube" near one vertex per
+    # class; "resnet" a ResNet-50's activations of the image [P 5.2]
+    config.latent.init = "sphere"
+    # of "hypercube": length of the noise beside a vertex of length 1, about
+    config.latent.init_noise = 0.1
+    # of "resnet": "imagenet", a .safetensors file with torchvision's names, or "random"
+    config.latent.init_weights = "imagenet"
 
     config.generator = ConfigDict()
     # channels at full resolution, doubled per halving of the side
@@ -70,6 +79,10 @@ def get_config() -> ConfigDict:
     config.generator.max_width = 512  # upper limit of the channels
 
     config.weak_classifier = ConfigDict()
+    # "image": of G(z); "latent": three dense layers on z itself [P 5.2]
+    config.weak_classifier.input = "image"
+    # "cross_entropy"; "cosine" [P 5.2]; "double_softmax": cross-entropy of a softmax [A]
+    config.weak_classifier.loss = "cross_entropy"
     config.weak_classifier.width = 64  # channels of its four blocks [A]
     # weight of its cross-entropy in the loss, 0 = none [M: at the authors' .5, whose doubled
     # softmax makes it some K times weaker, images of CIFAR-100 are hardly reconstructed]
@@ -121,10 +134,18 @@ def get_config() -> ConfigDict:
     config.sample.projection = "tsne"
 
     config.classify = ConfigDict()
-    # of METHODS, each trained for the same steps
+    # of methods.METHODS, each trained for the same steps
     config.classify.methods = ("baseline", "cglo")
     # that an image is replaced, per example [P 4.2]
     config.classify.replace_probability = 0.5
+    # that Cutout, Random Erasing or AutoAugment changes an image, per example [P 4.2]
+    config.classify.augment_probability = 0.5
+    # what is drawn once for it: replacement, and t, per "example" [P 4.2] or "batch" [A]
+    config.classify.draw_per = "example"
+    # pixels: side of the square that Cutout greys; 8 at 32 px, 112 at 224 px
+    config.classify.cutout_size = 8
+    # of mixup: both parameters of the Beta distribution of the share
+    config.classify.mixup_alpha = 1.0
     config.classify.network = "wide_resnet"  # or "resnet50" [P 4.2]
     # that resnet50 starts from: "random", "imagenet" (downloaded once), or a .safetensors
     # file with torchvision's names
@@ -149,10 +170,56 @@ def get_config() -> ConfigDict:
     config.classify.checkpoint_every_epochs = 50  # besides the last epoch
     config.classify.log_every_steps = 100  # steps between lines of metrics.jsonl
 
+    # Of the method mixmatch; names and values are Berthelot et al.'s (2019).
+    config.mixmatch = ConfigDict()
+    config.mixmatch.augmentations = 2  # K, whose predictions are averaged
+    config.mixmatch.temperature = 0.5  # T of sharpening
+    # both parameters of the Beta distribution of the share
+    config.mixmatch.alpha = 0.75
+    config.mixmatch.lambda_u = 75.0  # weight of the unlabelled loss after its ramp
+    # share of all steps in which lambda_u grows from 0: 2**14 of 2**20 there
+    config.mixmatch.ramp = 1 / 64
+    config.mixmatch.ema = 0.999  # decay of the averaged parameters, which are tested
+
     config.report = ConfigDict()
     # of the t-interval of the paired difference over seeds
     config.report.confidence = 0.95
     return config.lock()
+
+
+# Two ways to run everything: as the paper says and, where it is silent, as we decided; or with
+# what the authors' released code does instead, as far as fields reach. What still differs from
+# that code then: the DCGAN with batch norm, true optimiser states kept over epochs, partners
+# that are never the image itself, and conv3_2 after its ReLU.
+PROFILES: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "authors": {
+        "latent.dim": 512,
+        # Three taps, relu1_2, relu2_2 and conv3_2, of images in [-1, 1]; five at 224 px.
+        "reconstruction.layer_weights": (1.0, 1.0, 1.0, 0.0, 0.0),
+        "reconstruction.normalize": False,
+        "weak_classifier.loss": "double_softmax",
+        "weak_classifier.gamma": 0.5,
+        "sample.batch_statistics": "batch",
+        "classify.draw_per": "batch",
+        "classify.augment_synthetic": False,
+    },
+}
+
+
+def apply_profile(config: ConfigDict, name: str) -> ConfigDict:
+    """Returns `config` with the fields of the profile set.
+
+    Raises:
+      UserError: there is no such profile.
+    """
+    if name not in PROFILES:
+        raise UserError(f"there is no profile {name!r}: use {' or '.join(PROFILES)}")
+    fields = dict(PROFILES[name])
+    if config.dataset.crop or config.dataset.size > 64:
+        fields.pop("reconstruction.layer_weights", None)
+    config.update_from_flattened_dict(fields)
+    return config
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
@@ -175,6 +242,7 @@ _FREE = {
     "dataset.path",
     "dataset.split_file",
     "reconstruction.weights",
+    "latent.init_weights",
     "classify.weights",
     "train.only_codes",
     "train.checkpoint_every_epochs",
@@ -197,6 +265,7 @@ _CLASSIFY_SECTIONS = (
     "sample.t_values",
     "sample.batch_statistics",
     "classify",
+    "mixmatch",
 )
 
 

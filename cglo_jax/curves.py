@@ -11,6 +11,7 @@ from cglo_jax.figures import PALETTE
 _PANELS = (
     ("train", "reconstruction", "cGLO: reconstruction loss"),
     ("train", "cross_entropy", "cGLO: cross-entropy of the weak classifier"),
+    ("train", "cosine_loss", "cGLO: cosine loss of the weak classifier"),
     ("classify", "loss", "Classifier: training loss"),
     ("classify", "train_accuracy", "Classifier: training accuracy (%)"),
 )

@@ -83,7 +83,7 @@ def load(fields: ConfigDict) -> tuple[Dataset, Dataset]:
       UserError: the data set is unknown, not prepared, has too few images of a class, or
         test images without labels.
     """
-    splits = read(fields)
+    splits = _choose_classes(read(fields), fields.classes)
     names, pool = splits.class_names, splits.train
     labelled, unlabelled, held_out = _choose(pool, names, fields)
     take = functools.partial(_take, names=names, fields=fields)
@@ -110,6 +110,24 @@ def load(fields: ConfigDict) -> tuple[Dataset, Dataset]:
         skipped=splits.skipped,
     )
     return train_set, test_set
+
+
+def _choose_classes(splits: sources.Splits, count: int) -> sources.Splits:
+    """Keeps `count` classes, evenly spread over the list of them; 0 = all."""
+    names = splits.class_names
+    if not count:
+        return splits
+    if not 2 <= count <= len(names):
+        raise UserError(
+            f"config.dataset.classes is {count}, but there are {len(names)} classes: use 2 to "
+            f"{len(names)}, or 0 for all"
+        )
+    kept = np.linspace(0, len(names) - 1, count).round().astype(int)
+    return splits._replace(
+        train=sources.keep_classes(splits.train, kept),
+        test=sources.keep_classes(splits.test, kept),
+        class_names=tuple(names[i] for i in kept),
+    )
 
 
 def _choose(

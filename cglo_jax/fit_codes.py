@@ -1,7 +1,8 @@
 """Adding images later: one code for each new image, eq. (2) over the codes alone.
 
 The generator and the weak classifier stay as Algorithm 1 left them and normalise by running
-statistics, as they do when sampling. Images that already have a code keep it.
+statistics, as they do when sampling. Images that already have a code keep it; the codes of new
+ones start uniformly on the sphere, whatever `latent.init` was for those of training.
 """
 
 import dataclasses
@@ -61,13 +62,13 @@ def fit_step(
       use_weak: whether L_ce counts.
 
     Returns:
-      The new state and scalar metrics, means over the batch of all devices; `cross_entropy`
-      and `weak_accuracy` are means over its labelled images, 0 without any.
+      The new state and scalar metrics, means over the batch of all devices; those of f_phi
+      are means over its labelled images, 0 without any.
     """
     fixed = shared.fixed
     keys = codes.example_keys(jax.random.fold_in(fixed.key, state.step), indices)
     rows = codes.gather_codes(state.codes, indices)
-    eps = cglo.draw_noise(keys, spec.generator.noise_dim, spec.noise_std)
+    eps = cglo.draw_noise_for(rows.z, keys, spec=spec)
 
     def loss_fn(z: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         loss, (_, metrics) = cglo.compute_loss(
@@ -89,7 +90,7 @@ def fit_step(
     rows = codes.update_codes(rows, grads * len(indices), lr, spec.adam)
     labelled = (fixed.labels[indices] >= 0).mean()
     metrics, labelled = jax.lax.pmean((metrics, labelled), parallel.AXIS)
-    for name in metrics.keys() & {"cross_entropy", "weak_accuracy"}:
+    for name in metrics.keys() - {"loss", "reconstruction"}:
         metrics[name] = jnp.where(labelled > 0, metrics[name] / labelled, 0)
     indices, rows = jax.lax.all_gather((indices, rows), parallel.AXIS, tiled=True)
     new_codes = codes.scatter_codes(state.codes, indices, rows)
@@ -238,14 +239,14 @@ def _restore_state(directory, spec, devices) -> cglo.TrainState:
 
 
 def _create_state(z: jax.Array, *, spec: cglo.StepSpec) -> FitState:
-    rows = codes.Codes(z=z, opt_state=jax.vmap(spec.adam.init)(z))
+    rows = codes.create_codes(z, spec.adam)
     return FitState(step=jnp.zeros((), jnp.int32), codes=rows)
 
 
 def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
     """Takes the steps: a new image has as many updates as a code had in training on average."""
     c, directory = config.train, train.checkpoint_dir(workdir, seed)
-    vgg, origin = train.load_vgg(config)
+    (vgg, _), origin = train.load_weights(config)
     saved, now = {"weights": meta["weights"]}, {"weights": origin.digest}
     check_fingerprint(saved, now, str(directory))
     devices = tuple(parallel.choose_devices(config.devices))

@@ -82,6 +82,25 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     )
 
 
+def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Computes -sum_k targets_k log softmax(logits)_k of logits and targets [B, K]."""
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
+
+
+def cosine_loss(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Computes 1 - cos(outputs, targets) of each row [B, K], in [0, 2]; 1 for outputs of 0.
+
+    Source: Barz & Denzler (2019), Deep Learning on Small Datasets without Pre-Training
+    using Cosine Loss, eq. (3), with one-hot targets.
+    """
+    return 1 - (_normalise(outputs.astype(jnp.float32)) * _normalise(targets)).sum(-1)
+
+
+def _normalise(x: jax.Array) -> jax.Array:
+    # Not x / |x|: the gradient of a row of zeros would be NaN.
+    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(-1, keepdims=True), 1e-12))
+
+
 def _mean_abs(x: jax.Array) -> jax.Array:
     return jnp.abs(x).mean(tuple(range(1, x.ndim)))
 

@@ -29,7 +29,7 @@ def main(command: command_line.Command) -> None:
     loop.check_workdir(config, workdir)
     train_set, test_set = datasets = data.load(config.dataset)
     print(data.describe(train_set, test_set), flush=True)
-    loaders = {"train": train.load_vgg, "classify": classify.load_body}
+    loaders = {"train": train.load_weights, "classify": classify.load_body}
     for name, load in loaders.items():  # they fail before anything is written
         if stage in ("all", name) and (origin := load(config)[1]).external:
             print(f"{name} uses {origin.text}", flush=True)

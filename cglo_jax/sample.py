@@ -45,6 +45,7 @@ class SampleSpec(NamedTuple):
     """How images are sampled: constants of a compiled program."""
 
     generator: Generator
+    noise_added: bool
     noise_std: float
     interpolation: str
     t_values: tuple[float, ...]
@@ -55,6 +56,7 @@ def create_spec(config: ConfigDict, generator: Generator) -> SampleSpec:
     """Takes the fields of `config.sample` that change images."""
     return SampleSpec(
         generator=generator,
+        noise_added=config.latent.noise == "additive",
         noise_std=config.latent.noise_std,
         interpolation=config.sample.interpolation,
         t_values=tuple(config.sample.t_values),
@@ -74,7 +76,7 @@ def create_sampler(model: dict[str, Any], dataset: Dataset) -> Sampler:
 def generate(
     variables: dict[str, Any], z: jax.Array, keys: jax.Array, *, spec: SampleSpec
 ) -> jax.Array:
-    """Computes G([z, eps]) with fresh noise for each image.
+    """Computes G([z, eps]), or G(z + eps), with fresh noise for each image.
 
     Args:
       z: codes [B, d]. keys: typed keys [B], of the noise.
@@ -82,47 +84,59 @@ def generate(
     Returns:
       float32 [B, H, W, C] in [-1, 1].
     """
-    eps = cglo.draw_noise(keys, spec.generator.noise_dim, spec.noise_std)
+    eps = cglo.draw_noise_for(z, keys, spec=spec)
+    z, eps = cglo.enter_noise(z, eps, spec=spec)
+    apply = functools.partial(spec.generator.apply, variables, z, eps)
     if spec.batch_statistics == "running":
-        return spec.generator.apply(variables, z, eps, train=False)
-    images, _ = spec.generator.apply(
-        variables, z, eps, train=True, mutable="batch_stats"
-    )
-    return images
+        return apply(train=False)
+    return apply(train=True, mutable="batch_stats")[0]
 
 
 def draw_pairs(
-    sampler: Sampler, keys: jax.Array, indices: jax.Array, *, spec: SampleSpec
+    sampler: Sampler,
+    keys: jax.Array,
+    indices: jax.Array,
+    *,
+    spec: SampleSpec,
+    key_t: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Draws a partner j of the same class and a t for each image (section 4.2).
 
     Args:
       keys: typed keys [B]. indices: int32 [B], images i.
+      key_t: typed keys [B] that t is drawn from instead; equal keys give equal t.
 
     Returns:
       (j int32 [B], t float32 [B] from `t_values`, keys [B] for what else is drawn).
     """
     split = jax.vmap(jax.random.split, (0, None), 1)
-    key_partner, key_t, key_rest = split(keys, 3)
+    key_partner, own_key_t, key_rest = split(keys, 3)
     labels = sampler.labels[indices]
     partners = codes.draw_partners(key_partner, indices, labels, sampler.classes)
     t_values = jnp.asarray(spec.t_values, jnp.float32)
-    t = jax.vmap(jax.random.choice, (0, None))(key_t, t_values)
+    draw = jax.vmap(jax.random.choice, (0, None))
+    t = draw(own_key_t if key_t is None else key_t, t_values)
     return partners, t, key_rest
 
 
 def synthesize(
-    sampler: Sampler, keys: jax.Array, indices: jax.Array, *, spec: SampleSpec
+    sampler: Sampler,
+    keys: jax.Array,
+    indices: jax.Array,
+    *,
+    spec: SampleSpec,
+    key_t: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Samples a new image beside each given one: G(slerp(z_i, z_j, t)) (section 4.2).
 
     Args:
       keys: typed keys [B]. indices: int32 [B], images i.
+      key_t: typed keys [B] that t is drawn from instead, see `draw_pairs`.
 
     Returns:
       (images float32 [B, H, W, C] in [-1, 1], j int32 [B], t float32 [B]).
     """
-    partners, t, key_noise = draw_pairs(sampler, keys, indices, spec=spec)
+    partners, t, key_noise = draw_pairs(sampler, keys, indices, spec=spec, key_t=key_t)
     path = jax.vmap(codes.INTERPOLATIONS[spec.interpolation])
     z = path(sampler.z[indices], sampler.z[partners], t)
     return generate(sampler.variables, z, key_noise, spec=spec), partners, t
@@ -154,13 +168,10 @@ def run(
     _write_reconstructions(temporary, dataset, sampler, spec, key_grids)
     _write_interpolations(temporary, dataset, sampler, spec, key_grids)
     points = project(model["z"], config.sample.projection)
-    figures.code_map(points, dataset.labels, dataset.class_names).save(
-        temporary / "codes.png"
-    )
-    if config.sample.export:
-        export.write(
-            temporary, config.sample.export, dataset.class_names, config.dataset.name
-        )
+    code_map = figures.code_map(points, dataset.labels, dataset.class_names)
+    code_map.save(temporary / "codes.png")
+    if forms := config.sample.export:
+        export.write(temporary, forms, dataset.class_names, config.dataset.name)
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)
     timing = {"wall_s": round(time.perf_counter() - began, 3), "images": n}
@@ -203,9 +214,8 @@ def project(z: np.ndarray, method: str) -> np.ndarray:
     if method == "pca" or not 5 <= len(z) <= _TSNE_MOST:
         return PCA(2, random_state=0).fit_transform(z)
     perplexity = min(30.0, (len(z) - 1) / 3)
-    return TSNE(
-        2, perplexity=perplexity, metric="cosine", init="random", random_state=0
-    ).fit_transform(z)
+    options = {"metric": "cosine", "init": "random", "random_state": 0}
+    return TSNE(2, perplexity=perplexity, **options).fit_transform(z)
 
 
 def _write_images(config, directory, dataset, sampler, spec, key, origin) -> int:
@@ -249,9 +259,8 @@ def _write_images(config, directory, dataset, sampler, spec, key, origin) -> int
 def encode_png(image: np.ndarray) -> bytes:
     """Encodes uint8 [H, W, 1 or 3] as PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(
-        buffer, "PNG"
-    )
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 

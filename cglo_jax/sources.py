@@ -54,6 +54,23 @@ class Splits(NamedTuple):
     test_name: str = "test"
 
 
+def keep_classes(source: Source, kept: np.ndarray) -> Source:
+    """Keeps the images of the classes `kept` [K], numbered anew, and those of unknown class."""
+    renumbered = {int(old): new for new, old in enumerate(kept)} | {-1: -1}
+    labels = source.labels.tolist()
+    positions = [i for i, label in enumerate(labels) if label in renumbered]
+
+    def read(chosen: Sequence[int], use: Callable[[Image.Image], T]) -> list[T]:
+        return source.read([positions[i] for i in chosen], use)
+
+    return Source(
+        ids=[source.ids[i] for i in positions],
+        labels=np.array([renumbered[labels[i]] for i in positions], np.int64),
+        read=read,
+        eligible=None if source.eligible is None else source.eligible[positions],
+    )
+
+
 def rank_ids(ids: Sequence[str], seed: int, purpose: str) -> np.ndarray:
     """Orders ids by sha256("seed/purpose/id"): int [n], positions, the same everywhere."""
     digests = [_hash_id(i, seed, purpose) for i in ids]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, codes, loop, parallel, pretrained
+from cglo_jax import cglo, codes, init_codes, loop, parallel, pretrained, train_step
 from cglo_jax.checkpoints import restore_latest_model
 from cglo_jax.config import check_fingerprint, train_fingerprint
 from cglo_jax.data import Dataset
@@ -26,9 +26,9 @@ from cglo_jax.pretrained import NO_WEIGHTS, RANDOM, Origin
 def compiled_step(
     spec: cglo.StepSpec, labelled: bool, devices: tuple[jax.Device, ...]
 ) -> Any:
-    """Returns the pmapped `cglo.train_step`, the same object for the same arguments (one compilation)."""
+    """Returns the pmapped `train_step`, the same object for the same arguments (one compilation)."""
     return parallel.pmap_step(
-        functools.partial(cglo.train_step, spec=spec, labelled=labelled), devices
+        functools.partial(train_step.train_step, spec=spec, labelled=labelled), devices
     )
 
 
@@ -48,6 +48,18 @@ def load_vgg(config: ConfigDict) -> tuple[dict[str, Any], Origin]:
         return variables["params"], RANDOM
     tensors, provenance = pretrained.load("vgg16", weights)
     return pretrained.vgg16_params(tensors), provenance.summary
+
+
+def load_weights(config: ConfigDict) -> tuple[tuple[Any, Any], Origin]:
+    """Returns the networks that training only reads, and the origin of both.
+
+    Returns:
+      ((parameters of the perceptual network, variables of the ResNet-50 that codes start
+      from), origin), see `load_vgg` and `init_codes.load_resnet`.
+    """
+    vgg, of_vgg = load_vgg(config)
+    resnet, of_resnet = init_codes.load_resnet(config)
+    return (vgg, resnet), init_codes.join_origins(of_vgg, of_resnet)
 
 
 def split_state(state: cglo.TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -107,12 +119,13 @@ def run(
       The state after the last step.
 
     Raises:
-      UserError: the checkpoints there are another run's, or a loss is not finite.
+      UserError: the checkpoints there are another run's, a loss is not finite, weights
+        cannot be had, or codes have too few dimensions for `latent.init`.
     """
     devices = tuple(parallel.choose_devices(config.devices))
     spec = cglo.create_spec(config, dataset)
     key_init, key_step, key_order = jax.random.split(jax.random.key(seed), 3)
-    vgg, origin = load_vgg(config)
+    (vgg, resnet), origin = load_weights(config)
     shared = cglo.Shared(
         key_step, dataset.images, dataset.labels, dataset.class_weights, vgg
     )
@@ -122,6 +135,7 @@ def run(
         cglo.init_state,
         devices,
         key_init,
+        init_codes.draw(config, key_init, dataset, resnet),
         spec=spec,
         n=len(dataset.ids),
         dim=config.latent.dim,

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cglo_jax.config import EXPORTS, METHODS, SIDES, flatten
+from cglo_jax.config import EXPORTS, SIDES, flatten
 from cglo_jax.errors import UserError
 
 
@@ -37,6 +37,11 @@ _POSITIVE = (
     "classify.lr_drop",
     "classify.checkpoint_every_epochs",
     "classify.log_every_steps",
+    "classify.cutout_size",
+    "classify.mixup_alpha",
+    "mixmatch.augmentations",
+    "mixmatch.temperature",
+    "mixmatch.alpha",
 )
 _NOT_NEGATIVE = (
     "devices",
@@ -44,15 +49,18 @@ _NOT_NEGATIVE = (
     "dataset.crop",
     "dataset.shots",
     "dataset.split_seed",
+    "dataset.classes",
     "dataset.unlabelled",
     "dataset.holdout",
     "latent.noise_std",
+    "latent.init_noise",
     "weak_classifier.gamma",
     "reconstruction.pixel_weight",
     "train.weak_weight_decay",
     "sample.seed",
     "classify.weight_decay",
     "classify.pad",
+    "mixmatch.lambda_u",
 )
 _BELOW_ONE = (
     "train.adam_b1",
@@ -61,15 +69,25 @@ _BELOW_ONE = (
     "classify.momentum",
     "classify.dropout",
     "dataset.test_fraction",
+    "mixmatch.ema",
+)
+_PROBABILITIES = (
+    "classify.replace_probability",
+    "classify.augment_probability",
+    "mixmatch.ramp",
 )
 _SEEDS = 1 << 32  # `jax.random.key` takes larger ones modulo this: equal runs
 _CHOICES = {
     "dtype": ("float32", "bfloat16"),
-    "latent.noise": ("concat", "none"),
+    "latent.noise": ("concat", "additive", "none"),
+    "latent.init": ("sphere", "hypercube", "resnet"),
+    "weak_classifier.input": ("image", "latent"),
+    "weak_classifier.loss": ("cross_entropy", "cosine", "double_softmax"),
     "reconstruction.loss": ("perceptual", "laplacian"),
     "sample.interpolation": ("slerp", "lerp"),
     "sample.batch_statistics": ("running", "batch"),
     "sample.projection": ("tsne", "pca"),
+    "classify.draw_per": ("example", "batch"),
     "classify.network": ("wide_resnet", "resnet50"),
 }
 
@@ -127,8 +145,8 @@ def _validate_ranges(flat: dict[str, Any]) -> None:
         depth,
         "10, 16, 22, 28, ... (6 n + 4)",
     )
-    p = flat["classify.replace_probability"]
-    _check(0 <= p <= 1, "classify.replace_probability", p, "between 0 and 1")
+    for name in _PROBABILITIES:
+        _check(0 <= flat[name] <= 1, name, flat[name], "between 0 and 1")
     fill = flat["classify.pad_value"]
     _check(-1 <= fill <= 1, "classify.pad_value", fill, "between -1 and 1")
     _check(
@@ -150,10 +168,12 @@ def _validate_lists(flat: dict[str, Any]) -> None:
         seeds,
         "a list of different whole numbers from 0 to 2**32 - 1, such as (0,1,2)",
     )
+    from cglo_jax.methods import METHODS  # JAX: seconds
+
     methods = flat["classify.methods"]
     _check(
         len(methods) > 0
-        and all(m in METHODS for m in methods)
+        and all(m in list(METHODS) for m in methods)
         and len(set(methods)) == len(methods),
         "classify.methods",
         methods,
@@ -193,7 +213,7 @@ def _validate_lists(flat: dict[str, Any]) -> None:
 
 def _validate_weights(flat: dict[str, Any]) -> None:
     """Checks which weights of other images are used, and that none are if none may be."""
-    for name in ("reconstruction.weights", "classify.weights"):
+    for name in ("reconstruction.weights", "classify.weights", "latent.init_weights"):
         _check(bool(flat[name]), name, flat[name], "imagenet, random or a file")
     weights, body = flat["reconstruction.weights"], flat["classify.weights"]
     if body != "random" and flat["classify.network"] != "resnet50":
@@ -207,6 +227,12 @@ def _validate_weights(flat: dict[str, Any]) -> None:
         raise UserError(
             f"config.external_weights is False, but reconstruction.weights is {weights!r}: use "
             "--config.reconstruction.loss=laplacian, or the variant ',scratch' of a config"
+        )
+    start = flat["latent.init_weights"]
+    if flat["latent.init"] == "resnet" and start != "random":
+        raise UserError(
+            f"config.external_weights is False, but latent.init_weights is {start!r}: use "
+            "--config.latent.init_weights=random"
         )
     if body != "random":
         raise UserError(

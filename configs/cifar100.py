@@ -4,6 +4,7 @@ Run card
 
     python -m cglo_jax.prepare cifar100
     python -m cglo_jax.main --config=configs/cifar100.py:10          # the paper's protocol
+    python -m cglo_jax.main --config=configs/cifar100.py:10,authors  # as their released code
     python -m cglo_jax.main --config=configs/cifar100.py:10,scratch  # no external weights
     python -m cglo_jax.main --config=configs/cifar100.py:10,cpu      # small, for two cores; none either
 
@@ -25,18 +26,22 @@ from cglo_jax.errors import UserError
 
 
 def get_config(argument: str = "10") -> ConfigDict:
-    """Returns the paper's protocol for 'SHOTS', without external weights for 'SHOTS,scratch'.
+    """Returns the paper's protocol for 'SHOTS', see `config.PROFILES` for 'SHOTS,authors'.
 
-    And a small one, also without, for 'SHOTS,cpu'.
+    'SHOTS,scratch' is without external weights, 'SHOTS,cpu' small and also without.
     """
     shots, _, variant = argument.partition(",")
-    if not shots.isdecimal() or int(shots) < 1 or variant not in ("", "scratch", "cpu"):
+    variants = ("", "authors", "scratch", "cpu")
+    if not shots.isdecimal() or int(shots) < 1 or variant not in variants:
         raise UserError(
-            f"{argument!r} is not 'SHOTS', 'SHOTS,scratch' or 'SHOTS,cpu', such as 10,cpu"
+            f"{argument!r} is not 'SHOTS', 'SHOTS,authors', 'SHOTS,scratch' or 'SHOTS,cpu', "
+            "such as 10,cpu"
         )
     config = defaults.get_config()
     config.dataset.name = "cifar100"
     config.dataset.shots = int(shots)
+    if variant == "authors":
+        return defaults.apply_profile(config, variant)
     if variant:
         config.external_weights = False
         config.reconstruction.loss = "laplacian"

@@ -4,6 +4,7 @@ Run card
 
     python -m cglo_jax.prepare caltech_birds2011                # 1.2 GB, official archives
     python -m cglo_jax.main --config=configs/cub.py:10          # the paper: 5, 10, 20 or 30
+    python -m cglo_jax.main --config=configs/cub.py:10,authors  # as their released code
     python -m cglo_jax.main --config=configs/cub.py:10,scratch  # no external weights
     ... --config.dataset.split_file=train_test_split.txt        # the images of a list
 
@@ -22,11 +23,16 @@ from cglo_jax.errors import UserError
 
 
 def get_config(argument: str = "10") -> ConfigDict:
-    """Returns the paper's protocol for 'SHOTS', or without external weights for 'SHOTS,scratch'."""
-    shots, _, prior = argument.partition(",")
-    if not shots.isdecimal() or int(shots) < 1 or prior not in ("", "scratch"):
+    """Returns the paper's protocol for 'SHOTS', see `config.PROFILES` for 'SHOTS,authors'.
+
+    'SHOTS,scratch' is without external weights.
+    """
+    shots, _, variant = argument.partition(",")
+    variants = ("", "authors", "scratch")
+    if not shots.isdecimal() or int(shots) < 1 or variant not in variants:
         raise UserError(
-            f"{argument!r} is not 'SHOTS' or 'SHOTS,scratch', such as 10 or 10,scratch"
+            f"{argument!r} is not 'SHOTS', 'SHOTS,authors' or 'SHOTS,scratch', such as 10 or "
+            "10,scratch"
         )
     config = defaults.get_config()
     config.dataset.name = "caltech_birds2011"
@@ -45,7 +51,10 @@ def get_config(argument: str = "10") -> ConfigDict:
     config.classify.lr_drop = 0.9  # [A]
     config.classify.lr_drop_epochs = tuple(range(2, 200, 2))  # [A]
     config.classify.pad = 0  # the crop is out of the larger image
-    return _without_external_weights(config) if prior else config
+    config.classify.cutout_size = 112  # half of the side
+    if variant == "authors":
+        return defaults.apply_profile(config, variant)
+    return _without_external_weights(config) if variant else config
 
 
 def _without_external_weights(config: ConfigDict) -> ConfigDict:

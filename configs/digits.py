@@ -37,5 +37,6 @@ def get_config() -> ConfigDict:
     config.classify.pad = 1
     config.classify.pad_value = -1.0
     config.classify.flip = False
+    config.classify.cutout_size = 2  # a quarter of the side
     config.classify.methods = ("baseline", "cglo", "pixelmix")
     return config

@@ -45,8 +45,9 @@ def loss(
     total = np.zeros(len(z))
     for draw in range(NOISES):
         keys = jax.random.split(jax.random.key(draw), len(z))
-        eps = cglo.draw_noise(keys, spec.generator.noise_dim, spec.noise_std)
-        y = generator.apply(variables, z, eps, train=False)
+        eps = cglo.draw_noise_for(z, keys, spec=spec)
+        inputs = cglo.enter_noise(z, eps, spec=spec)
+        y = generator.apply(variables, *inputs, train=False)
         total += cglo.reconstruction_loss(y, data.to_float(images), {}, spec=spec)
     return total / NOISES
 

@@ -23,9 +23,9 @@ VGG = "VGG-16 from a.safetensors (trained on: birds)"
     [
         ("none", "none", "none"),
         ("random", "random", "none"),
-        (VGG, "none", f"cglo's loss uses {VGG}"),
+        (VGG, "none", f"cglo uses {VGG}"),
         ("none", "ResNet", "classifiers start from ResNet"),
-        (VGG, "ResNet", f"classifiers start from ResNet; cglo's loss uses {VGG}"),
+        (VGG, "ResNet", f"classifiers start from ResNet; cglo uses {VGG}"),
     ],
 )
 def test_external_weights_are_said_and_refused_in_the_strict_mode(

@@ -47,7 +47,11 @@ def create_spec(method, **changes):
 def create_batch(shared, spec, indices=INDICES, seed=2):
     keys = codes.example_keys(jax.random.key(seed), jnp.arange(len(indices)))
     create = jax.jit(functools.partial(classifier.create_batch, spec=spec))
-    return np.asarray(create(shared, keys, indices)), keys
+    x, targets = create(shared, keys, indices, key_batch=jax.random.key(seed + 100))
+    if spec.method != "mixup":
+        labels = np.asarray(shared.sampler.labels)[indices]
+        np.testing.assert_array_equal(targets, np.eye(3)[labels])
+    return np.asarray(x), keys
 
 
 def create_real(shared, indices=INDICES):

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import create_config, create_dataset
+from conftest import assert_trees_equal, create_config, create_dataset
 from sklearn.metrics import top_k_accuracy_score
 
 from cglo_jax import checkpoints, classifier, classify, parallel, pretrained, train
-from cglo_jax.config import METHODS
 from cglo_jax.errors import UserError
+from cglo_jax.methods import METHODS
 from cglo_jax.order import BatchOrder
 
 TEST_SET = create_dataset(13, seed=1, split="test")
@@ -63,6 +63,10 @@ def test_evaluate_is_exact_with_a_ragged_last_batch(devices, monkeypatch):
     state = parallel.replicate(state, devices)
     logits = classify.evaluate(state, spec.model, TEST_SET, devices)
     assert logits.shape == (13, 3)
+    nothing = jax.tree.map(jnp.zeros_like, state.params)
+    swapped = state.replace(params=nothing, averaged=state.params)
+    of_averaged = classify.evaluate(swapped, spec.model, TEST_SET, devices)
+    np.testing.assert_array_equal(of_averaged, logits)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     x = TEST_SET.images.astype(np.float32) / 127.5 - 1
     expected, _ = jax.jit(lambda v, x: spec.model.apply(v, x, train=False))(
@@ -77,7 +81,7 @@ def test_evaluate_is_exact_with_a_ragged_last_batch(devices, monkeypatch):
 
 def test_a_resnet_starts_from_the_given_body_and_a_head_of_its_own():
     config = create_config(**{"classify.network": "resnet50"})
-    spec = classifier.create_spec(config, create_dataset(size=32), "baseline")
+    spec = classifier.create_spec(config, create_dataset(size=32), "mixmatch")
     devices = tuple(jax.local_devices()[:2])
     key = jax.random.key(3)
     plain = classify.create_state(key, spec, None, devices)
@@ -92,6 +96,7 @@ def test_a_resnet_starts_from_the_given_body_and_a_head_of_its_own():
         np.testing.assert_array_equal(leaf, 1)
         assert len(leaf.sharding.device_set) == 2
     assert {float(a.min()) for a in jax.tree.leaves(state.batch_stats)} == {4.0}
+    assert_trees_equal(state.averaged, state.params)
     assert state.params["head"]["kernel"].shape == (2048, 3)
     kernels = (s.params["head"]["kernel"] for s in (state, plain))
     np.testing.assert_array_equal(*kernels)
@@ -120,10 +125,14 @@ def test_without_weights_there_is_no_body_and_missing_ones_are_named(tmp_path):
 
 def test_all_methods_see_the_same_images_in_the_same_order(trained, monkeypatch):
     config, dataset, workdir = trained
-    seen = {method: [] for method in METHODS}
+    seen, pool = {method: [] for method in METHODS}, []
 
-    def compiled_step(spec, devices):
+    def compiled_step(spec, devices, constants):
         def step(state, shared, batch):
+            assert (constants is not None) == (spec.method == "mixmatch")
+            if constants:
+                pool.append(np.asarray(batch[..., 1]))
+                batch = batch[..., 0]
             key = jax.random.key_data(shared.key)
             seen[spec.method] += [np.asarray(batch), np.asarray(key)]
             return state, {"loss": jnp.zeros(())}
@@ -132,7 +141,8 @@ def test_all_methods_see_the_same_images_in_the_same_order(trained, monkeypatch)
 
     def init_state(key, *, spec):
         w = jax.random.normal(key, (3,))
-        return classifier.ClassifierState(jnp.zeros((), jnp.int32), {"w": w}, {}, {})
+        step = jnp.zeros((), jnp.int32)
+        return classifier.ClassifierState(step, {"w": w}, {}, {}, {})
 
     def evaluate(state, *_):
         seen[method].append(np.asarray(state.params["w"]))
@@ -147,6 +157,9 @@ def test_all_methods_see_the_same_images_in_the_same_order(trained, monkeypatch)
         for one, other in zip(seen["baseline"], seen[method], strict=True):
             np.testing.assert_array_equal(one, other)
     assert len({batch.tobytes() for batch in seen["baseline"]}) > 6
+    # The hidden labels are of the same images, in another order.
+    assert len({batch.tobytes() for batch in [*pool, *seen["baseline"][:-1:2]]}) == 12
+    np.testing.assert_array_equal(np.sort(np.ravel(pool[:3])), np.arange(24))
 
 
 def read_state(directory):
@@ -155,11 +168,14 @@ def read_state(directory):
         return step, saved.restore_model(step)
 
 
-def test_a_run_resumes_bit_for_bit_and_is_not_done_twice(trained, monkeypatch, capsys):
+@pytest.mark.parametrize("method", ["cglo", "mixmatch"])
+def test_a_run_resumes_bit_for_bit(trained, method, monkeypatch, capsys):
     config, dataset, workdir = trained
+    if method == "mixmatch":
+        dataset = create_dataset(unlabelled=9)
     run = functools.partial(classify.run, config, workdir, (dataset, TEST_SET))
-    run("cglo", 0)
-    directory = workdir / "classifiers" / "cglo-0"
+    run(method, 0)
+    directory = workdir / "classifiers" / f"{method}-0"
     whole = (directory / "result.json").read_bytes()
     lines = (workdir / "metrics.jsonl").read_bytes()
     step, params = read_state(directory)
@@ -175,40 +191,51 @@ def test_a_run_resumes_bit_for_bit_and_is_not_done_twice(trained, monkeypatch, c
     with monkeypatch.context() as patch:
         patch.setattr(BatchOrder, "__call__", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run("cglo", 0)
+            run(method, 0)
     assert not (directory / "result.json").exists()
     assert read_state(directory)[0] == 3
     capsys.readouterr()
-    run("cglo", 0)
+    run(method, 0)
     printed = capsys.readouterr()
     assert "resumed at step 3 of 6" in printed.err
     assert (directory / "result.json").read_bytes() == whole
     assert (workdir / "metrics.jsonl").read_bytes() == lines
     resumed_step, resumed = read_state(directory)
     assert resumed_step == step == 6
-    jax.tree.map(np.testing.assert_array_equal, params, resumed)
+    assert_trees_equal(params, resumed)
+    assert ("averaged" in params) == (method == "mixmatch")
 
-    # A finished result is taken as it is, by the same configuration only.
+
+def test_a_finished_result_is_taken_as_it_is_by_the_same_configuration_only(
+    trained, monkeypatch, capsys
+):
+    config, dataset, workdir = trained
+    run = functools.partial(classify.run, config, workdir, (dataset, TEST_SET))
+    run("baseline", 0)
+    directory = workdir / "classifiers" / "baseline-0"
+    result = json.loads((directory / "result.json").read_text())
+
     def refuse(*_):
         raise AssertionError("trained again")
 
     monkeypatch.setattr(classify, "_train", refuse)
     before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
-    run("cglo", 0)
+    run("baseline", 0)
     assert {p: p.stat().st_mtime_ns for p in workdir.rglob("*")} == before
-    result = json.loads(whole)
     printed = capsys.readouterr().out
-    assert f"classify cglo seed 0: done before, top-1 {result['top1']:.2f}" in printed
+    assert (
+        f"classify baseline seed 0: done before, top-1 {result['top1']:.2f}" in printed
+    )
     config.classify.lr = 0.25
     with pytest.raises(UserError, match=r"classify\.lr=0\.1, this call has 0\.25: "):
-        run("cglo", 0)
+        run("baseline", 0)
     config.classify.lr = 0.1
     without = {k: v for k, v in result.items() if k != "fingerprint"}
     for text in ("{", "{}", '{"top1": "x", "top5": 1}', "[]", json.dumps(without)):
         (directory / "result.json").write_text(text)
         match = r"result\.json cannot be used \(.*\): remove it"
         with pytest.raises(UserError, match=match):
-            run("cglo", 0)
+            run("baseline", 0)
 
 
 def test_a_result_says_what_it_is(trained):

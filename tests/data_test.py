@@ -74,6 +74,27 @@ def test_the_split_seed_chooses_others_and_the_same_test_images():
     assert test_too.digest == test.digest
 
 
+def test_some_classes_only():
+    train, test = data.load(fields(shots=2, classes=4, unlabelled=30))
+    kept = ["0", "3", "6", "9"]
+    assert train.class_names == test.class_names == tuple(kept)
+    np.testing.assert_array_equal(train.labels[:8], np.repeat(np.arange(4), 2))
+    truth = true_digits()
+    for dataset in (train, test):
+        for i, label in zip(dataset.ids, dataset.labels, strict=True):
+            digit = str(truth[i][1])
+            assert digit == kept[label] if label >= 0 else digit in kept
+    _, all_of_them = data.load(fields(shots=2))
+    names = [str(truth[i][1]) for i in all_of_them.ids]
+    assert len(test.ids) == sum(name in kept for name in names)
+
+
+@pytest.mark.parametrize("classes", [1, 11])
+def test_classes_that_are_not_there(classes):
+    with pytest.raises(UserError, match=r"classes is \d+, but there are 10 classes"):
+        data.load(fields(shots=2, classes=classes))
+
+
 def test_parts_of_digits_are_disjoint():
     train, test = data.load(fields(shots=5, unlabelled=200, holdout=300))
     check_digits(train, slice(50, None))

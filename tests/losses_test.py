@@ -182,3 +182,32 @@ def test_losses_do_not_depend_on_the_other_examples():
         whole = loss(x, y)
         alone = [loss(x[i : i + 1], y[i : i + 1])[0] for i in range(3)]
         np.testing.assert_allclose(whole, alone, rtol=1e-6)
+
+
+def test_soft_cross_entropy_of_one_hot_and_of_mixed_targets():
+    logits = jnp.asarray(normal(0, 5, 3) * 4)
+    labels = jnp.array([0, 1, 2, 1, 0])
+    hard = losses.cross_entropy(logits, labels)
+    soft = losses.soft_cross_entropy(logits, jax.nn.one_hot(labels, 3))
+    np.testing.assert_allclose(soft, hard, rtol=1e-6)
+    # ln(1 + 1 + 2) - (.5 ln 1 + .5 ln 2)
+    by_hand = np.log(4) - 0.5 * np.log(2)
+    mixed = losses.soft_cross_entropy(
+        jnp.log(jnp.array([[1.0, 1.0, 2.0]])), jnp.array([[0.5, 0.0, 0.5]])
+    )
+    np.testing.assert_allclose(mixed, [by_hand], rtol=1e-6)
+
+
+def test_cosine_loss_by_hand():
+    outputs = jnp.array([[3.0, 4.0], [0.0, 2.0], [-5.0, 0.0], [0.0, 0.0]])
+    targets = jnp.array([[1.0, 0.0]] * 4)
+    loss = losses.cosine_loss(outputs, targets)
+    np.testing.assert_allclose(loss, [0.4, 1.0, 2.0, 1.0], rtol=1e-6)
+    # Mixed targets are normalised as well: the best output is their direction.
+    mixed = losses.cosine_loss(jnp.array([[9.0, 3.0]]), jnp.array([[0.75, 0.25]]))
+    np.testing.assert_allclose(mixed, [0.0], atol=1e-6)
+    grads = jax.grad(lambda x: losses.cosine_loss(x, targets).sum())(outputs)
+    assert np.isfinite(grads).all()
+    # Its length does not count: the gradient is at right angles to the outputs.
+    np.testing.assert_allclose((grads * outputs).sum(1), np.zeros(4), atol=1e-6)
+    np.testing.assert_allclose(grads[0], [-0.128, 0.096], rtol=1e-5)

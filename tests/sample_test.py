@@ -15,7 +15,7 @@ from absl import logging
 from conftest import create_config, create_dataset
 from PIL import Image
 
-from cglo_jax import cglo, checkpoints, sample, train
+from cglo_jax import cglo, checkpoints, codes, sample, train
 from cglo_jax.errors import UserError
 
 
@@ -232,6 +232,54 @@ def test_draws_are_uniform_and_of_the_images_key():
     np.testing.assert_array_equal(partners_of_some, partners[some])
     np.testing.assert_array_equal(t_of_some, t[some])
     assert (rest_of_some == rest[some]).all()
+
+
+def test_a_given_key_draws_t_and_nothing_else():
+    dataset = create_dataset()
+    sampler, spec = create_sampler(create_config(), dataset)
+    keys, indices = jax.random.split(jax.random.key(0), 24), jnp.arange(24)
+    draw = jax.jit(
+        lambda **k: sample.draw_pairs(sampler, keys, indices, spec=spec, **k)
+    )
+    partners, own, rest = draw()
+    assert len(set(np.asarray(own).tolist())) == 4
+    drawn = set()
+    for seed in range(20):
+        one = jnp.repeat(jax.random.key(seed)[None], 24)
+        partners_then, t, rest_then = draw(key_t=one)
+        np.testing.assert_array_equal(partners_then, partners)
+        assert (rest_then == rest).all()
+        assert len(set(np.asarray(t).tolist())) == 1
+        drawn.add(float(t[0]))
+    assert drawn == set(np.float32([0.1, 0.2, 0.3, 0.4]).tolist())
+    make = jax.jit(
+        lambda **k: sample.synthesize(sampler, keys, indices, spec=spec, **k)
+    )
+    images, partners_then, t_then = make(key_t=one)
+    np.testing.assert_array_equal(partners_then, partners)
+    np.testing.assert_array_equal(t_then, t)
+    path = jax.vmap(codes.slerp)(sampler.z, sampler.z[partners], t)
+    expected = sample.generate(sampler.variables, path, rest, spec=spec)
+    np.testing.assert_allclose(images, expected, atol=1e-5)
+    other_keys = jax.random.split(jax.random.key(9), 24)
+    each = jax.vmap(jax.random.choice, (0, None))(other_keys, jnp.array(spec.t_values))
+    np.testing.assert_array_equal(draw(key_t=other_keys)[1], each)
+
+
+def test_added_noise_is_drawn_anew_and_added_to_the_code():
+    config = create_config(**{"latent.noise": "additive"})
+    sampler, spec = create_sampler(config, create_dataset())
+    keys = jax.random.split(jax.random.key(0), 4)
+    make = jax.jit(lambda k: sample.generate(sampler.variables, z, k, spec=spec))
+    z = sampler.z[:4]
+    images = make(keys)
+    noise = np.stack([np.asarray(jax.random.normal(k, (8,))) for k in keys])
+    expected = jax.jit(
+        lambda z: spec.generator.apply(sampler.variables, z, train=False)
+    )(z + np.float32(0.15) * noise)
+    np.testing.assert_allclose(images, expected, atol=1e-6)
+    other = make(jax.random.split(jax.random.key(1), 4))
+    assert np.abs(images - other).max() > 0
 
 
 def test_a_class_with_one_image_is_its_own_partner(tmp_path, no_figures):

@@ -1,5 +1,6 @@
 """Tests of cglo_jax/train.py: whole runs of Algorithm 1, cut off and resumed."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from conftest import assert_trees_equal, create_config, create_dataset, differ
 
-from cglo_jax import checkpoints, pretrained, train
+from cglo_jax import checkpoints, fit_codes, init_codes, pretrained, sample, train
 from cglo_jax.errors import UserError
+from cglo_jax.models import resnet
 from cglo_jax.order import Schedule
 
 
@@ -183,3 +185,78 @@ def test_other_images_are_named_before_what_follows_from_them(tmp_path):
     train.run(config, tmp_path, create_dataset(10), 0)
     with pytest.raises(UserError, match="was made with other images than this call"):
         train.run(config, tmp_path, create_dataset(14), 0)
+
+
+def test_external_weights_of_the_first_codes_are_told_and_not_for_the_strict_mode(
+    tmp_path, monkeypatch
+):
+    config, dataset = create_config(), create_dataset()
+    other = pretrained.Origin("34", "ResNet-50 from b")
+    monkeypatch.setattr(init_codes, "load_resnet", lambda config: (None, other))
+    train.run(config, tmp_path, dataset, 0)
+    _, meta, _ = train.restore_model(config, tmp_path, dataset, 0)
+    assert meta["weights"] == "none+34"
+    assert meta["notes"]["weights"] == "none; codes started from ResNet-50 from b"
+    config.external_weights = False
+    with pytest.raises(
+        UserError, match=r"codes started from ResNet-50 from b, but conf"
+    ):
+        train.restore_model(config, tmp_path, dataset, 0)
+    config.external_weights = True
+    changed = pretrained.Origin("56", "ResNet-50 from c")
+    monkeypatch.setattr(init_codes, "load_resnet", lambda config: (None, changed))
+    with pytest.raises(UserError, match="was made with other weights than this call"):
+        train.run(config, tmp_path, dataset, 0)
+
+
+VARIANTS = {
+    "latent": {
+        "latent.noise": "additive",
+        "latent.init": "hypercube",
+        "weak_classifier.input": "latent",
+        "weak_classifier.loss": "cosine",
+    },
+    "image": {
+        "latent.noise": "none",
+        "latent.init": "resnet",
+        "latent.init_weights": "random",
+        "weak_classifier.loss": "double_softmax",
+    },
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_train_resume_sample_and_take_added_images(
+    variant, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(resnet, "BLOCKS", (1, 1, 1, 1))
+    config, dataset = create_config(**VARIANTS[variant]), create_dataset(unlabelled=8)
+    loaded = init_codes.load_resnet(config)
+    monkeypatch.setattr(init_codes, "load_resnet", lambda config: loaded)  # once
+    whole = train.run(config, tmp_path, dataset, 0)
+    key = jax.random.split(jax.random.key(0), 3)[0]
+    first = init_codes.draw(config, key, dataset, loaded[0])
+    moved = np.arccos(np.clip((first * np.asarray(whole.codes.z)).sum(1), -1, 1))
+    assert (0 < moved).all() and (moved < 0.1).all()  # some steps of 1e-3 away
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(config, cut, dataset, 0)
+    assert_trees_equal(whole, train.run(config, cut, dataset, 0))
+    last = json.loads((cut / "metrics.jsonl").read_text().splitlines()[-3])
+    name = "cosine_loss" if variant == "latent" else "cross_entropy"
+    assert {name, "weak_accuracy"} <= last.keys()
+    for figure in ("_write_reconstructions", "_write_interpolations"):
+        monkeypatch.setattr(sample, figure, lambda *_: None)
+    directory = sample.run(config, cut, dataset, 0)
+    assert len(list(directory.glob("images/*/*.png"))) == 6
+    more = create_dataset(28, unlabelled=8)  # 4 more, and other labels are known
+    more = dataclasses.replace(more, labels=np.arange(28, dtype=np.int32) % 3)
+    fit_codes.run(config, cut, (more, create_dataset(8, seed=1)), 0)
+    model, *_ = train.restore_model(config, cut, more, 0, complete=True)
+    np.testing.assert_array_equal(model["z"][:24], whole.codes.z)
+    np.testing.assert_allclose(np.linalg.norm(model["z"][24:], axis=1), 1, rtol=1e-6)
+    last = json.loads((cut / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["stage"] == "codes" and np.isfinite(last[name])

@@ -21,6 +21,8 @@ OTHER_NUMBERS = {
     "latent.noise_dim": [0, -1],
     "classify.depth": [0, 4, 9, 12, 27, 29],
     "classify.replace_probability": [-0.01, 1.01],
+    "classify.augment_probability": [-0.01, 1.01],
+    "mixmatch.ramp": [-0.01, 1.01],
     "classify.pad_value": [-1.01, 1.01],
     "report.confidence": [-0.5, 0.0, 1.0, 95.0],
 }
@@ -201,6 +203,14 @@ def test_lists(name, value):
                 "classify.weights": "a.safetensors",
             },
             "config.external_weights is False, but classify.weights is 'a.safetensors'",
+        ),
+        (
+            {
+                "external_weights": False,
+                "reconstruction.loss": "laplacian",
+                "latent.init": "resnet",
+            },
+            "config.external_weights is False, but latent.init_weights is 'imagenet'",
         ),
     ],
 )

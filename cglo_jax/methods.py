@@ -1,0 +1,125 @@
+"""The methods that a final classifier can be trained with (sections 4.2 and 5.3), a line each.
+
+To add one, write its function here, or import it, and put it into METHODS.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cglo_jax import augment, autoaugment, codes, losses, sample
+from cglo_jax.data import to_float
+
+
+class Method(NamedTuple):
+    """What a method changes in a training step of the final classifier.
+
+    Attributes:
+      replace: makes a new image for each of the batch, which takes the image's place with
+        probability `classify.replace_probability`, before the random crop and flip:
+        (keys [B], key_t [B], indices int32 [B], shared, spec) -> (images float32
+        [B, H, W, C] in [-1, 1], targets float32 [B, K]). key_t are for what `classify.draw_per`
+        may have drawn once for the batch.
+      augment: changes an image, real or new, after the random crop and flip, with
+        probability `classify.augment_probability`: (key, x [H, W, C], spec) -> x.
+      loss: (outputs [B, K], targets [B, K]) -> float32 [B].
+      from_cglo: whether it needs a trained cGLO.
+    """
+
+    replace: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+    augment: Callable[..., jax.Array] | None = None
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.soft_cross_entropy
+    from_cglo: bool = False
+
+
+def one_hot(shared, indices: jax.Array) -> jax.Array:
+    """Returns the targets float32 [B, K] of the images `indices` [B]."""
+    labels = shared.sampler.labels[indices]
+    return jax.nn.one_hot(labels, len(shared.class_weights))
+
+
+def _cglo(keys, key_t, indices, shared, spec):
+    images, _, _ = sample.synthesize(
+        shared.sampler, keys, indices, spec=spec.sample, key_t=key_t
+    )
+    return images, one_hot(shared, indices)
+
+
+def _pixelmix(keys, key_t, indices, shared, spec):
+    """Control for cGLO: the same pairs and t, mixed as pixels instead of codes."""
+    partners, t, _ = sample.draw_pairs(
+        shared.sampler, keys, indices, spec=spec.sample, key_t=key_t
+    )
+    x, y = to_float(shared.images[indices]), to_float(shared.images[partners])
+    return jax.vmap(codes.lerp)(x, y, t), one_hot(shared, indices)
+
+
+def _mixup(keys, key_t, indices, shared, spec):
+    """Zhang et al. (2018): with any image of any class, and so the targets.
+
+    The share of the image is Beta(alpha, alpha), alpha = `classify.mixup_alpha`. The two are mixed
+    before the random crop and flip, which they therefore share.
+    """
+
+    def draw(key):
+        key_partner, key_share = jax.random.split(key)
+        partner = jax.random.randint(key_partner, (), 0, len(shared.images))
+        return partner, jax.random.beta(key_share, spec.mixup_alpha, spec.mixup_alpha)
+
+    partners, share = jax.vmap(draw)(keys)
+    mix = jax.vmap(lambda x, y, s: s * x + (1 - s) * y)
+    x, y = to_float(shared.images[indices]), to_float(shared.images[partners])
+    targets = mix(one_hot(shared, indices), one_hot(shared, partners), share)
+    return mix(x, y, share), targets
+
+
+def _cutout(key, x, spec):
+    return augment.cutout(key, x, spec.cutout_size)
+
+
+def _random_erasing(key, x, spec):
+    return augment.random_erasing(key, x)
+
+
+def _autoaugment(key, x, spec):
+    return autoaugment.autoaugment(key, x)
+
+
+def _cosine_and_cross_entropy(outputs, targets):
+    """Barz & Denzler (2019), section 3.3, on the same outputs; they add a layer for the second."""
+    cosine = losses.cosine_loss(outputs, targets)
+    return cosine + 0.1 * losses.soft_cross_entropy(outputs, targets)
+
+
+METHODS = {
+    "baseline": Method(),
+    "cglo": Method(replace=_cglo, from_cglo=True),
+    "pixelmix": Method(replace=_pixelmix),
+    "cutout": Method(augment=_cutout),
+    "random_erasing": Method(augment=_random_erasing),
+    "autoaugment": Method(augment=_autoaugment),
+    "autoaugment_cglo": Method(replace=_cglo, augment=_autoaugment, from_cglo=True),
+    "mixup": Method(replace=_mixup),
+    "mixmatch": Method(),  # has a training step of its own, mixmatch.py
+    "cosine": Method(loss=losses.cosine_loss),
+    "cosine_ce": Method(loss=_cosine_and_cross_entropy),
+}
+
+
+def apply_per_example(
+    function: Callable[..., jax.Array],
+    keys: jax.Array,
+    x: jax.Array,
+    probability: float,
+    spec,
+) -> jax.Array:
+    """Applies an `augment` to each image [B, H, W, C] with a probability; keys [B]."""
+
+    def one(key, image):
+        key_apply, key_function = jax.random.split(key)
+        changed = function(key_function, image, spec)
+        return jnp.where(jax.random.bernoulli(key_apply, probability), changed, image)
+
+    return jax.vmap(one)(keys, x)
