@@ -1,0 +1,230 @@
+"""How long the missing runs of a table will take: measured where runs like them are, else assumed."""
+
+import functools
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from cglo_jax import cglo, classifier
+from cglo_jax.data import Dataset
+from cglo_jax.models.vgg import VGG16
+from cglo_jax.order import total_steps
+from experiments import runs, work
+from experiments.runs import Choice, Run
+
+
+class Assumed(NamedTuple):
+    """What a scale's runs are assumed to need where none was measured."""
+
+    flops_per_s: float  # that a step reaches
+    step_s: float  # the least a step takes, however small
+    start_s: float  # to compile and test
+
+
+# Two cores; a modern GPU with bfloat16; with float32.
+ASSUMED = {
+    "cpu": Assumed(5e10, 0.005, 8.0),
+    "hour": Assumed(5e13, 0.005, 30.0),
+    "paper": Assumed(2e13, 0.005, 60.0),
+}
+
+
+class Images(NamedTuple):
+    """What counts of a data set, known without reading it: channels, classes, test images."""
+
+    side: int
+    channels: int
+    classes: int
+    test: int
+
+
+IMAGES = {
+    "digits": Images(8, 1, 10, 797),
+    "cifar100": Images(32, 3, 100, 10000),
+    "caltech_birds2011": Images(0, 3, 200, 5794),
+}
+
+
+def outline(config: ConfigDict) -> Dataset:
+    """Returns a data set as large as the one that `config.dataset` names, of one black image."""
+    d, images = config.dataset, IMAGES[config.dataset.name]
+    classes = d.classes or images.classes
+    test = images.test * classes // images.classes
+    hidden = d.unlabelled + (test if d.transductive else 0)
+    side = d.crop or d.size or images.side
+    labels = np.repeat(np.arange(classes, dtype=np.int32), d.shots)
+    return Dataset(
+        images=np.zeros((1, side, side, images.channels), np.uint8),
+        labels=np.concatenate([labels, np.full(hidden, -1, np.int32)]),
+        class_names=("",) * classes,
+        ids=("",) * (len(labels) + hidden),
+        split="",
+    )
+
+
+@functools.cache
+def forward_flops(model: nn.Module, *shapes: tuple[int, ...]) -> float:
+    """Counts the floating-point operations of a network for one image, without compiling it.
+
+    Args:
+      shapes: of its inputs, without the batch axis.
+    """
+    inputs = [jax.ShapeDtypeStruct((1, *shape), jnp.float32) for shape in shapes]
+    constants = {} if isinstance(model, VGG16) else {"train": False}
+    init = functools.partial(model.init, **constants)
+    variables = jax.eval_shape(init, jax.random.key(0), *inputs)
+    apply = jax.jit(functools.partial(model.apply, **constants))
+    return apply.lower(variables, *inputs).cost_analysis()["flops"]
+
+
+def _image(dataset: Dataset) -> tuple[int, ...]:
+    return dataset.images.shape[1:]
+
+
+def _generator_flops(spec: Any, config: ConfigDict) -> float:
+    shapes = [(config.latent.dim,)]
+    if spec.noise_dim:
+        shapes.append((spec.noise_dim,))
+    return forward_flops(spec, *shapes)
+
+
+def classifier_flops(run: Run) -> float:
+    """Counts those of a classifier's step; a backward pass counts as two forward passes."""
+    c, dataset = run.config.classify, outline(run.config)
+    spec = classifier.create_spec(run.config, dataset, run.method)
+    forward = forward_flops(spec.model, _image(dataset))
+    per_image = 3 * forward
+    if run.method == "mixmatch":  # K guesses, then 1 + K images to train on
+        k = run.config.mixmatch.augmentations
+        per_image = (k + 3 * (1 + k)) * forward
+    if run.cglo:
+        per_image += _generator_flops(spec.sample.generator, run.config)
+    return per_image * min(c.batch_size, dataset.num_labelled)
+
+
+def cglo_flops(run: Run) -> float:
+    """Counts those of a cGLO's step: generator, perceptual network, weak classifier."""
+    dataset = outline(run.config)
+    spec = cglo.create_spec(run.config, dataset)
+    per_image = 3 * _generator_flops(spec.generator, run.config)
+    if spec.vgg is not None:  # of x, of G(z) and back through it to G(z)
+        side = _image(dataset)[0]
+        per_image += 3 * forward_flops(spec.vgg, (side, side, 3))
+    if spec.gamma and run.config.weak_classifier.input == "image":
+        per_image += 3 * forward_flops(spec.weak_classifier, _image(dataset))
+    return per_image * min(run.config.train.batch_size, dataset.num_labelled)
+
+
+def _measured(choice: Choice) -> tuple[dict[str, float], float | None]:
+    """-> ({method: seconds per step}, of a cGLO), medians of runs at this scale on this device.
+
+    Processes beside each other on a CPU share it: their seconds are divided by their number.
+    """
+    device = jax.local_devices()[0].device_kind
+    per_method: dict[str, list[float]] = {}
+    of_cglo = []
+    for line in runs.finished().values():
+        used = line["environment"]
+        if (line["scale"], line["data"], used["device"]) != (*choice[:2], device):
+            continue
+        sharing = line["jobs"] if used["backend"] == "cpu" else 1
+        if line["fresh"]:
+            per_step = line["wall_s"] / line["steps"] / sharing
+            per_method.setdefault(line["method"], []).append(per_step)
+        if line.get("train_wall_s"):
+            of_cglo.append(line["train_wall_s"] / line["train_steps"] / sharing)
+    medians = {method: statistics.median(v) for method, v in per_method.items()}
+    return medians, statistics.median(of_cglo) if of_cglo else None
+
+
+def seconds(missing: Sequence[Run], choice: Choice) -> tuple[list[float], int]:
+    """Estimates each run's seconds; a cGLO counts to the first run that needs it,
+    if no finished run had it.
+
+    Returns:
+      (seconds of every run, how many of them rest on what is assumed).
+    """
+
+    guess = ASSUMED[choice.scale]
+
+    def assume(flops: float, steps: int) -> float:
+        return guess.start_s + steps * max(guess.step_s, flops / guess.flops_per_s)
+
+    per_step, per_cglo_step = _measured(choice)
+    trained = {line.get("cglo") for line in runs.finished().values()}
+    assumed, times = 0, []
+    for run in missing:
+        steps = run.config.classify.epochs * run.config.classify.steps_per_epoch
+        guessed = run.method not in per_step
+        if guessed:
+            time = assume(classifier_flops(run), steps)
+        else:
+            time = per_step[run.method] * steps
+        if run.cglo and run.cglo not in trained:
+            trained.add(run.cglo)
+            steps = total_steps(run.config, outline(run.config))
+            if per_cglo_step is None:
+                guessed = True
+                time += assume(cglo_flops(run), steps)
+            else:
+                time += per_cglo_step * steps
+        times.append(time)
+        assumed += guessed
+    return times, assumed
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+
+
+def plan(choice: Choice, chosen: Sequence[Run], devices: int) -> list[str]:
+    """Returns lines for people: done and missing runs, and how long the missing ones will take.
+
+    Args:
+      devices: that are used beside each other; processes on one CPU share it, it is one.
+    """
+    missing = runs.missing(chosen)
+    times, assumed = seconds(missing, choice)
+    of_run = {
+        (run.row, run.column, run.seed): time
+        for run, time in zip(missing, times, strict=True)
+    }
+    left = {run.digest for run in missing}
+    cells: dict[tuple[str, str], list[Run]] = {}
+    for run in chosen:
+        cells.setdefault((run.row, run.column), []).append(run)
+    lines = []
+    for (row, column), members in cells.items():
+        todo = [run for run in members if run.digest in left]
+        # What equals a run above takes no time here.
+        time = sum(of_run.get((row, column, run.seed), 0.0) for run in todo)
+        text = f"{row} {column}: {len(members) - len(todo)} done, {len(todo)} missing"
+        lines.append(f"{text}, {_duration(time)}" if todo else text)
+    return [*lines, *_summary(choice, chosen, missing, (sum(times), assumed), devices)]
+
+
+def _summary(choice, chosen, missing, time, devices) -> list[str]:
+    done = len({run.digest for run in chosen}) - len(missing)
+    trained = {line.get("cglo") for line in runs.finished().values()}
+    cglos = len({run.cglo for run in missing if run.cglo} - trained)
+    devices = min(devices, max(1, len(work.group(missing))))
+    total, assumed = time
+    text = (
+        f"{done} runs are done, {len(missing)} missing (equal ones counted once), with "
+        f"{cglos} new cGLOs: about {_duration(total / devices)} on {devices} device(s)"
+    )
+    if not assumed:
+        return [text]
+    guess = ASSUMED[choice.scale]
+    why = (
+        f"{assumed} of them were not measured here: {guess.start_s:g} s to start each, then "
+        f"their operations at an assumed {guess.flops_per_s / 1e9:,.0f} GFLOP/s, "
+        f"{1000 * guess.step_s:g} ms a step or more"
+    )
+    return [text, why]

@@ -1,0 +1,227 @@
+"""The runs of a table: rows x columns x seeds -> configurations, told apart by what they read."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from cglo_jax import loop
+from cglo_jax.config import (
+    apply_profile,
+    classify_fingerprint,
+    flatten,
+    get_config,
+    train_fingerprint,
+)
+from cglo_jax.methods import METHODS
+from cglo_jax.validation import validate
+from experiments.scales import SETTINGS
+from experiments.tables import Column, Row, Table
+
+HERE = pathlib.Path(__file__).parent
+RESULTS = HERE / "results" / "paper.jsonl"
+TUNED = HERE / "results" / "tuned.jsonl"
+
+# Content counts in a work directory, not where it lies; here it is what tells runs apart.
+_WEIGHTS = ("reconstruction.weights", "classify.weights", "latent.init_weights")
+
+
+class Choice(NamedTuple):
+    """What a call asks for.
+
+    Attributes:
+      seeds: empty = those of the setting.
+      data_dir: see `config.dataset.data_dir`.
+    """
+
+    scale: str
+    data: str
+    profile: str = "paper"
+    seeds: tuple[int, ...] = ()
+    data_dir: str = ""
+
+
+class Run(NamedTuple):
+    """A classifier to train and test.
+
+    Attributes:
+      table: the name of the table that asks for it.
+      config: with the defaults in all fields that the method does not read.
+      digest: of all that determines it; equal runs of other rows or tables have the same.
+      cglo: the digest of its cGLO, "" if it needs none.
+    """
+
+    table: str
+    choice: Choice
+    row: str
+    column: str
+    method: str
+    seed: int
+    config: ConfigDict
+    digest: str
+    cglo: str
+
+    def __str__(self) -> str:
+        return f"{self.row} {self.column} seed {self.seed}"
+
+
+def reads(method: str, field: str) -> bool:
+    """Returns whether a classifier trained with `method` can depend on a dotted field."""
+    m, section = METHODS[method], field.partition(".")[0]
+    pairs = m.from_cglo or method == "pixelmix"
+    readers = {
+        "dataset.unlabelled": m.from_cglo or method == "mixmatch",
+        "dataset.transductive": m.from_cglo or method == "mixmatch",
+        "sample.t_values": pairs,
+        "classify.replace_probability": m.replace is not None,
+        "classify.draw_per": m.replace is not None,
+        "classify.augment_synthetic": m.replace is not None,
+        "classify.augment_probability": m.augment is not None,
+        "classify.cutout_size": method == "cutout",
+        "classify.mixup_alpha": method == "mixup",
+    }
+    if field in readers:
+        return readers[field]
+    if section == "mixmatch":
+        return method == "mixmatch"
+    return section in ("dtype", "dataset", "classify") or m.from_cglo
+
+
+def _determining(config: ConfigDict) -> dict[str, Any]:
+    """Returns the fields that determine a classifier, by dotted name."""
+    flat = flatten(config)
+    return {**classify_fingerprint(config), **{name: flat[name] for name in _WEIGHTS}}
+
+
+def reset_unread(config: ConfigDict, method: str) -> ConfigDict:
+    """Sets all fields to their defaults that `method` does not read, so that equal runs look equal."""
+    defaults = get_config()
+    for name in _determining(config):
+        if not reads(method, name):
+            section, _, leaf = name.rpartition(".")
+            (config[section] if section else config)[leaf] = (
+                defaults[section] if section else defaults
+            )[leaf]
+    return config
+
+
+def _hash(fields: Mapping[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def digest(config: ConfigDict, method: str, seed: int) -> str:
+    """Returns a hash of all that determines a run, see `reset_unread`."""
+    return _hash({"method": method, "seed": seed, **_determining(config)})
+
+
+def cglo_digest(config: ConfigDict, seed: int) -> str:
+    """Returns a hash of all that determines a cGLO."""
+    flat = flatten(config)
+    weights = {name: flat[name] for name in _WEIGHTS if name != "classify.weights"}
+    return _hash({"seed": seed, **train_fingerprint(config), **weights})
+
+
+def changes(config: ConfigDict) -> dict[str, Any]:
+    """Returns the determining fields that differ from the defaults, by dotted name."""
+    defaults = _determining(get_config())
+    fields = _determining(config)
+    return {name: v for name, v in fields.items() if v != defaults[name]}
+
+
+def tuned_fields(choice: Choice, shots: int) -> dict[str, Any] | None:
+    """Returns what `experiments.tune` found for so many images per class; None if nothing yet."""
+    wanted = {"scale": choice.scale, "data": choice.data, "shots": shots}
+    found = [
+        line
+        for line in loop.read_records(TUNED)
+        if all(line[name] == value for name, value in wanted.items())
+    ]
+    names = ("lr", "weight_decay", "batch_size")
+    return {f"classify.{name}": found[-1][name] for name in names} if found else None
+
+
+def create_config(
+    choice: Choice, row: Row, column: Column, seed: int
+) -> ConfigDict | None:
+    """Returns the configuration of a run; None if it is a tuned one and nothing is tuned yet.
+
+    Raises:
+      UserError: a field has a value that it cannot have.
+    """
+    setting = SETTINGS[choice.scale, choice.data]
+    config = apply_profile(setting.config(), choice.profile)
+    config.update_from_flattened_dict({**column.overrides, **row.overrides})
+    if row.tuned:
+        tuned = tuned_fields(choice, config.dataset.shots)
+        if tuned is None:
+            return None
+        config.update_from_flattened_dict(tuned)
+    config.dataset.data_dir = choice.data_dir
+    if setting.own_images:
+        config.dataset.split_seed = seed
+    config.seeds = (seed,)
+    config.classify.methods = (row.method,)
+    validate(config)
+    return reset_unread(config, row.method)
+
+
+def expand(table: Table, choice: Choice) -> tuple[list[Run], list[str]]:
+    """Returns all runs of a table, seed by seed, and a sentence for each row that is not tuned yet."""
+    runs, untuned = [], {}
+    seeds = choice.seeds or SETTINGS[choice.scale, choice.data].seeds
+    for seed in seeds:
+        for name, column in table.columns[choice.scale, choice.data].items():
+            for row in table.rows:
+                config = create_config(choice, row, column, seed)
+                if config is None:
+                    shots = str(column.overrides["dataset.shots"])
+                    untuned.setdefault(row.name, {})[name] = shots
+                    continue
+                needs_cglo = METHODS[row.method].from_cglo
+                runs.append(
+                    Run(
+                        table=table.name,
+                        choice=choice,
+                        row=row.name,
+                        column=name,
+                        method=row.method,
+                        seed=seed,
+                        config=config,
+                        digest=digest(config, row.method, seed),
+                        cglo=cglo_digest(config, seed) if needs_cglo else "",
+                    )
+                )
+    command = f"python -m experiments.tune --scale={choice.scale} --data={choice.data}"
+    notes = [
+        f"{row} ({', '.join(shots)}) is not tuned yet: run "
+        f"`{command} --shots={','.join(dict.fromkeys(shots.values()))}`."
+        for row, shots in untuned.items()
+    ]
+    return runs, notes
+
+
+def finished() -> dict[str, dict[str, Any]]:
+    """Returns {digest: its newest line of RESULTS}."""
+    return {line["digest"]: line for line in loop.read_records(RESULTS)}
+
+
+def missing(runs: Sequence[Run]) -> list[Run]:
+    """Returns the runs that have no result yet, equal ones once."""
+    done, first = finished(), {}
+    for run in runs:
+        if run.digest not in done:
+            first.setdefault(run.digest, run)
+    return list(first.values())
+
+
+def results_of(runs: Sequence[Run]) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
+    """Returns {(row, column): {seed: line of RESULTS}} of the runs that have one."""
+    done, results = finished(), {}
+    for run in runs:
+        if run.digest in done:
+            results.setdefault((run.row, run.column), {})[run.seed] = done[run.digest]
+    return results

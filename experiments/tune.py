@@ -1,0 +1,176 @@
+"""Tunes the baseline classifier: learning rate, weight decay and batch size, on labelled images only.
+
+    python -m experiments.tune --scale=cpu --data=digits --shots=5,10
+
+Every trial of a seeded random search is scored by cross-validation: the labelled images of each
+draw are cut into folds of equal classes, a baseline is trained for the table's number of steps on
+all folds but one and tested on that one. No other image is looked at, neither a test image nor a
+training image whose label the few-shot task does not give. The first trial is the configuration as
+it is, so that the search can also say that nothing is better. Trials go to results/tuning.jsonl,
+the best of each setting to results/tuned.jsonl, which the rows "..., tuned" of the tables read.
+Finished runs are not repeated.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cglo_jax import classify, data, loop, parallel
+from cglo_jax.data import Dataset
+from cglo_jax.results import environment, read_result, result_path
+from cglo_jax.verdict import standard_error
+from experiments import scales
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+TUNED, TRIALS = RESULTS / "tuned.jsonl", RESULTS / "tuning.jsonl"
+FIELDS = ("lr", "weight_decay", "batch_size")
+_SEED = 2020  # of the search
+
+
+def draw_trials(config: ConfigDict, count: int) -> list[dict[str, Any]]:
+    """Draws settings of FIELDS: the configuration's own, then random ones around it.
+
+    The rate is between a thirtieth and three times the configuration's, the decay between a
+    third and a hundred times, both log-uniform; the batch is whole, a half or a quarter.
+    """
+    rng = np.random.default_rng(_SEED)
+    c = config.classify
+    trials = [{name: c[name] for name in FIELDS}]
+    for _ in range(count - 1):
+        lr, decay = 10 ** rng.uniform(-1.5, 0.5), 10 ** rng.uniform(-0.5, 2.0)
+        batch = c.batch_size // int(rng.choice([1, 2, 4]))
+        # Two digits: what is printed is what was run.
+        lr, decay = (float(f"{v:.1e}") for v in (lr * c.lr, decay * c.weight_decay))
+        trials.append({"lr": lr, "weight_decay": decay, "batch_size": batch})
+    return trials
+
+
+def cut_fold(dataset: Dataset, fold: int, folds: int) -> tuple[Dataset, Dataset]:
+    """Cuts labelled images into the ones to train on and those of one fold, to test on.
+
+    Image k of each class is in fold k mod `folds`.
+    """
+    n = dataset.num_labelled
+    rank = np.zeros(n, int)
+    for label in range(len(dataset.class_names)):
+        members = np.flatnonzero(dataset.labels[:n] == label)
+        rank[members] = np.arange(len(members))
+    inside = rank % folds == fold
+
+    def take(positions: np.ndarray, split: str) -> Dataset:
+        return dataclasses.replace(
+            dataset,
+            images=dataset.images[positions],
+            labels=dataset.labels[positions],
+            ids=tuple(dataset.ids[i] for i in positions),
+            canvas=dataset.canvas
+            and type(dataset.canvas)(*(leaf[positions] for leaf in dataset.canvas)),
+            split=split,
+        )
+
+    return (
+        take(np.flatnonzero(~inside), "train"),
+        take(np.flatnonzero(inside), f"fold {fold} of train"),
+    )
+
+
+def _config(
+    setting: scales.Setting, shots: int, draw: int, data_dir: str
+) -> ConfigDict:
+    config = setting.config()
+    config.dataset.shots = shots
+    config.dataset.data_dir = data_dir
+    config.dataset.split_seed = draw
+    config.seeds = (draw,)
+    return config
+
+
+def score(
+    config: ConfigDict, dataset: Dataset, folds: int, workdir: pathlib.Path
+) -> float:
+    """Returns the percentage of labelled images that are right when they are tested on."""
+    right = 0.0
+    smallest = np.bincount(dataset.labels[: dataset.num_labelled]).min()
+    folds = min(folds, int(smallest))  # every class is in every one
+    for fold in range(folds):
+        train_set, test_set = cut_fold(dataset, fold, folds)
+        directory = workdir / f"fold-{fold}"
+        loop.open_workdir(config, directory)
+        seed = config.seeds[0]
+        classify.run(config, directory, (train_set, test_set), "baseline", seed)
+        result = read_result(result_path(directory, "baseline", seed))
+        right += result["top1"] * result["n_test"]
+    return right / len(dataset.ids)
+
+
+def tune(arguments: argparse.Namespace, shots: int) -> None:
+    """Searches for one setting and appends its trials and its best."""
+    setting = scales.SETTINGS[arguments.scale, arguments.data]
+    key = {"scale": arguments.scale, "data": arguments.data, "shots": shots}
+    configs = [
+        _config(setting, shots, draw, arguments.data_dir)
+        for draw in range(arguments.draws)
+    ]
+    datasets = [data.load(config.dataset)[0] for config in configs]
+    lines = []
+    for trial in draw_trials(setting.config(), arguments.trials):
+        name = "-".join(f"{trial[field]:g}" for field in FIELDS)
+        scores = []
+        for draw, (config, dataset) in enumerate(zip(configs, datasets, strict=True)):
+            config.classify.update(trial)
+            workdir = arguments.workdir / "-".join(
+                map(str, (*key.values(), name, draw))
+            )
+            scores.append(score(config, dataset, arguments.folds, workdir))
+        mean = statistics.fmean(scores)
+        lines.append({**key, **trial, "accuracy": mean, "draws": scores})
+        print(f"{shots} per class, {trial}: {mean:.2f} %", flush=True)
+    best = max(lines, key=lambda line: line["accuracy"])
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    for line in lines:
+        loop.append_record(TRIALS, {**line, "folds": arguments.folds, "date": date})
+    used = environment(parallel.choose_devices(1))
+    found = {**best, "trials": len(lines), "folds": arguments.folds}
+    loop.append_record(TUNED, {**found, "date": date, "environment": used})
+    _print_table(lines, best)
+
+
+def _print_table(lines: Sequence[dict[str, Any]], best: dict[str, Any]) -> None:
+    print(
+        "\n| rate | weight decay | batch | held-out folds, % | |\n|---|---|---|---|---|"
+    )
+    for line in sorted(lines, key=lambda line: -line["accuracy"]):
+        error = standard_error(line["draws"])
+        spread = "" if error is None else f" ± {error:.2f}"
+        mark = "taken" if line is best else "as it was" if line is lines[0] else ""
+        cells = [f"{line[f]:g}" for f in FIELDS]
+        print(f"| {' | '.join(cells)} | {line['accuracy']:.2f}{spread} | {mark} |")
+
+
+def main() -> None:
+    """Tunes every number of images per class that is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scale", choices=scales.SCALES, default="cpu")
+    parser.add_argument("--data", choices=scales.DATA, default="digits")
+    parser.add_argument("--shots", default="5", help="images per class: 5 or 5,10")
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--draws", type=int, default=2, help="of labelled images")
+    parser.add_argument("--data_dir", default="", help="prepared TFDS directory")
+    parser.add_argument(
+        "--workdir", type=pathlib.Path, default=pathlib.Path("runs/tune")
+    )
+    arguments = parser.parse_args()
+    for shots in map(int, arguments.shots.split(",")):
+        tune(arguments, shots)
+
+
+if __name__ == "__main__":
+    main()
