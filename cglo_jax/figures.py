@@ -208,6 +208,48 @@ def code_map(
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
+def code_panels(
+    panels: Sequence[tuple[np.ndarray, np.ndarray]],
+    titles: Sequence[str],
+    notes: Sequence[str],
+    class_names: Sequence[str],
+) -> Image.Image:
+    """Draws maps of several runs' codes beside each other with one legend (Fig. 2).
+
+    Args:
+      panels: (points float [n, 2], labels int [n]) of each; -1 (no label) is a black "?".
+      titles, notes: a text above and one below each panel.
+      class_names: the name of each class, at most 12.
+
+    Returns:
+      An RGB image, 720 pixels wide for each panel and 180 for the legend.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    width = 3.6 * len(panels) + 0.9
+    figure = Figure(figsize=(width, 3.9), dpi=200, layout="constrained")
+    canvas, drawn = FigureCanvasAgg(figure), {}
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    texts = zip(panels, titles, notes, strict=True)
+    for axes, ((points, labels), title, note) in zip(all_axes, texts, strict=True):
+        axes.set(xticks=[], yticks=[], box_aspect=1)
+        axes.set_title(title, fontsize=11, parse_math=False)
+        axes.set_xlabel(note, fontsize=9, labelpad=6, parse_math=False)
+        axes.spines[:].set_color("0.8")
+        hidden = axes.scatter(
+            *points[labels < 0].T, s=36, marker="$?$", color="black", linewidths=0.2
+        )
+        drawn |= {"unlabelled": hidden} if (labels < 0).any() else {}
+        for k, name in enumerate(class_names):
+            of_class = points[labels == k]
+            drawn[name] = _scatter_class(axes, of_class, k, len(class_names))
+    names = [*class_names, *(["unlabelled"] if "unlabelled" in drawn else [])]
+    _add_legend(figure, [drawn[name] for name in names], names)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
 def _scatter_class(axes: Any, points: np.ndarray, k: int, num_classes: int) -> Any:
     from matplotlib import colormaps
 
