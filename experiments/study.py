@@ -10,7 +10,7 @@ change is one of the classifier's, so is that of the baseline beside it.
 from experiments import runner
 from experiments.tables import TUNED, Row, Table, by_shots
 
-_LONGER = {"classify.epochs": 16, "classify.lr_drop_epochs": (10, 14)}
+_LONGER = {"classify.epochs": 12, "classify.lr_drop_epochs": (8, 10)}
 
 
 def _row(name: str, **changes: object) -> Row:
