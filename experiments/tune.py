@@ -16,6 +16,7 @@ import dataclasses
 import datetime
 import pathlib
 import statistics
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,9 +25,10 @@ from ml_collections import ConfigDict
 
 from cglo_jax import classify, data, loop, parallel
 from cglo_jax.data import Dataset
+from cglo_jax.errors import UserError
 from cglo_jax.results import environment, read_result, result_path
 from cglo_jax.verdict import standard_error
-from experiments import scales
+from experiments import runs, scales
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 TUNED, TRIALS = RESULTS / "tuned.jsonl", RESULTS / "tuning.jsonl"
@@ -121,13 +123,11 @@ def tune(arguments: argparse.Namespace, shots: int) -> None:
     datasets = [data.load(config.dataset)[0] for config in configs]
     lines = []
     for trial in draw_trials(setting.config(), arguments.trials):
-        name = "-".join(f"{trial[field]:g}" for field in FIELDS)
         scores = []
         for draw, (config, dataset) in enumerate(zip(configs, datasets, strict=True)):
             config.classify.update(trial)
-            workdir = arguments.workdir / "-".join(
-                map(str, (*key.values(), name, draw))
-            )
+            digest = runs.digest(config, "baseline", draw)
+            workdir = arguments.workdir / digest[:12]
             scores.append(score(config, dataset, arguments.folds, workdir))
         mean = statistics.fmean(scores)
         lines.append({**key, **trial, "accuracy": mean, "draws": scores})
@@ -168,8 +168,13 @@ def main() -> None:
         "--workdir", type=pathlib.Path, default=pathlib.Path("runs/tune")
     )
     arguments = parser.parse_args()
-    for shots in map(int, arguments.shots.split(",")):
-        tune(arguments, shots)
+    if (arguments.scale, arguments.data) not in scales.SETTINGS:
+        parser.error(f"there is no --scale={arguments.scale} of {arguments.data}")
+    try:
+        for shots in map(int, arguments.shots.split(",")):
+            tune(arguments, shots)
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

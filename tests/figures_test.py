@@ -179,3 +179,24 @@ def test_tiny_image_stands_in_the_middle_of_its_label():
     _, x = find_tile(picture, image[0, 0])
     ink = np.flatnonzero((np.asarray(picture)[:12] < 128).any(axis=(0, 2)))
     assert abs((x + 4) - (ink[0] + ink[-1] + 1) / 2) <= 1
+
+
+def test_code_panels_share_a_legend_and_mark_unlabelled():
+    points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    without = (points[:2], np.array([0, 1]))
+    hidden = (points, np.array([0, 1, -1, -1]))
+    names = ["first", "second"]
+    one = figures.code_panels([without], ["a"], ["b"], names)
+    two = figures.code_panels([without, hidden], ["a", "a"], ["b", "b"], names)
+    assert (one.width, two.width) == (900, 1620)
+    for color in figures.PALETTE[:2]:
+        # A point and its legend entry against two points and one entry.
+        assert color_count(two, color) > 1.2 * color_count(one, color) > 0
+    black = color_count(two, "#000000") - 2 * color_count(one, "#000000")
+    assert black > 0  # question marks and their legend
+
+
+def test_code_panels_need_a_text_for_each():
+    panel = (np.zeros((1, 2)), np.array([0]))
+    with pytest.raises(ValueError):
+        figures.code_panels([panel, panel], ["a"], ["b", "c"], ["d"])
