@@ -1,7 +1,6 @@
 """One training step of the final classifier, with every augmentation method (section 4.2)."""
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +10,8 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from cglo_jax import augment, cglo, codes, parallel, sample
-from cglo_jax.data import Dataset, to_float
-from cglo_jax.methods import METHODS, apply_per_example, one_hot
+from cglo_jax.data import Dataset
+from cglo_jax.methods import METHODS, apply_per_example, one_hot, take_images
 from cglo_jax.models.resnet import ResNet50
 from cglo_jax.models.wide_resnet import WideResNet
 from cglo_jax.pixels import Canvas
@@ -112,14 +111,6 @@ def create_spec(config: ConfigDict, dataset: Dataset, method: str) -> StepSpec:
     )
 
 
-def _crop(shared: Shared, keys: jax.Array, indices: jax.Array) -> jax.Array:
-    """The real images [B, H, W, C]: random crops where there is more to see than them."""
-    if shared.canvas is None:
-        return shared.images[indices]
-    crop = functools.partial(augment.random_crop_of_canvas, side=shared.images.shape[1])
-    return jax.vmap(crop)(keys, *(leaf[indices] for leaf in shared.canvas))
-
-
 def create_batch(
     shared: Shared,
     keys: jax.Array,
@@ -144,7 +135,7 @@ def create_batch(
         jax.vmap(jax.random.fold_in, (0, None))(key_augment, i) for i in (2, 3)
     )
     method, targets = METHODS[spec.method], one_hot(shared, indices)
-    x = to_float(_crop(shared, key_crop, indices))
+    x = take_images(shared, key_crop, indices)
     replaced = jnp.zeros(len(indices), bool)
     if method.replace is not None:
         key_t = None
@@ -179,10 +170,11 @@ def train_step(
     """
     key = jax.random.fold_in(shared.key, state.step)
     keys = codes.example_keys(key, indices)
-    # Far from image indices, which `keys` are made of; mixmatch has the next two.
-    key_batch = jax.random.fold_in(key, 1 << 31)
+    # Far from image indices, which `keys` are made of; 1 and 2 are mixmatch's.
+    key_batch, key_dropout = (jax.random.fold_in(key, (1 << 31) + i) for i in (0, 3))
     x, targets = create_batch(shared, keys, indices, spec=spec, key_batch=key_batch)
-    rngs = {"dropout": jax.random.fold_in(key, jax.lax.axis_index(parallel.AXIS))}
+    device = jax.lax.axis_index(parallel.AXIS)
+    rngs = {"dropout": jax.random.fold_in(key_dropout, device)}
 
     def loss_fn(params):
         variables = {"params": params, "batch_stats": state.batch_stats}

@@ -234,8 +234,9 @@ def _train(
     # The same keys for every method: they differ in what a step makes of its images.
     keys = jax.random.split(jax.random.key(seed), 4)
     key_init, key_step, key_order, key_pool = keys
-    constants = mixmatch.MixMatch.create(config) if spec.method == "mixmatch" else None
-    images = dataset.images if constants else dataset.images[:n]
+    semi_supervised = spec.method == "mixmatch"
+    constants = mixmatch.MixMatch.create(config) if semi_supervised else None
+    images = dataset.images if semi_supervised else dataset.images[:n]
     sampler = sample.create_sampler(model, dataset)
     shared = classifier.Shared(
         key_step, images, dataset.canvas, dataset.class_weights, sampler
@@ -244,14 +245,15 @@ def _train(
     state = create_state(key_init, spec, body, devices)
     size = parallel.per_device(c.batch_size, n, devices, "classify.batch_size")
     order = BatchOrder(key_order, np.arange(n), size)
-    pool_order = BatchOrder(key_pool, mixmatch.choose_pool(dataset, size), size)
+    if semi_supervised:
+        pool_order = BatchOrder(key_pool, mixmatch.choose_pool(dataset, size), size)
     step_fn = compiled_step(spec, devices, constants)
 
     def take_step(
         state: classifier.ClassifierState, step: int
     ) -> tuple[classifier.ClassifierState, dict[str, Any]]:
         batch = order(step)
-        if constants:
+        if semi_supervised:
             batch = np.stack([batch, pool_order(step)], 1)
         return step_fn(state, shared, parallel.shard(batch, devices))
 

@@ -187,41 +187,6 @@ def get_config() -> ConfigDict:
     return config.lock()
 
 
-# Two ways to run everything: as the paper says and, where it is silent, as we decided; or with
-# what the authors' released code does instead, as far as fields reach. What still differs from
-# that code then: the DCGAN with batch norm, true optimiser states kept over epochs, partners
-# that are never the image itself, and conv3_2 after its ReLU.
-PROFILES: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "authors": {
-        "latent.dim": 512,
-        # Three taps, relu1_2, relu2_2 and conv3_2, of images in [-1, 1]; five at 224 px.
-        "reconstruction.layer_weights": (1.0, 1.0, 1.0, 0.0, 0.0),
-        "reconstruction.normalize": False,
-        "weak_classifier.loss": "double_softmax",
-        "weak_classifier.gamma": 0.5,
-        "sample.batch_statistics": "batch",
-        "classify.draw_per": "batch",
-        "classify.augment_synthetic": False,
-    },
-}
-
-
-def apply_profile(config: ConfigDict, name: str) -> ConfigDict:
-    """Returns `config` with the fields of the profile set.
-
-    Raises:
-      UserError: there is no such profile.
-    """
-    if name not in PROFILES:
-        raise UserError(f"there is no profile {name!r}: use {' or '.join(PROFILES)}")
-    fields = dict(PROFILES[name])
-    if config.dataset.crop or config.dataset.size > 64:
-        fields.pop("reconstruction.layer_weights", None)
-    config.update_from_flattened_dict(fields)
-    return config
-
-
 def flatten(config: ConfigDict) -> dict[str, Any]:
     """Returns {'latent.dim': 128, ...}: every field by its dotted name, tuples as lists."""
     flat = {}

@@ -149,7 +149,8 @@ def _choose(
             f"config.dataset.unlabelled + holdout = {needed}, but only {len(rest)} "
             f"training images are left beside the {len(labelled)} labelled ones"
         )
-    held_out = rest[fields.unlabelled : needed]
+    # From the end, so that it does not depend on how many are unlabelled.
+    held_out = rest[len(rest) - fields.holdout :]
     return labelled, rest[: fields.unlabelled], np.sort(held_out)
 
 

@@ -3,8 +3,9 @@
 To add one, write its function here, or import it, and put it into METHODS.
 """
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,18 +27,48 @@ class Method(NamedTuple):
         probability `classify.augment_probability`: (key, x [H, W, C], spec) -> x.
       loss: (outputs [B, K], targets [B, K]) -> float32 [B].
       from_cglo: whether it needs a trained cGLO.
+      reads: the config's fields that it depends on, and the baseline does not, but for
+        those of a cGLO; "a." stands for all of section a. None: any field. Experiments run
+        what reads the same once.
     """
 
     replace: Callable[..., tuple[jax.Array, jax.Array]] | None = None
     augment: Callable[..., jax.Array] | None = None
     loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.soft_cross_entropy
     from_cglo: bool = False
+    reads: tuple[str, ...] | None = None
 
 
-def one_hot(shared, indices: jax.Array) -> jax.Array:
-    """Returns the targets float32 [B, K] of the images `indices` [B]."""
+def one_hot(shared: Any, indices: jax.Array) -> jax.Array:
+    """Returns the targets float32 [B, K] of the images `indices` [B].
+
+    Args:
+      shared: a `classifier.Shared`.
+    """
     labels = shared.sampler.labels[indices]
     return jax.nn.one_hot(labels, len(shared.class_weights))
+
+
+def take_images(shared: Any, keys: jax.Array, indices: jax.Array) -> jax.Array:
+    """Takes real images: random crops where there is more to see than the squares.
+
+    Args:
+      shared: a `classifier.Shared`. keys: typed keys [B], of the crops. indices: int32 [B].
+
+    Returns:
+      float32 [B, H, W, C] in [-1, 1].
+    """
+    if shared.canvas is None:
+        return to_float(shared.images[indices])
+    crop = functools.partial(augment.random_crop_of_canvas, side=shared.images.shape[1])
+    return to_float(jax.vmap(crop)(keys, *(leaf[indices] for leaf in shared.canvas)))
+
+
+def _take_pairs(shared, keys, first, second):
+    """-> two batches of real images. 0 to 2 of `keys` are other draws'."""
+    crops = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in (3, 4))
+    pairs = zip(crops, (first, second), strict=True)
+    return [take_images(shared, key, indices) for key, indices in pairs]
 
 
 def _cglo(keys, key_t, indices, shared, spec):
@@ -52,15 +83,15 @@ def _pixelmix(keys, key_t, indices, shared, spec):
     partners, t, _ = sample.draw_pairs(
         shared.sampler, keys, indices, spec=spec.sample, key_t=key_t
     )
-    x, y = to_float(shared.images[indices]), to_float(shared.images[partners])
+    x, y = _take_pairs(shared, keys, indices, partners)
     return jax.vmap(codes.lerp)(x, y, t), one_hot(shared, indices)
 
 
 def _mixup(keys, key_t, indices, shared, spec):
     """Zhang et al. (2018): with any image of any class, and so the targets.
 
-    The share of the image is Beta(alpha, alpha), alpha = `classify.mixup_alpha`. The two are mixed
-    before the random crop and flip, which they therefore share.
+    The share of the image is Beta(alpha, alpha), alpha = `classify.mixup_alpha`. Random crops
+    of whole images are taken before, the padded crop and the flip are of the mixed image.
     """
 
     def draw(key):
@@ -70,7 +101,7 @@ def _mixup(keys, key_t, indices, shared, spec):
 
     partners, share = jax.vmap(draw)(keys)
     mix = jax.vmap(lambda x, y, s: s * x + (1 - s) * y)
-    x, y = to_float(shared.images[indices]), to_float(shared.images[partners])
+    x, y = _take_pairs(shared, keys, indices, partners)
     targets = mix(one_hot(shared, indices), one_hot(shared, partners), share)
     return mix(x, y, share), targets
 
@@ -93,18 +124,33 @@ def _cosine_and_cross_entropy(outputs, targets):
     return cosine + 0.1 * losses.soft_cross_entropy(outputs, targets)
 
 
+_REPLACES = (
+    "classify.replace_probability",
+    "classify.draw_per",
+    "classify.augment_synthetic",
+)
+_AUGMENTS = ("classify.augment_probability",)
+_POOL = ("dataset.unlabelled", "dataset.transductive")
+_SAMPLES = (*_POOL, "sample.t_values", *_REPLACES)
+
 METHODS = {
-    "baseline": Method(),
-    "cglo": Method(replace=_cglo, from_cglo=True),
-    "pixelmix": Method(replace=_pixelmix),
-    "cutout": Method(augment=_cutout),
-    "random_erasing": Method(augment=_random_erasing),
-    "autoaugment": Method(augment=_autoaugment),
-    "autoaugment_cglo": Method(replace=_cglo, augment=_autoaugment, from_cglo=True),
-    "mixup": Method(replace=_mixup),
-    "mixmatch": Method(),  # has a training step of its own, mixmatch.py
-    "cosine": Method(loss=losses.cosine_loss),
-    "cosine_ce": Method(loss=_cosine_and_cross_entropy),
+    "baseline": Method(reads=()),
+    "cglo": Method(_cglo, from_cglo=True, reads=_SAMPLES),
+    "pixelmix": Method(_pixelmix, reads=("sample.t_values", *_REPLACES)),
+    "cutout": Method(None, _cutout, reads=("classify.cutout_size", *_AUGMENTS)),
+    "random_erasing": Method(None, _random_erasing, reads=_AUGMENTS),
+    "autoaugment": Method(None, _autoaugment, reads=_AUGMENTS),
+    "autoaugment_cglo": Method(
+        _cglo, _autoaugment, from_cglo=True, reads=(*_SAMPLES, *_AUGMENTS)
+    ),
+    "mixup": Method(_mixup, reads=("classify.mixup_alpha", *_REPLACES)),
+    # It has a training step of its own, mixmatch.py.
+    "mixmatch": Method(reads=("mixmatch.", *_POOL)),
+    "cosine": Method(loss=losses.cosine_loss, reads=()),
+    "cosine_ce": Method(loss=_cosine_and_cross_entropy, reads=()),
+    "cglo_cosine": Method(
+        _cglo, loss=losses.cosine_loss, from_cglo=True, reads=_SAMPLES
+    ),
 }
 
 
@@ -113,9 +159,13 @@ def apply_per_example(
     keys: jax.Array,
     x: jax.Array,
     probability: float,
-    spec,
+    spec: Any,
 ) -> jax.Array:
-    """Applies an `augment` to each image [B, H, W, C] with a probability; keys [B]."""
+    """Applies an `augment` to each image [B, H, W, C] with a probability; keys [B].
+
+    Args:
+      spec: a `classifier.StepSpec`.
+    """
 
     def one(key, image):
         key_apply, key_function = jax.random.split(key)

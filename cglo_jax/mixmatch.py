@@ -259,8 +259,9 @@ def train_step(
     """
     count = mixmatch.augmentations
     key = jax.random.fold_in(shared.key, state.step)
-    key_dropout = jax.random.fold_in(key, jax.lax.axis_index(parallel.AXIS))
-    key_guess, key_train = jax.random.split(key_dropout)
+    key_dropout = jax.random.fold_in(key, (1 << 31) + 3)  # as `classifier.train_step`
+    device = jax.lax.axis_index(parallel.AXIS)
+    key_guess, key_train = jax.random.split(jax.random.fold_in(key_dropout, device))
     x, targets = create_batches(shared, key, indices, spec=spec, augmentations=count)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits, _ = _forward(spec, variables, x[1:], jax.random.split(key_guess, count))

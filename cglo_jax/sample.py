@@ -165,8 +165,10 @@ def run(
     key_images, key_grids = jax.random.split(jax.random.key(config.sample.seed))
     origin = {"seed": seed, "checkpoint_step": step, "sample_seed": config.sample.seed}
     n = _write_images(config, temporary, dataset, sampler, spec, key_images, origin)
-    _write_reconstructions(temporary, dataset, sampler, spec, key_grids)
-    _write_interpolations(temporary, dataset, sampler, spec, key_grids)
+    first, second = (_spread(sampler.classes, place) for place in (0, 1))
+    shown = (dataset, sampler, spec, key_grids, first)
+    draw_reconstructions(*shown).save(temporary / "reconstructions.png")
+    draw_walks(*shown, second).save(temporary / "interpolations.png")
     points = project(model["z"], config.sample.projection)
     code_map = figures.code_map(points, dataset.labels, dataset.class_names)
     code_map.save(temporary / "codes.png")
@@ -271,28 +273,46 @@ def _spread(classes: codes.ClassMembers, place: int) -> list[int]:
     return [int(classes.members[c, place % classes.counts[c]]) for c in chosen]
 
 
-def _write_reconstructions(directory, dataset, sampler, spec, key) -> None:
-    """Fig. 4: training images above their reconstructions G([z_i, eps])."""
-    shown = _spread(sampler.classes, 0)
+def draw_reconstructions(
+    dataset: Dataset,
+    sampler: Sampler,
+    spec: SampleSpec,
+    key: jax.Array,
+    shown: Sequence[int],
+) -> Image.Image:
+    """Draws training images above their reconstructions G([z_i, eps]) (Fig. 4).
+
+    Args:
+      key: of the noise. shown: positions of labelled images.
+    """
+    shown = np.asarray(shown)
     keys = codes.example_keys(key, jnp.asarray(shown))
     images = to_uint8(generate(sampler.variables, sampler.z[shown], keys, spec=spec))
     names = [dataset.class_names[dataset.labels[i]] for i in shown]
-    grid = figures.reconstruction_grid(dataset.images[shown], images, names)
-    grid.save(directory / "reconstructions.png")
+    return figures.reconstruction_grid(dataset.images[shown], images, names)
 
 
-def _write_interpolations(directory, dataset, sampler, spec, key) -> None:
-    """Fig. 5: walks between two codes of one class, one class a row."""
-    first, second = _spread(sampler.classes, 0), _spread(sampler.classes, 1)
+def draw_walks(
+    dataset: Dataset,
+    sampler: Sampler,
+    spec: SampleSpec,
+    key: jax.Array,
+    first: Sequence[int],
+    second: Sequence[int],
+) -> Image.Image:
+    """Draws walks between the codes of two images of a class, a row each (Fig. 5).
+
+    Args:
+      key: of the noise, one draw per row. first, second: positions of labelled images.
+    """
+    first, second = np.asarray(first), np.asarray(second)
     t = np.linspace(0, 1, _WALK + 2).astype(np.float32)
     path = codes.INTERPOLATIONS[spec.interpolation]
     walk = jax.vmap(jax.vmap(path, (None, None, 0)), (0, 0, None))
-    z = walk(sampler.z[np.array(first)], sampler.z[np.array(second)], t)  # [R, T, d]
+    z = walk(jnp.asarray(sampler.z[first]), jnp.asarray(sampler.z[second]), t)
     keys = jnp.repeat(codes.example_keys(key, jnp.asarray(first)), len(t))
-    flat = z.reshape(-1, z.shape[-1])
+    flat = z.reshape(-1, z.shape[-1])  # [rows * steps, d]
     images = to_uint8(generate(sampler.variables, flat, keys, spec=spec))
     names = [dataset.class_names[dataset.labels[i]] for i in first]
-    grid = figures.interpolation_grid(
-        images.reshape(len(first), len(t), *images.shape[1:]), t.tolist(), names
-    )
-    grid.save(directory / "interpolations.png")
+    images = images.reshape(len(first), len(t), *images.shape[1:])
+    return figures.interpolation_grid(images, t.tolist(), names)

@@ -23,10 +23,11 @@ from ml_collections import ConfigDict
 
 from cglo_jax import config as defaults
 from cglo_jax.errors import UserError
+from cglo_jax.profiles import apply_profile
 
 
 def get_config(argument: str = "10") -> ConfigDict:
-    """Returns the paper's protocol for 'SHOTS', see `config.PROFILES` for 'SHOTS,authors'.
+    """Returns the paper's protocol for 'SHOTS', see `profiles.py` for 'SHOTS,authors'.
 
     'SHOTS,scratch' is without external weights, 'SHOTS,cpu' small and also without.
     """
@@ -41,7 +42,7 @@ def get_config(argument: str = "10") -> ConfigDict:
     config.dataset.name = "cifar100"
     config.dataset.shots = int(shots)
     if variant == "authors":
-        return defaults.apply_profile(config, variant)
+        return apply_profile(config, variant)
     if variant:
         config.external_weights = False
         config.reconstruction.loss = "laplacian"

@@ -20,10 +20,11 @@ from ml_collections import ConfigDict
 
 from cglo_jax import config as defaults
 from cglo_jax.errors import UserError
+from cglo_jax.profiles import apply_profile
 
 
 def get_config(argument: str = "10") -> ConfigDict:
-    """Returns the paper's protocol for 'SHOTS', see `config.PROFILES` for 'SHOTS,authors'.
+    """Returns the paper's protocol for 'SHOTS', see `profiles.py` for 'SHOTS,authors'.
 
     'SHOTS,scratch' is without external weights.
     """
@@ -53,7 +54,7 @@ def get_config(argument: str = "10") -> ConfigDict:
     config.classify.pad = 0  # the crop is out of the larger image
     config.classify.cutout_size = 112  # half of the side
     if variant == "authors":
-        return defaults.apply_profile(config, variant)
+        return apply_profile(config, variant)
     return _without_external_weights(config) if variant else config
 
 

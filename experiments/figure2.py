@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from cglo_jax import figures, quality, sample
 from configs import cifar100, digits
-from experiments import trained
+from experiments import entry, trained
 
 CLASSES = 6
 UNLABELLED = 60
@@ -63,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

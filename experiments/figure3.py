@@ -20,7 +20,7 @@ from PIL import Image
 
 from cglo_jax import codes, data, figures, sample
 from configs import digits
-from experiments import trained
+from experiments import entry, trained
 
 ENDS = np.radians([150.0, 30.0])  # of the two vectors in the plane
 T_VALUES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -116,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cglo_jax import codes, data, figures, sample
+from cglo_jax import sample
 from configs import cub
-from experiments import trained
+from experiments import entry, trained
 
 SHOWN = 16  # images
 
@@ -21,11 +21,8 @@ def draw(run: trained.Trained) -> Image.Image:
     """Draws images of classes spread over the list, one or two of each."""
     last = run.dataset.num_labelled - 1
     shown = np.linspace(0, last, SHOWN).round().astype(int)  # ordered by class
-    keys = codes.example_keys(jax.random.key(0), shown)
-    variables, z = run.sampler.variables, run.z[shown]
-    images = data.to_uint8(sample.generate(variables, z, keys, spec=run.spec))
-    names = [run.dataset.class_names[k] for k in run.dataset.labels[shown]]
-    return figures.reconstruction_grid(run.dataset.images[shown], images, names)
+    key = jax.random.key(0)
+    return sample.draw_reconstructions(run.dataset, run.sampler, run.spec, key, shown)
 
 
 def main() -> None:
@@ -41,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

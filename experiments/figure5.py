@@ -7,15 +7,13 @@ At the scale of a CPU it shares its cGLO with Figure 4: some minutes on two core
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cglo_jax import codes, data, figures, sample
-from experiments import trained
+from cglo_jax import sample
+from experiments import entry, trained
 
 ROWS = 10  # classes
-BETWEEN = 7  # new images in a row
 
 
 def draw(run: trained.Trained) -> Image.Image:
@@ -23,16 +21,8 @@ def draw(run: trained.Trained) -> Image.Image:
     members = run.sampler.classes.members
     shown = np.linspace(0, len(members) - 1, ROWS).round().astype(int)
     first, second = members[shown, 0], members[shown, 1]
-    t = jnp.linspace(0, 1, BETWEEN + 2)
-    path = codes.INTERPOLATIONS[run.spec.interpolation]
-    walk = jax.vmap(jax.vmap(path, (None, None, 0)), (0, 0, None))
-    z = walk(jnp.asarray(run.z[first]), jnp.asarray(run.z[second]), t)  # [R, T, d]
-    keys = jnp.repeat(codes.example_keys(jax.random.key(0), first), len(t))
-    flat, variables = z.reshape(-1, z.shape[-1]), run.sampler.variables
-    images = data.to_uint8(sample.generate(variables, flat, keys, spec=run.spec))
-    images = images.reshape(ROWS, len(t), *images.shape[1:])
-    names = [run.dataset.class_names[k] for k in shown]
-    return figures.interpolation_grid(images, t.tolist(), names)
+    key = jax.random.key(0)
+    return sample.draw_walks(run.dataset, run.sampler, run.spec, key, first, second)
 
 
 def main() -> None:
@@ -44,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

@@ -26,6 +26,7 @@ from cglo_jax.classify import top_k_accuracy
 from cglo_jax.config import check_fingerprint, get_config
 from cglo_jax.errors import UserError
 from cglo_jax.results import environment, read_result, result_path
+from experiments import entry
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "quality.jsonl"
 SPACES = ("pixel", "feature")
@@ -264,4 +265,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

@@ -4,19 +4,21 @@
 
 Every trial of a seeded random search is scored by cross-validation: the labelled images of each
 draw are cut into folds of equal classes, a baseline is trained for the table's number of steps on
-all folds but one and tested on that one. No other image is looked at, neither a test image nor a
-training image whose label the few-shot task does not give. The first trial is the configuration as
+all folds but one and tested on that one. No test image is looked at. Where a table's seeds draw images
+of their own, the labels of the first draws stand for those of all: tuned rows have seen more labels
+than others (that of --draws=1 and seed 0 has not). The first trial is the configuration as
 it is, so that the search can also say that nothing is better. Trials go to results/tuning.jsonl,
 the best of each setting to results/tuned.jsonl, which the rows "..., tuned" of the tables read.
-Finished runs are not repeated.
+Finished runs are not repeated. A search is as long as trials x folds x draws baselines of the setting.
 """
 
 import argparse
 import dataclasses
 import datetime
 import pathlib
+import re
+import shutil
 import statistics
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,10 +27,9 @@ from ml_collections import ConfigDict
 
 from cglo_jax import classify, data, loop, parallel
 from cglo_jax.data import Dataset
-from cglo_jax.errors import UserError
 from cglo_jax.results import environment, read_result, result_path
 from cglo_jax.verdict import standard_error
-from experiments import runs, scales
+from experiments import entry, runs, scales
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 TUNED, TRIALS = RESULTS / "tuned.jsonl", RESULTS / "tuning.jsonl"
@@ -103,11 +104,13 @@ def score(
     folds = min(folds, int(smallest))  # every class is in every one
     for fold in range(folds):
         train_set, test_set = cut_fold(dataset, fold, folds)
-        directory = workdir / f"fold-{fold}"
+        directory = workdir / f"fold-{fold}-of-{folds}"
         loop.open_workdir(config, directory)
         seed = config.seeds[0]
         classify.run(config, directory, (train_set, test_set), "baseline", seed)
-        result = read_result(result_path(directory, "baseline", seed))
+        path = result_path(directory, "baseline", seed)
+        result = read_result(path)
+        shutil.rmtree(path.parent / "checkpoints", ignore_errors=True)
         right += result["top1"] * result["n_test"]
     return right / len(dataset.ids)
 
@@ -115,7 +118,13 @@ def score(
 def tune(arguments: argparse.Namespace, shots: int) -> None:
     """Searches for one setting and appends its trials and its best."""
     setting = scales.SETTINGS[arguments.scale, arguments.data]
-    key = {"scale": arguments.scale, "data": arguments.data, "shots": shots}
+    key = {
+        "scale": arguments.scale,
+        "data": arguments.data,
+        "shots": shots,
+        "setting": runs.setting_digest(arguments.scale, arguments.data, shots),
+        "folds": arguments.folds,
+    }
     configs = [
         _config(setting, shots, draw, arguments.data_dir)
         for draw in range(arguments.draws)
@@ -134,11 +143,15 @@ def tune(arguments: argparse.Namespace, shots: int) -> None:
         print(f"{shots} per class, {trial}: {mean:.2f} %", flush=True)
     best = max(lines, key=lambda line: line["accuracy"])
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    stamp = {"date": date, "environment": environment(parallel.choose_devices(1))}
+    done = [
+        {k: v for k, v in line.items() if k not in stamp}
+        for line in loop.read_records(TRIALS)
+    ]
     for line in lines:
-        loop.append_record(TRIALS, {**line, "folds": arguments.folds, "date": date})
-    used = environment(parallel.choose_devices(1))
-    found = {**best, "trials": len(lines), "folds": arguments.folds}
-    loop.append_record(TUNED, {**found, "date": date, "environment": used})
+        if line not in done:
+            loop.append_record(TRIALS, {**line, **stamp})
+    loop.append_record(TUNED, {**best, "trials": len(lines), **stamp})
     _print_table(lines, best)
 
 
@@ -170,12 +183,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if (arguments.scale, arguments.data) not in scales.SETTINGS:
         parser.error(f"there is no --scale={arguments.scale} of {arguments.data}")
-    try:
-        for shots in map(int, arguments.shots.split(",")):
-            tune(arguments, shots)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", arguments.shots):
+        parser.error(f"--shots={arguments.shots}: it must be like 5 or 5,10")
+    if min(arguments.trials, arguments.folds - 1, arguments.draws) < 1:
+        parser.error("--trials and --draws must be 1 or more, --folds 2 or more")
+    for shots in map(int, arguments.shots.split(",")):
+        tune(arguments, shots)
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from cglo_jax import config as config_lib
 from cglo_jax.config import flatten, get_config
 from cglo_jax.errors import UserError
-from cglo_jax.validation import validate
 
 DEFAULTS = flatten(get_config())
 # By hand: what one may change and go on in the same work directory.
@@ -124,31 +123,3 @@ def test_check_fingerprint_of_another_version():
         config_lib.check_fingerprint(older, now, "it")
     with pytest.raises(UserError, match=r"latent\.dim=128, this call has None"):
         config_lib.check_fingerprint(now, older, "it")
-
-
-# Profiles
-
-
-def test_profiles_are_valid_and_of_the_fields_types():
-    for name, changes in config_lib.PROFILES.items():
-        config = config_lib.apply_profile(get_config(), name)
-        validate(config)
-        flat = flatten(config)
-        for field, value in changes.items():
-            assert type(flat[field]) is type(DEFAULTS[field])
-            assert flat[field] == (list(value) if isinstance(value, tuple) else value)
-            assert flat[field] != DEFAULTS[field]  # a profile states differences
-        assert {f for f in flat if flat[f] != DEFAULTS[f]} == changes.keys()
-
-
-def test_the_authors_take_all_taps_at_224_pixels():
-    config = get_config()
-    config.dataset.size, config.dataset.crop = 256, 224
-    config = config_lib.apply_profile(config, "authors")
-    assert config.reconstruction.layer_weights == (1.0,) * 5
-    assert config.latent.dim == 512
-
-
-def test_no_such_profile():
-    with pytest.raises(UserError, match="no profile 'autors': use paper or authors"):
-        config_lib.apply_profile(get_config(), "autors")

@@ -108,5 +108,8 @@ def test_tunes_on_labelled_images_only(small, monkeypatch, capsys):
         assert trial["accuracy"] == pytest.approx(np.mean(trial["draws"]))
     table = capsys.readouterr().out
     assert table.count("| taken |") == 1
+    tune.tune(small, 2)  # nothing is trained or written as a trial twice
+    assert loop.read_records(tune.TRIALS) == trials
+    assert [r["lr"] for r in loop.read_records(tune.TUNED)] == [best["lr"]] * 2
     results = list(small.workdir.rglob("result.json"))
     assert len(results) == 2 * 2 * 2  # trials, draws, folds

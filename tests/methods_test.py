@@ -126,7 +126,11 @@ def test_losses_of_the_table():
     targets = jnp.array([[1.0, 0.0]])
     entropy = np.log(1 + np.exp(1))
     for name, method in METHODS.items():
-        expected = {"cosine": 0.4, "cosine_ce": 0.4 + 0.1 * entropy}.get(name, entropy)
+        expected = {
+            "cosine": 0.4,
+            "cglo_cosine": 0.4,
+            "cosine_ce": 0.4 + 0.1 * entropy,
+        }.get(name, entropy)
         np.testing.assert_allclose(method.loss(outputs, targets), [expected], rtol=1e-6)
 
 
@@ -134,4 +138,5 @@ def test_which_need_a_cglo():
     assert {n for n, m in METHODS.items() if m.from_cglo} == {
         "cglo",
         "autoaugment_cglo",
+        "cglo_cosine",
     }
