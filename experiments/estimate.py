@@ -2,7 +2,7 @@
 
 import functools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cglo_jax import cglo, classifier
+from cglo_jax.config import get_config
 from cglo_jax.data import Dataset
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.order import total_steps
@@ -121,26 +122,47 @@ def cglo_flops(run: Run) -> float:
     return per_image * min(run.config.train.batch_size, dataset.num_labelled)
 
 
-def _measured(choice: Choice) -> tuple[dict[str, float], float | None]:
-    """-> ({method: seconds per step}, of a cGLO), medians of runs at this scale on this device.
+class Measured(NamedTuple):
+    """Median seconds per step of runs at a scale on this device.
+
+    Attributes:
+      classifiers: {(method, batch size, profile): seconds}.
+      cglos: {(batch size, profile): seconds}.
+    """
+
+    classifiers: Mapping[tuple[str, int, str], float]
+    cglos: Mapping[tuple[int, str], float]
+
+
+def measured(choice: Choice) -> Measured:
+    """Reads what the finished runs took.
 
     Processes beside each other on a CPU share it: their seconds are divided by their number.
     """
     device = jax.local_devices()[0].device_kind
-    per_method: dict[str, list[float]] = {}
-    of_cglo = []
+    defaults, classifiers, cglos = get_config(), {}, {}
     for line in runs.finished().values():
-        used = line["environment"]
+        used, profile = line["environment"], line["profile"]
         if (line["scale"], line["data"], used["device"]) != (*choice[:2], device):
             continue
         sharing = line["jobs"] if used["backend"] == "cpu" else 1
+        batches = {
+            section: line["changes"].get(
+                f"{section}.batch_size", defaults[section].batch_size
+            )
+            for section in ("classify", "train")
+        }
         if line["fresh"]:
             per_step = line["wall_s"] / line["steps"] / sharing
-            per_method.setdefault(line["method"], []).append(per_step)
+            key = (line["method"], batches["classify"], profile)
+            classifiers.setdefault(key, []).append(per_step)
         if line.get("train_wall_s"):
-            of_cglo.append(line["train_wall_s"] / line["train_steps"] / sharing)
-    medians = {method: statistics.median(v) for method, v in per_method.items()}
-    return medians, statistics.median(of_cglo) if of_cglo else None
+            per_step = line["train_wall_s"] / line["train_steps"] / sharing
+            cglos.setdefault((batches["train"], profile), []).append(per_step)
+    return Measured(
+        {key: statistics.median(v) for key, v in classifiers.items()},
+        {key: statistics.median(v) for key, v in cglos.items()},
+    )
 
 
 def seconds(missing: Sequence[Run], choice: Choice) -> tuple[list[float], int]:
@@ -148,32 +170,31 @@ def seconds(missing: Sequence[Run], choice: Choice) -> tuple[list[float], int]:
     if no finished run had it.
 
     Returns:
-      (seconds of every run, how many of them rest on what is assumed).
+      (seconds of every run, how many of them rest on what is assumed, at least in part).
     """
-
     guess = ASSUMED[choice.scale]
 
     def assume(flops: float, steps: int) -> float:
         return guess.start_s + steps * max(guess.step_s, flops / guess.flops_per_s)
 
-    per_step, per_cglo_step = _measured(choice)
+    known = measured(choice)
     trained = {line.get("cglo") for line in runs.finished().values()}
     assumed, times = 0, []
     for run in missing:
-        steps = run.config.classify.epochs * run.config.classify.steps_per_epoch
-        guessed = run.method not in per_step
-        if guessed:
-            time = assume(classifier_flops(run), steps)
-        else:
-            time = per_step[run.method] * steps
+        c, profile = run.config, run.choice.profile
+        steps = c.classify.epochs * c.classify.steps_per_epoch
+        per_step = known.classifiers.get((run.method, c.classify.batch_size, profile))
+        guessed = per_step is None
+        time = assume(classifier_flops(run), steps) if guessed else per_step * steps
         if run.cglo and run.cglo not in trained:
             trained.add(run.cglo)
-            steps = total_steps(run.config, outline(run.config))
-            if per_cglo_step is None:
+            steps = total_steps(c, outline(c))
+            per_step = known.cglos.get((c.train.batch_size, profile))
+            if per_step is None:
                 guessed = True
                 time += assume(cglo_flops(run), steps)
             else:
-                time += per_cglo_step * steps
+                time += per_step * steps
         times.append(time)
         assumed += guessed
     return times, assumed
@@ -223,7 +244,8 @@ def _summary(choice, chosen, missing, time, devices) -> list[str]:
         return [text]
     guess = ASSUMED[choice.scale]
     why = (
-        f"{assumed} of them were not measured here: {guess.start_s:g} s to start each, then "
+        f"{assumed} of them, or their cGLOs, were not measured here at their batch size and "
+        f"profile: {guess.start_s:g} s to start each, then "
         f"their operations at an assumed {guess.flops_per_s / 1e9:,.0f} GFLOP/s, "
         f"{1000 * guess.step_s:g} ms a step or more"
     )

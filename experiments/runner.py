@@ -5,11 +5,12 @@
 Every run is a line of results/paper.jsonl; what has one is not repeated, in whichever table it was
 run first, and what was cut off goes on from its checkpoint. The table is rebuilt from these lines,
 printed and written to results/<table>-<scale>-<data>-<profile>.md. It is always the whole table;
---rows and --columns choose what is run. Images are read and weights found as by
+--rows, --columns and --seeds choose what is run. Images are read and weights found as by
 `python -m cglo_jax.main`.
 """
 
 import argparse
+import itertools
 import os
 import pathlib
 import re
@@ -19,15 +20,19 @@ import sys
 from collections.abc import Sequence
 
 from cglo_jax import loop
-from cglo_jax.config import PROFILES
 from cglo_jax.errors import UserError
-from experiments import estimate, runs, tables, work
+from cglo_jax.profiles import PROFILES
+from experiments import entry, estimate, runs, tables, work
 from experiments.scales import DATA, SCALES, SETTINGS
 from experiments.tables import Table
 
 
 def parse(table: Table, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parses the command line; `choice` is a `runs.Choice`, rows and columns are names.
+    """Parses the command line.
+
+    Returns:
+      rows, columns, seeds: lists of what is run; choice: a `runs.Choice` of what the table
+      shows, whose seeds are those of the scale and the ones that are run; and the others.
 
     Raises:
       UserError: the table has no such columns, rows or seeds.
@@ -39,7 +44,7 @@ def parse(table: Table, argv: Sequence[str] | None) -> argparse.Namespace:
     add("--scale", choices=SCALES, default="cpu")
     add("--data", choices=DATA, help="the scale's first if not given")
     add("--profile", choices=PROFILES, default="paper")
-    add("--seeds", default="", help="such as 0,1,2; those of the scale if not given")
+    add("--seeds", default="", help="such as 0,1,2: run these, else the scale's")
     add("--rows", default="", help="such as cGLO,Baseline: run these only")
     add("--columns", default="", help="such as 10,25: run these only")
     add("--jobs", type=int, help="processes; one per GPU if not given")
@@ -60,11 +65,13 @@ def parse(table: Table, argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError(f"--seeds={options.seeds}: they are whole numbers, as in 0,1,2")
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs={options.jobs}: it must be 1 or more")
+    usual = SETTINGS[options.scale, data].seeds
+    options.seeds = list(dict.fromkeys(map(int, seeds))) or list(usual)
     options.choice = runs.Choice(
         options.scale,
         data,
         options.profile,
-        tuple(map(int, dict.fromkeys(seeds))),
+        tuple(dict.fromkeys((*usual, *options.seeds))),
         options.data_dir,
     )
     columns = list(table.columns[options.scale, data])
@@ -94,9 +101,14 @@ def select(option: str, text: str, names: Sequence[str]) -> list[str]:
 
 def count_gpus() -> int:
     """Returns the NVIDIA GPUs that may be used, without starting JAX on them."""
+    if os.environ.get("JAX_PLATFORMS", "").split(",")[0].strip().lower() == "cpu":
+        return 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([part for part in visible.split(",") if part.strip()])
+        names = [part.strip() for part in visible.split(",")]
+        # As CUDA does: what stands behind -1, or behind nothing, is not seen.
+        valid = itertools.takewhile(lambda n: n and not n.startswith("-"), names)
+        return len(list(valid))
     if not shutil.which("nvidia-smi"):
         return 0
     listed = subprocess.run(
@@ -117,8 +129,7 @@ def worker_environment(worker: int, jobs: int, gpus: int) -> dict[str, str]:
             env.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", share)
     else:
         # XLA:CPU makes as many threads as this says.
-        cores = len(os.sched_getaffinity(0))
-        env.setdefault("NPROC", str(max(1, cores // jobs)))
+        env.setdefault("NPROC", str(max(1, work.count_cores() // jobs)))
     return env
 
 
@@ -179,19 +190,39 @@ def run_here(missing: Sequence[runs.Run], root: pathlib.Path, jobs: int) -> None
         print(f"{count}/{len(missing)} {line}", flush=True)
 
 
+def describe_profile(choice: runs.Choice, planned: Sequence[runs.Run]) -> str:
+    """Returns what the first cGLO of a table has in place of the defaults, but for its images."""
+    first = next((run for run in planned if run.cglo), None)
+    if first is None:
+        return f"Profile {choice.profile}."
+    left_out = ("dataset.shots", "dataset.split_seed")  # in headings and the sentence
+    fields = [
+        f"{name}={value}"
+        for name, value in runs.changes(first.config).items()
+        if name not in left_out
+    ]
+    return (
+        f"Profile {choice.profile}. {first.row} ({first.column}) differs from the defaults of "
+        f"cglo_jax/config.py in: {', '.join(fields) or 'nothing'}."
+    )
+
+
 def write_table(
     table: Table, choice: runs.Choice, planned: Sequence[runs.Run], notes: Sequence[str]
 ) -> str:
     """Writes the table of all results there are and returns it."""
-    setting, left = SETTINGS[choice.scale, choice.data], runs.missing(planned)
-    fields = ", ".join(f"{k}={v}" for k, v in PROFILES[choice.profile].items())
-    profile = f"Profile {choice.profile}: {fields or 'the defaults'}."
-    notes = [setting.sentence, profile, *notes]
+    scale, data = choice.scale, choice.data
+    sentence, left = SETTINGS[scale, data].sentence, runs.missing(planned)
+    notes = [sentence, describe_profile(choice, planned), *notes]
     if left:
         notes.append(f"{len(left)} runs are missing.")
+    tuned = {
+        name: runs.tuned_sentence(choice, column.overrides["dataset.shots"])
+        for name, column in table.columns[scale, data].items()
+    }
     results = runs.results_of(planned)
-    text = tables.to_markdown(table, choice.scale, choice.data, results, notes)
-    names = (table.name, choice.scale, choice.data, choice.profile)
+    text = tables.to_markdown(table, scale, data, results, notes, tuned)
+    names = (table.name, scale, data, choice.profile)
     path = runs.RESULTS.with_name("-".join(names) + ".md")
     loop.write_atomically(path, text)
     return text
@@ -203,14 +234,18 @@ def main(table: Table, argv: Sequence[str] | None = None) -> int:
     choice = options.choice
     planned, notes = runs.expand(table, choice)
     chosen = [
-        r for r in planned if r.row in options.rows and r.column in options.columns
+        run
+        for run in planned
+        if run.row in options.rows
+        and run.column in options.columns
+        and run.seed in options.seeds
     ]
+    # What other code computed is not gone on with.
+    root = options.workdir / f"v{runs.RESULTS_VERSION}"
     if options.worker:
         wanted = sys.stdin.read().split()
         of_worker = [r for r in runs.missing(chosen) if r.digest in wanted]
-        for line in work.run_groups(
-            work.group(of_worker), options.workdir, options.jobs
-        ):
+        for line in work.run_groups(work.group(of_worker), root, options.jobs):
             # One piece, also where Python does not buffer: workers share the pipe.
             sys.stdout.write(f"{line}\n")
             sys.stdout.flush()
@@ -228,19 +263,11 @@ def main(table: Table, argv: Sequence[str] | None = None) -> int:
         command = [sys.executable, "-m", f"experiments.{table.name}", *arguments]
         run_workers(command, missing, jobs, gpus)
     else:
-        run_here(missing, options.workdir, jobs)
+        run_here(missing, root, jobs)
     print("\n" + write_table(table, choice, planned, notes))
     return 1 if runs.missing(chosen) else 0
 
 
 def run(table: Table) -> None:
-    """Entry point: one line and status 2 for a user's error, 130 for an interrupt."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # XLA's informational lines
-    try:
-        sys.exit(main(table))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    """Entry point of a table's module."""
+    entry.run(lambda: main(table))

@@ -10,13 +10,13 @@ from ml_collections import ConfigDict
 
 from cglo_jax import loop
 from cglo_jax.config import (
-    apply_profile,
     classify_fingerprint,
     flatten,
     get_config,
     train_fingerprint,
 )
 from cglo_jax.methods import METHODS
+from cglo_jax.profiles import apply_profile
 from cglo_jax.validation import validate
 from experiments.scales import SETTINGS
 from experiments.tables import Column, Row, Table
@@ -24,6 +24,10 @@ from experiments.tables import Column, Row, Table
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results" / "paper.jsonl"
 TUNED = HERE / "results" / "tuned.jsonl"
+
+# Written into every line of RESULTS; lines with another one do not count, and a work directory has
+# a part for each. Raise it when code changes numbers, which no field of a configuration tells.
+RESULTS_VERSION = 1
 
 # Content counts in a work directory, not where it lies; here it is what tells runs apart.
 _WEIGHTS = ("reconstruction.weights", "classify.weights", "latent.init_weights")
@@ -69,25 +73,28 @@ class Run(NamedTuple):
 
 
 def reads(method: str, field: str) -> bool:
-    """Returns whether a classifier trained with `method` can depend on a dotted field."""
-    m, section = METHODS[method], field.partition(".")[0]
-    pairs = m.from_cglo or method == "pixelmix"
-    readers = {
-        "dataset.unlabelled": m.from_cglo or method == "mixmatch",
-        "dataset.transductive": m.from_cglo or method == "mixmatch",
-        "sample.t_values": pairs,
-        "classify.replace_probability": m.replace is not None,
-        "classify.draw_per": m.replace is not None,
-        "classify.augment_synthetic": m.replace is not None,
-        "classify.augment_probability": m.augment is not None,
-        "classify.cutout_size": method == "cutout",
-        "classify.mixup_alpha": method == "mixup",
-    }
-    if field in readers:
-        return readers[field]
-    if section == "mixmatch":
-        return method == "mixmatch"
-    return section in ("dtype", "dataset", "classify") or m.from_cglo
+    """Returns whether a classifier trained with `method` can depend on a dotted field.
+
+    What some method declares to read is read by those that do; of all other fields, those of
+    images and classifier are read by all, the rest by those that need a cGLO. A method that
+    declares nothing may read anything: see `cglo_jax.methods.Method.reads`.
+    """
+    own = METHODS[method].reads
+    if own is None:
+        return True
+    declared = [m.reads for m in METHODS.values() if m.reads is not None]
+    if any(_names(fields, field) for fields in declared):
+        return _names(own, field)
+    section = field.partition(".")[0]
+    return section in ("dtype", "dataset", "classify") or METHODS[method].from_cglo
+
+
+def _names(fields: Sequence[str], field: str) -> bool:
+    """Returns whether `field` is one of `fields` or in a section "a." of them."""
+    return any(
+        field.startswith(name) if name.endswith(".") else field == name
+        for name in fields
+    )
 
 
 def _determining(config: ConfigDict) -> dict[str, Any]:
@@ -132,16 +139,41 @@ def changes(config: ConfigDict) -> dict[str, Any]:
     return {name: v for name, v in fields.items() if v != defaults[name]}
 
 
-def tuned_fields(choice: Choice, shots: int) -> dict[str, Any] | None:
-    """Returns what `experiments.tune` found for so many images per class; None if nothing yet."""
-    wanted = {"scale": choice.scale, "data": choice.data, "shots": shots}
+def setting_digest(scale: str, data: str, shots: int) -> str:
+    """Returns a hash of the untuned baseline that is tuned: what is tuned of another is stale."""
+    config = SETTINGS[scale, data].config()
+    config.dataset.shots = shots
+    config.dataset.split_seed = 0
+    return digest(reset_unread(config, "baseline"), "baseline", 0)
+
+
+def tuned_line(choice: Choice, shots: int) -> dict[str, Any] | None:
+    """Returns what `experiments.tune` wrote last for so many images per class, None if nothing."""
+    setting = setting_digest(choice.scale, choice.data, shots)
     found = [
-        line
-        for line in loop.read_records(TUNED)
-        if all(line[name] == value for name, value in wanted.items())
+        line for line in loop.read_records(TUNED) if line.get("setting") == setting
     ]
+    return found[-1] if found else None
+
+
+def tuned_fields(choice: Choice, shots: int) -> dict[str, Any] | None:
+    """Returns the tuned fields for so many images per class; None if nothing is tuned yet."""
+    line = tuned_line(choice, shots)
     names = ("lr", "weight_decay", "batch_size")
-    return {f"classify.{name}": found[-1][name] for name in names} if found else None
+    return line and {f"classify.{name}": line[name] for name in names}
+
+
+def tuned_sentence(choice: Choice, shots: int) -> str:
+    """Returns the tuned values and how they were found, for people; "" if nothing is tuned yet."""
+    line = tuned_line(choice, shots)
+    if line is None:
+        return ""
+    draws = len(line["draws"])
+    return (
+        f"Tuned: rate {line['lr']:g}, weight decay {line['weight_decay']:g}, batch "
+        f"{line['batch_size']}; best of {line['trials']} settings by {line['folds']} folds of "
+        f"{draws} draw{'s' * (draws > 1)} of labelled images."
+    )
 
 
 def create_config(
@@ -164,6 +196,9 @@ def create_config(
     if setting.own_images:
         config.dataset.split_seed = seed
     config.seeds = (seed,)
+    config.devices = (
+        1  # runs are spread over devices; no result depends on their number
+    )
     config.classify.methods = (row.method,)
     validate(config)
     return reset_unread(config, row.method)
@@ -205,8 +240,13 @@ def expand(table: Table, choice: Choice) -> tuple[list[Run], list[str]]:
 
 
 def finished() -> dict[str, dict[str, Any]]:
-    """Returns {digest: its newest line of RESULTS}."""
-    return {line["digest"]: line for line in loop.read_records(RESULTS)}
+    """Returns {digest: its newest line of RESULTS}, of lines of RESULTS_VERSION."""
+    return {
+        line["digest"]: line
+        for line in loop.read_records(RESULTS)
+        # The first lines have no version.
+        if line.get("version", 1) == RESULTS_VERSION
+    }
 
 
 def missing(runs: Sequence[Run]) -> list[Run]:

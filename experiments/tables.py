@@ -133,59 +133,105 @@ def paired(
     return [ours[seed][metric] - other[seed][metric] for seed in seeds]
 
 
-def _best(values: Mapping[str, float | None]) -> set[str]:
-    """Returns the keys of the largest of several values, to two digits."""
-    rounded = {k: round(v, 2) for k, v in values.items() if v is not None}
-    return {k for k, v in rounded.items() if v == max(rounded.values())} - (
-        set(rounded) if len(rounded) < 2 else set()
-    )
-
-
 def column_markdown(
-    table: Table, scale: str, name: str, column: Column, results: Results
+    table: Table, scale: str, data: str, name: str, results: Results
 ) -> str:
-    """Returns the part of a table that stands for one of its columns.
+    """Returns the part of a table that stands for one of its columns, a line per row.
 
-    A line per row, with cells "paper | ours ± STE (n) | difference" for each metric and the paired
-    difference to the tuned baseline for the first.
+    Cells are "paper | ours ± STE (n) | ours - paper" for each metric, then of the first the gain
+    over the baseline, the paper's and ours, and over the tuned baseline, ours. What a table
+    has no rows for is left out, and "ours - paper" where the task is not the paper's.
 
     Args:
       results: {(row, column): {seed: {"top1": percent, "top5": percent}}}.
     """
-    heads, cells = [""], {row.name: [row.shown(scale)] for row in table.rows}
+    column = table.columns[scale, data][name]
+    ours = {row.name: results.get((row.name, name), {}) for row in table.rows}
+    parts = [("", [row.shown(scale) for row in table.rows])]
     for position, metric in enumerate(table.metrics):
+        paper = [paper_number(row, column, position) for row in table.rows]
+        values = [[line[metric] for line in runs.values()] for runs in ours.values()]
+        means = [statistics.fmean(v) if v else None for v in values]
+        texts = [spread(v) or "not run" for v in values]
         label = METRICS[metric]
-        heads += [f"{label}: paper", "ours ± STE (n)", "difference"]
-        paper = {row.name: paper_number(row, column, position) for row in table.rows}
-        ours = {
-            row.name: [
-                line[metric] for line in results.get((row.name, name), {}).values()
-            ]
-            for row in table.rows
-        }
-        means = {k: statistics.fmean(v) if v else None for k, v in ours.items()}
-        printed = {k: number(text) for k, text in paper.items()}
-        best_ours, best_printed = _best(means), _best(printed)
-        for row in (row.name for row in table.rows):
-            difference = ""
-            if means[row] is not None and printed[row] is not None:
-                difference = f"{means[row] - printed[row]:+.2f}"
-            cells[row] += [
-                _bold(paper[row], row in best_printed),
-                _bold(spread(ours[row]) or "not run", row in best_ours),
-                difference,
-            ]
-    heads.append(f"{METRICS[table.metrics[0]]} minus {TUNED}, paired ± STE (n)")
-    reference = results.get((TUNED, name), {})
-    for row in (row.name for row in table.rows):
-        differences = paired(results.get((row, name), {}), reference, table.metrics[0])
-        cells[row].append("" if row == TUNED else spread(differences, "+"))
-    lines = [heads, ["---"] * len(heads), *cells.values()]
+        if _has_paper(table):
+            printed = [number(text) for text in paper]
+            parts.append((f"{label}, paper", _embolden(paper, printed)))
+        parts.append((f"{label}, ours", _embolden(texts, means)))
+        if _has_paper(table) and _is_comparable(table, scale, data):
+            differences = map(_difference, means, printed)
+            parts.append(("ours - paper", list(differences)))
+    parts += _gains(table, column, ours)
+    lines = [[head for head, _ in parts], ["---"] * len(parts)]
+    lines += zip(*(cells for _, cells in parts), strict=True)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _bold(text: str, best: bool) -> str:
-    return f"**{text}**" if best else text
+def _has_paper(table: Table) -> bool:
+    return any(row.paper for row in table.rows)
+
+
+def _gains(table: Table, column: Column, ours: Mapping[str, Mapping]) -> list:
+    """Returns (head, cells) of each column of gains over a baseline that the table has."""
+    metric, parts = table.metrics[0], []
+    paper = {row.name: number(paper_number(row, column, 0)) for row in table.rows}
+    for reference in (BASELINE, TUNED):
+        if reference not in ours:
+            continue
+        if paper[reference] is not None:
+            gains = [
+                "" if row == reference else _difference(value, paper[reference])
+                for row, value in paper.items()
+            ]
+            parts.append((f"minus {reference}, paper", gains))
+        gains = [
+            ""
+            if row == reference
+            else spread(paired(runs, ours[reference], metric), "+")
+            for row, runs in ours.items()
+        ]
+        parts.append((f"minus {reference}, ours", gains))
+    return parts
+
+
+def _difference(a: float | None, b: float | None) -> str:
+    return "" if a is None or b is None else f"{a - b:+.2f}"
+
+
+def _embolden(texts: Sequence[str], values: Sequence[float | None]) -> list[str]:
+    """Returns the texts with the ones of the largest of several values bold, to two digits."""
+    rounded = [None if v is None else round(v, 2) for v in values]
+    known = [v for v in rounded if v is not None]
+    best = max(known) if len(known) > 1 else None
+    return [
+        f"**{text}**" if v is not None and v == best else text
+        for text, v in zip(texts, rounded, strict=True)
+    ]
+
+
+def _is_comparable(table: Table, scale: str, data: str) -> bool:
+    """Whether accuracies are of the paper's task; a CPU has fewer classes at least."""
+    return data == table.data and scale != "cpu"
+
+
+def legend(table: Table, scale: str, data: str) -> str:
+    """Returns sentences on what the columns of `column_markdown` are."""
+    metric = METRICS[table.metrics[0]]
+    sentences = [
+        "Accuracy in percent; ours: mean ± standard error (number of seeds); best in bold.",
+        f'"minus ...": {metric} less that of the row named; ours is paired: the mean over '
+        + "seeds of the difference within a seed ± its standard error.",
+    ]
+    if _has_paper(table):
+        sentences.append(
+            '"ours" under "paper": a row that the paper does not have; the paper\'s "minus ..." is '
+            "of its printed means."
+        )
+        if not _is_comparable(table, scale, data):
+            sentences.append(
+                "This is not the paper's task: gains may be held against the paper's, accuracies not."
+            )
+    return " ".join(sentences)
 
 
 def environment_lines(lines: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -216,26 +262,28 @@ def environment_lines(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def to_markdown(
-    table: Table, scale: str, data: str, results: Results, notes: Sequence[str]
+    table: Table,
+    scale: str,
+    data: str,
+    results: Results,
+    notes: Sequence[str],
+    tuned: Mapping[str, str],
 ) -> str:
     """Returns the whole table as Markdown.
 
     Args:
       results: see `column_markdown`; the lines also hold what `environment_lines` reads.
       notes: paragraphs that go under it, after the table's own.
+      tuned: {column: sentence that stands over it}, for those that have one.
     """
     stand_in = "" if data == table.data else f"; {data} stands in for {table.data}"
     heading = f"## {table.title} ({table.section}{stand_in}), --scale={scale}"
-    parts = [heading]
+    parts = [heading, legend(table, scale, data)]
     for name, column in table.columns[scale, data].items():
         # The paper's column has another name where data or sizes are others.
         held = "" if name == column.paper else f" (paper: {column.paper})"
-        parts += [f"### {column.label}{held}"]
-        parts += [column_markdown(table, scale, name, column, results)]
+        parts += [f"### {column.label}{held}", tuned.get(name, "")]
+        parts += [column_markdown(table, scale, data, name, results)]
     lines = [line for runs in results.values() for line in runs.values()]
-    parts.append(
-        "Accuracy in percent, mean ± standard error over n seeds; best in bold; "
-        '"ours": a row that the paper does not have.'
-    )
-    parts += filter(None, [table.note, *notes, *environment_lines(lines)])
-    return "\n\n".join(parts) + "\n"
+    parts += [table.note, *notes, *environment_lines(lines)]
+    return "\n\n".join(filter(None, parts)) + "\n"

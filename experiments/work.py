@@ -22,6 +22,14 @@ from experiments import runs
 from experiments.runs import Run
 
 _KEPT = ("top1", "top5", "n_test", "steps", "classifier_weights", "perceptual_weights")
+_IMAGES = ("images", "test_images")  # digests: the same images, or others?
+
+
+def count_cores() -> int:
+    """Returns the CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # on Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def group(missing: Sequence[Run]) -> list[list[Run]]:
@@ -105,13 +113,15 @@ def run_one(run: Run, root: pathlib.Path, jobs: int) -> dict[str, Any]:
             link.symlink_to(name, target_is_directory=True)
         loop.open_workdir(run.config, directory)
         path = result_path(directory, run.method, run.seed)
+        line = _describe(run)
         began, fresh = time.perf_counter(), not path.parent.exists()
         sets = load(run.config.dataset)
         classify.run(run.config, directory, sets, run.method, run.seed)
         seconds = time.perf_counter() - began
-        line = {**_describe(run), "fresh": fresh, "wall_s": round(seconds, 1)}
+        line |= {"fresh": fresh, "wall_s": round(seconds, 1)}
         result = read_result(path)
         line |= {name: result[name] for name in _KEPT}
+        line |= {name: result["fingerprint"][name] for name in _IMAGES}
         line |= _describe_cglo(run, root) if run.cglo else {}
         line |= {"jobs": jobs, "environment": result["environment"]}
         loop.append_record(runs.RESULTS, line)
@@ -122,6 +132,7 @@ def run_one(run: Run, root: pathlib.Path, jobs: int) -> dict[str, Any]:
 def _describe(run: Run) -> dict[str, Any]:
     """Returns what a line tells of a run before its result."""
     return {
+        "version": runs.RESULTS_VERSION,
         "digest": run.digest,
         "table": run.table,
         "scale": run.choice.scale,
@@ -134,19 +145,20 @@ def _describe(run: Run) -> dict[str, Any]:
         "changes": runs.changes(run.config),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": count_cores(),
     }
 
 
 def _describe_cglo(run: Run, root: pathlib.Path) -> dict[str, Any]:
-    """Returns steps and seconds of a cGLO, whose seconds are None if it was cut off between."""
+    """Returns steps and seconds of a cGLO; these are None if it was not trained in one go."""
     steps = total_steps(run.config, load(run.config.dataset)[0])
-    timing = loop.read_records(cglo_dir(run, root) / "timings.jsonl")[-1]
-    whole = timing["steps"] == steps
+    timings = loop.read_records(cglo_dir(run, root) / "timings.jsonl")
+    # None if it was killed after its last checkpoint, the last of several if it was resumed.
+    whole = bool(timings) and timings[-1]["steps"] == steps
     return {
         "cglo": run.cglo,
         "train_steps": steps,
-        "train_wall_s": timing["wall_s"] if whole else None,
+        "train_wall_s": timings[-1]["wall_s"] if whole else None,
     }
 
 

@@ -90,6 +90,8 @@ def line(run: runs.Run, **changes) -> dict:
         "digest": run.digest,
         "scale": "cpu",
         "data": "digits",
+        "profile": run.choice.profile,
+        "changes": runs.changes(run.config),
         "method": run.method,
         "cglo": run.cglo,
         "jobs": 1,
@@ -133,6 +135,27 @@ def test_measured_seconds_by_hand():
     assert assumed == 0
 
 
+def test_other_batches_and_profiles_are_not_measured():
+    by_row = planned()
+    plain = by_row["lerp"]
+    write(line(by_row["cGLO"], train_wall_s=50.0, train_steps=200))
+    assert estimate.seconds([plain], DIGITS)[1] == 0
+    for field in ("classify.batch_size", "train.batch_size"):
+        config = plain.config.copy_and_resolve_references()
+        config.update_from_flattened_dict({field: 13})
+        assert estimate.seconds([plain._replace(config=config, cglo="")], DIGITS)[
+            1
+        ] == (field == "classify.batch_size")
+        new = plain._replace(config=config, cglo="another")
+        assert estimate.seconds([new], DIGITS)[1] == 1
+    authors = DIGITS._replace(profile="authors")
+    assert estimate.seconds([plain._replace(choice=authors)], DIGITS)[1] == 1
+    assert estimate.measured(DIGITS) == (
+        {("cglo", 50, "paper"): 0.6},
+        {(50, "paper"): 0.25},
+    )
+
+
 def test_assumed_seconds_by_hand(monkeypatch):
     made_up = estimate.Assumed(flops_per_s=1e9, step_s=0.5, start_s=7.0)
     monkeypatch.setitem(estimate.ASSUMED, "cpu", made_up)
@@ -171,5 +194,8 @@ def test_paper_scale_is_planned_without_compiling(compilations):
     chosen, _ = runs.expand(table1.TABLE, Choice("paper", "cifar100"))
     text = "\n".join(estimate.plan(Choice("paper", "cifar100"), chosen, 2))
     assert "0 runs are done, 120 missing" in text
-    assert "120 of them were not measured here: 60 s to start each" in text
+    assert (
+        "120 of them, or their cGLOs, were not measured here at their batch size"
+        in text
+    )
     assert compilations == []

@@ -1,10 +1,12 @@
 """Tests of experiments/runner.py and work.py: a tiny table from end to end."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
 import statistics
+import subprocess
 import sys
 
 import pytest
@@ -29,6 +31,7 @@ TABLE = Table(
         Row("longer", "cglo", {"classify.steps_per_epoch": 4}),
     ),
 )
+COUNT_GPUS = runner.count_gpus  # tests put 0 in its place
 # As they are: the tuned baseline is the baseline's run.
 TUNED = {"lr": 0.1, "weight_decay": 5e-4, "batch_size": 8}
 
@@ -65,7 +68,8 @@ def test_a_table_from_end_to_end(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
         classify, "run", lambda *a: (classified.append(a[3:]), classify_run(*a))[1]
     )
-    tuned = {"scale": "cpu", "data": "digits", "shots": 2, **TUNED}
+    search = {"trials": 3, "folds": 2, "draws": [50.0]}
+    tuned = {"setting": runs.setting_digest("cpu", "digits", 2), **TUNED, **search}
     runs.TUNED.write_text(json.dumps(tuned) + "\n")
     assert call(tmp_path, "--columns=2") == 0
     printed = capsys.readouterr().out
@@ -92,6 +96,8 @@ def test_a_table_from_end_to_end(tmp_path, capsys, monkeypatch):
 def check_lines(tmp_path):
     lines = loop.read_records(runs.RESULTS)
     assert len({line["digest"] for line in lines}) == 6
+    assert len({line["images"] for line in lines}) == 2  # of the seeds
+    assert len({line["test_images"] for line in lines}) == 1
     for line in lines:
         assert (line["table"], line["scale"], line["data"]) == ("tiny", "cpu", "digits")
         assert (line["column"], line["profile"], line["jobs"]) == ("2", "paper", 1)
@@ -99,17 +105,23 @@ def check_lines(tmp_path):
         assert line["fresh"] and line["wall_s"] > 0
         assert line["changes"].get("dataset.split_seed", 0) == line["seed"]
         assert line["changes"]["dataset.shots"] == 2
+        assert line["version"] == runs.RESULTS_VERSION == 1
         assert str(tmp_path) not in json.dumps(line)
         assert line["environment"]["backend"] == "cpu"
         assert line["n_test"] == 226  # digits 0, 4 and 9
         assert ("cglo" in line) == (line["method"] == "cglo")
-        workdir = tmp_path / "work" / line["digest"][:12]
+        workdir = tmp_path / "work" / "v1" / line["digest"][:12]
         (result,) = workdir.glob("classifiers/*/result.json")
-        assert json.loads(result.read_text())["top1"] == line["top1"]
+        result_read = json.loads(result.read_text())
+        assert result_read["top1"] == line["top1"]
+        for name in ("images", "test_images"):
+            assert line[name] == result_read["fingerprint"][name]
         assert not (result.parent / "checkpoints").exists()
         if line["method"] == "cglo":
             assert line["train_steps"] == 6 and line["train_wall_s"] > 0
-            shared = tmp_path / "work" / f"cglo-{line['cglo'][:12]}" / "checkpoints"
+            shared = (
+                tmp_path / "work" / "v1" / f"cglo-{line['cglo'][:12]}" / "checkpoints"
+            )
             assert (workdir / "checkpoints").resolve() == shared
             assert any(shared.iterdir())
 
@@ -127,7 +139,7 @@ def check_table(tmp_path):
     }
     for row, paper in ((tables.BASELINE, 20.0), ("cGLO", 21.0), ("longer", None)):
         a, b = top1[row]
-        printed, ours, difference, gain = cells[row]
+        printed, ours, difference, *gains = cells[row]
         assert ours == f"{(a + b) / 2:.2f} ± {abs(a - b) / 2:.2f} (2)"
         if paper:
             assert printed.startswith(str(paper))
@@ -135,12 +147,63 @@ def check_table(tmp_path):
         else:
             assert (printed, difference) == ("ours", "")
         c, d = (x - y for x, y in zip(top1[row], top1[tables.BASELINE], strict=True))
-        assert gain == f"{statistics.mean((c, d)):+.2f} ± {abs(c - d) / 2:.2f} (2)"
+        gain = f"{statistics.mean((c, d)):+.2f} ± {abs(c - d) / 2:.2f} (2)"
+        of_paper = "+1.00" if row == "cGLO" else ""
+        # Equal runs: over the baseline, over the tuned one.
+        both = ["", ""] if row == tables.BASELINE else [of_paper, gain]
+        assert gains == [*both, gain]
     assert cells[tables.TUNED][1] == cells[tables.BASELINE][1]
     assert "Tiny." in text
-    assert "Profile paper: the defaults." in text
+    over = part.splitlines()[2]
+    assert over == (
+        "Tuned: rate 0.1, weight decay 0.0005, batch 8; best of 3 settings by 2 folds of "
+        "1 draw of labelled images."
+    )
+    assert text.count("Tuned:") == 1  # column 3 is not
+    (profile,) = (p for p in text.splitlines() if p.startswith("Profile"))
+    assert profile.startswith(
+        "Profile paper. cGLO (2) differs from the defaults of cglo_jax/config.py in: "
+    )
+    fields = profile.partition(": ")[2].removesuffix(".").split(", ")
+    assert {"dataset.classes=3", "latent.dim=8", "train.epochs=2"} <= set(fields)
+    assert not any("shots" in f or "split_seed" in f or "data_dir" in f for f in fields)
     assert "6 runs are missing." in text  # of column 3
     assert "Baseline, tuned (3) is not tuned yet" in text
+
+
+def test_the_authors_profile_is_told_as_it_is():
+    choice = runs.Choice("cpu", "digits", "authors")
+    text = runner.describe_profile(choice, runs.expand(TABLE, choice)[0])
+    assert text.startswith("Profile authors. cGLO (2) differs")
+    assert "classify.draw_per=batch" in text
+    assert "reconstruction.layer_weights=[1.0, 1.0, 1.0, 0.0, 0.0]" in text
+    assert "latent.dim=512" in text
+    baselines = [r for r in runs.expand(TABLE, choice)[0] if not r.cglo]
+    assert runner.describe_profile(choice, baselines) == "Profile authors."
+
+
+def test_seeds_choose_what_is_run_not_what_is_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        work, "run_groups", lambda groups, *_: (str(r) for g in groups for r in g)
+    )
+    planned, _ = runs.expand(TABLE, runs.Choice("cpu", "digits"))
+    baseline = next(r for r in planned if (r.row, r.seed) == ("Baseline", 1))
+    versions = ("python", "jax", "jaxlib", "flax", "optax", "numpy", "device", "commit")
+    line = {
+        "digest": baseline.digest,
+        "top1": 47.0,
+        "cores": 2,
+        "environment": {**dict.fromkeys(versions, "1"), "devices": 1},
+    }
+    texts = ("date", "platform", "classifier_weights", "perceptual_weights")
+    loop.append_record(runs.RESULTS, {**line, **dict.fromkeys(texts, "some")})
+    arguments = ("--columns=2", "--rows=Baseline", "--seeds=7,0,7")
+    assert call(tmp_path, *arguments) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == ["1/2 Baseline 2 seed 0", "2/2 Baseline 2 seed 7"]
+    assert "| Baseline | 20.0 | 47.00 (1) |" in written(tmp_path)
+    # Three seeds of three rows, two columns, less the one that is there.
+    assert "17 runs are missing." in written(tmp_path)
 
 
 def check_dry_run(tmp_path, capsys):
@@ -164,7 +227,7 @@ def check_what_was_lost_is_run_again(tmp_path, trained, classified):
     lost = [line for line in lines if line["row"] == "longer"]
     kept = [line for line in lines if line["row"] != "longer"]
     text = "".join(json.dumps(line) + "\n" for line in kept)
-    shutil.rmtree(tmp_path / "work" / lost[1]["digest"][:12])
+    shutil.rmtree(tmp_path / "work" / "v1" / lost[1]["digest"][:12])
     runs.RESULTS.write_text(text)
     assert call(tmp_path, "--columns=2") == 0
     again = loop.read_records(runs.RESULTS)
@@ -204,13 +267,29 @@ def test_a_run_that_is_cut_off_goes_on(tmp_path, monkeypatch, capsys):
     assert line["train_wall_s"] is None
     assert steps == [(s, k) for s in ("train", "classify") for k in range(1, 6)]
     metrics = loop.read_records(
-        tmp_path / "work" / line["digest"][:12] / "metrics.jsonl"
+        tmp_path / "work" / "v1" / line["digest"][:12] / "metrics.jsonl"
     )
     assert [m["step"] for m in metrics] == [1, 2, 3, 4, 5, 6]
-    log = (tmp_path / "work" / line["digest"][:12] / "log.txt").read_text()
+    log = (tmp_path / "work" / "v1" / line["digest"][:12] / "log.txt").read_text()
     assert "resumed at step 3 of 6" in log
-    log = (tmp_path / "work" / f"cglo-{line['cglo'][:12]}" / "log.txt").read_text()
+    log = (
+        tmp_path / "work" / "v1" / f"cglo-{line['cglo'][:12]}" / "log.txt"
+    ).read_text()
     assert "resumed at step 3 of 6" in log
+    check_without_timing(tmp_path, line)
+
+
+def check_without_timing(tmp_path, line):
+    """Killed after cGLO's last checkpoint, before its seconds were written."""
+    root = tmp_path / "work" / "v1"
+    (root / f"cglo-{line['cglo'][:12]}" / "timings.jsonl").unlink()
+    shutil.rmtree(root / line["digest"][:12])
+    runs.RESULTS.unlink()
+    assert call(tmp_path, "--columns=2", "--rows=cGLO", "--seeds=0") == 0
+    (again,) = loop.read_records(runs.RESULTS)
+    assert again["train_wall_s"] is None
+    assert again["train_steps"] == 6
+    assert again["top1"] == line["top1"]
 
 
 def test_a_failed_run_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
@@ -249,7 +328,7 @@ sys.exit(3 if sys.argv[2] == "break" else 0)
 @pytest.mark.parametrize("how", ["work", "break"])
 def test_workers_share_the_runs(tmp_path, monkeypatch, capfd, how):
     monkeypatch.delenv("NPROC")
-    monkeypatch.setattr(runner.os, "sched_getaffinity", lambda _: range(6))
+    monkeypatch.setattr(work, "count_cores", lambda: 6)
     choice = runs.Choice("cpu", "digits")
     missing = runs.missing(runs.expand(TABLE, choice)[0])
     command = [sys.executable, "-c", FAKE_WORKER, str(runs.RESULTS), how]
@@ -300,6 +379,42 @@ def test_a_worker_has_a_gpu(monkeypatch, visible, jobs, devices, memory):
     envs = [runner.worker_environment(i, jobs, 2) for i in range(jobs)]
     assert [env["CUDA_VISIBLE_DEVICES"] for env in envs] == devices
     assert {env.get("XLA_PYTHON_CLIENT_MEM_FRACTION") for env in envs} == {memory}
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "4, 7"}, 2),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-ab,MIG-cd,1"}, 3),
+        ({"CUDA_VISIBLE_DEVICES": ""}, 0),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, 0),
+        ({"CUDA_VISIBLE_DEVICES": "2,-1,3"}, 1),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "JAX_PLATFORMS": "cpu"}, 0),
+        ({"CUDA_VISIBLE_DEVICES": "0,1", "JAX_PLATFORMS": "cuda,cpu"}, 2),
+        ({"JAX_PLATFORMS": "cpu"}, 0),
+        ({}, 3),
+    ],
+)
+def test_gpus_that_may_be_used(monkeypatch, environment, count):
+    for name in ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    listed = "".join(f"GPU {i}: one (UUID: x)\n  MIG 1g\n" for i in range(3))
+    done = subprocess.CompletedProcess([], 0, listed)
+    monkeypatch.setattr(runner.shutil, "which", lambda _: "nvidia-smi")
+    monkeypatch.setattr(runner.subprocess, "run", lambda *_, **__: done)
+    assert COUNT_GPUS() == count
+
+
+def test_cores_without_linux(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5, 6}, raising=False)
+    assert work.count_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert work.count_cores() == 12
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert work.count_cores() == 1
 
 
 def test_names_with_commas():

@@ -1,11 +1,13 @@
 """Tests of experiments/runs.py: which runs there are and which of them are equal."""
 
+import dataclasses
 import json
 
 import pytest
 
+from cglo_jax.config import get_config, train_fingerprint
 from cglo_jax.errors import UserError
-from cglo_jax.methods import METHODS
+from cglo_jax.methods import METHODS, Method
 from experiments import runs, table1, table3, table5
 from experiments.runs import Choice
 from experiments.tables import Column, Row
@@ -30,7 +32,7 @@ def cglo_digest(choice: Choice = DIGITS, seed: int = 0, **overrides) -> str:
     return runs.cglo_digest(config, seed)
 
 
-CGLO = {"cglo", "autoaugment_cglo"}
+CGLO = {"cglo", "autoaugment_cglo", "cglo_cosine"}
 NEW = CGLO | {"pixelmix", "mixup"}  # methods that replace images
 CHANGED = {"cutout", "random_erasing", "autoaugment", "autoaugment_cglo"}
 # Another value of a field, and the methods whose results depend on it.
@@ -67,6 +69,43 @@ def test_a_field_counts_for_the_methods_that_read_it(field):
     value, readers = READS[field]
     changed = {m for m in METHODS if digest(m, **{field: value}) != digest(m)}
     assert changed == readers
+
+
+def test_a_new_method_may_read_anything_unless_it_declares_what(monkeypatch):
+    before = {method: digest(method) for method in METHODS}
+    monkeypatch.setitem(METHODS, "careless", Method())
+    careful = Method(reads=("mixmatch.", "classify.sparkle"))
+    monkeypatch.setitem(METHODS, "careful", careful)
+    for field, value in {
+        "classify.cutout_size": 4,
+        "mixmatch.alpha": 0.5,
+        "latent.dim": 64,
+        "dataset.unlabelled": 7,
+    }.items():
+        changed = {m for m in METHODS if digest(m, **{field: value}) != digest(m)}
+        assert "careless" in changed
+        assert ("careful" in changed) == (field == "mixmatch.alpha")
+    assert not runs.reads("careful", "mixmatchless.alpha")
+    assert runs.reads("careful", "classify.lr")
+    sparkling = {m for m in METHODS if runs.reads(m, "classify.sparkle")}
+    assert sparkling == {"careful", "careless"}
+    assert {method: digest(method) for method in before} == before
+
+
+def test_no_declaration_takes_a_field_from_the_methods_that_need_it():
+    """`Method.reads` would, if it named what others read without declaring it."""
+    classify = {f"classify.{name}" for name in get_config().classify}
+    optional = {f for f in READS if f in classify and READS[f][1] != set(METHODS)}
+    for field in classify - optional - {"classify.methods"}:
+        assert all(runs.reads(method, field) for method in METHODS)
+    samples = ("sample.interpolation", "sample.t_values", "sample.batch_statistics")
+    for field in (*train_fingerprint(get_config()), *samples):
+        assert all(runs.reads(method, field) for method in CGLO)
+
+
+def test_runs_are_of_one_device():
+    config = runs.create_config(DIGITS, Row("", "cglo", {"devices": 4}), FIVE, 0)
+    assert config.devices == 1
 
 
 def test_other_runs_have_other_digests():
@@ -147,15 +186,22 @@ def test_equal_runs_of_columns_and_tables_are_missing_once():
     assert {same.digest} == base
 
 
+def write_tuned(*lines: dict) -> None:
+    search = {"lr": 0.3, "trials": 5, "folds": 3, "draws": [80.0]}
+    text = "".join(json.dumps({**search, **line}) + "\n" for line in lines)
+    runs.TUNED.write_text(text)
+
+
 def test_tuned_rows_take_the_newest_values():
-    found = {"scale": "cpu", "data": "digits", "shots": 5, "lr": 0.3}
-    lines = [
-        {**found, "weight_decay": 1e-2, "batch_size": 25},
-        {**found, "weight_decay": 1e-3, "batch_size": 10},
-        {**found, "shots": 10, "weight_decay": 0.5, "batch_size": 5},
-        {**found, "scale": "paper", "weight_decay": 0.6, "batch_size": 6},
-    ]
-    runs.TUNED.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    five, ten = (runs.setting_digest("cpu", "digits", shots) for shots in (5, 10))
+    paper = runs.setting_digest("paper", "cifar100", 5)
+    assert len({five, ten, paper}) == 3
+    write_tuned(
+        {"setting": five, "weight_decay": 1e-2, "batch_size": 25},
+        {"setting": five, "weight_decay": 1e-3, "batch_size": 10},
+        {"setting": ten, "weight_decay": 0.5, "batch_size": 5},
+        {"setting": paper, "weight_decay": 0.6, "batch_size": 6},
+    )
     planned, notes = runs.expand(table3.TABLE, DIGITS._replace(seeds=(0,)))
     assert notes == []
     by_row = {run.row: run for run in planned}
@@ -165,6 +211,65 @@ def test_tuned_rows_take_the_newest_values():
     steps = ("epochs", "steps_per_epoch", "lr_drop_epochs")
     assert all(c[name] == plain.classify[name] for name in steps)
     assert by_row["cGLO, tuned classifier"].cglo == by_row["cGLO"].cglo
+
+
+def test_what_was_tuned_of_another_setting_is_stale(monkeypatch):
+    values = {"weight_decay": 0.00314, "batch_size": 25}
+    write_tuned({"scale": "cpu", "data": "digits", "shots": 5, **values})
+    assert runs.tuned_fields(DIGITS, 5) is None  # it does not say of which setting
+    write_tuned({"setting": runs.setting_digest("cpu", "digits", 5), **values})
+    assert runs.tuned_fields(DIGITS, 5) == {
+        "classify.lr": 0.3,
+        "classify.weight_decay": 0.00314,
+        "classify.batch_size": 25,
+    }
+    setting = runs.SETTINGS["cpu", "digits"]
+    key = ("cpu", "digits")
+    for changes, stale in (
+        ({"classify.depth": 16}, True),
+        ({"classify.lr": 0.2}, True),
+        # The baseline reads neither, and shots and draws are set.
+        ({"latent.dim": 64, "mixmatch.ema": 0.5}, False),
+        ({"dataset.shots": 7, "dataset.split_seed": 3}, False),
+    ):
+        changed = {**setting.changes, **changes}
+        other = dataclasses.replace(setting, changes=changed)
+        monkeypatch.setitem(runs.SETTINGS, key, other)
+        assert (runs.tuned_fields(DIGITS, 5) is None) == stale
+        assert (runs.tuned_sentence(DIGITS, 5) == "") == stale
+
+
+def test_tuned_sentence():
+    setting = runs.setting_digest("cpu", "digits", 5)
+    line = {"setting": setting, "weight_decay": 0.0021, "batch_size": 16}
+    write_tuned(line)
+    one = (
+        "Tuned: rate 0.3, weight decay 0.0021, batch 16; best of 5 settings by 3 folds "
+        "of 1 draw of labelled images."
+    )
+    assert runs.tuned_sentence(DIGITS, 5) == one
+    write_tuned({**line, "draws": [80.0, 81.0]})
+    assert runs.tuned_sentence(DIGITS, 5) == one.replace("1 draw", "2 draws")
+
+
+def test_lines_of_another_version_do_not_count(monkeypatch):
+    (run,) = (
+        r
+        for r in runs.expand(table3.TABLE, DIGITS._replace(seeds=(0,)))[0]
+        if r.row == "lerp"
+    )
+    lines = [
+        {"digest": run.digest, "top1": 1},  # the first lines had no version
+        {"digest": run.digest, "top1": 2, "version": 2},
+    ]
+    runs.RESULTS.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for version, top1 in ((1, 1), (2, 2)):
+        monkeypatch.setattr(runs, "RESULTS_VERSION", version)
+        assert runs.finished()[run.digest]["top1"] == top1
+        assert runs.missing([run]) == []
+    monkeypatch.setattr(runs, "RESULTS_VERSION", 3)
+    assert runs.missing([run]) == [run]
+    assert runs.results_of([run]) == {}
 
 
 def test_newest_line_of_a_digest_counts(tmp_path):

@@ -1,0 +1,23 @@
+"""How every experiment is started from the command line."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from cglo_jax.errors import UserError
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Calls `main` and exits with the status that it returns, None being 0.
+
+    A user's error is one line and status 2, an interrupt one line and status 130.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # XLA's informational lines
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
