@@ -282,8 +282,13 @@ def to_markdown(
     for name, column in table.columns[scale, data].items():
         # The paper's column has another name where data or sizes are others.
         held = "" if name == column.paper else f" (paper: {column.paper})"
-        parts += [f"### {column.label}{held}", tuned.get(name, "")]
-        parts += [column_markdown(table, scale, data, name, results)]
+        parts += [f"### {column.label}{held}"]
+        # Without any results it is the paper's table.
+        if not results or any(results.get((row.name, name)) for row in table.rows):
+            parts += [tuned.get(name, "")]
+            parts += [column_markdown(table, scale, data, name, results)]
+        else:
+            parts += ["Not run yet."]
     lines = [line for runs in results.values() for line in runs.values()]
     parts += [table.note, *notes, *environment_lines(lines)]
     return "\n\n".join(filter(None, parts)) + "\n"

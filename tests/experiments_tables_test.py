@@ -205,6 +205,14 @@ def test_accuracies_are_held_against_the_papers_on_its_data_only():
     assert (says in other, says in text) == (True, False)
 
 
+def test_a_column_without_results_is_one_line():
+    results = {("cGLO", "of another column"): {0: line(60.0)}}
+    text = tables.to_markdown(MADE_UP, "cpu", "digits", results, [], {"3": "Tuned."})
+    assert "### 3 labelled images per class (paper: 25)\n\nNot run yet.\n" in text
+    assert "|" not in text
+    assert "Tuned." not in text
+
+
 def test_a_table_of_ours_has_no_columns_of_the_paper():
     tuned = Row(tables.TUNED, "baseline", tuned=True)
     table = dataclasses.replace(
