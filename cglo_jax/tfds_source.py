@@ -88,7 +88,8 @@ def _open_builder(name: str, data_dir: str):
             else "prepare it with TFDS's file_format='array_record' first"
         )
         raise UserError(
-            f"data set {name!r} is not prepared in {pathlib.Path(builder.data_path)}: {how}"
+            f"data set {name!r} is not prepared in {pathlib.Path(builder.data_path)}: {how}, or "
+            "say where it is (dataset.data_dir or TFDS_DATA_DIR)"
         )
     if builder.info.file_format.value != "array_record":
         raise UserError(

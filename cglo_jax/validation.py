@@ -1,6 +1,8 @@
 """Ranges of the config's fields, checked before anything is read or compiled."""
 
+import difflib
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -157,6 +159,15 @@ def _validate_ranges(flat: dict[str, Any]) -> None:
     )
 
 
+def _guess(given: Sequence[Any], known: Iterable[str]) -> str:
+    """Returns "; did you mean ...?" for the first name that is like a known one, or ""."""
+    for name in given:
+        close = difflib.get_close_matches(str(name), known, n=1)
+        if close and close[0] != name:
+            return f"; {name!r}: did you mean {close[0]!r}?"
+    return ""
+
+
 def _validate_lists(flat: dict[str, Any]) -> None:
     """Checks the fields that hold several values."""
     seeds = flat["seeds"]
@@ -177,7 +188,8 @@ def _validate_lists(flat: dict[str, Any]) -> None:
         and len(set(methods)) == len(methods),
         "classify.methods",
         methods,
-        f"a list of {', '.join(METHODS)}, written \"('baseline','cglo')\"",
+        f"a list of {', '.join(METHODS)}, written \"('baseline','cglo')\""
+        + _guess(methods, METHODS),
     )
     exports = flat["sample.export"]
     _check(

@@ -63,4 +63,6 @@ def _for_two_cores(config: ConfigDict) -> ConfigDict:
     config.classify.steps_per_epoch = 50
     config.classify.batch_size = 100
     config.classify.lr_drop_epochs = (3, 4)
+    config.mixmatch.ema = 0.99  # the average of few steps must forget the first ones
+    config.mixmatch.ramp = 1.0  # not before the classifier knows anything
     return config

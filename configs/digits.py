@@ -38,5 +38,7 @@ def get_config() -> ConfigDict:
     config.classify.pad_value = -1.0
     config.classify.flip = False
     config.classify.cutout_size = 2  # a quarter of the side
+    config.mixmatch.ema = 0.99  # the average of 1000 steps must forget the first ones
+    config.mixmatch.ramp = 1.0  # not before the classifier knows anything
     config.classify.methods = ("baseline", "cglo", "pixelmix")
     return config

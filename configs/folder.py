@@ -40,4 +40,6 @@ def get_config() -> ConfigDict:
     config.classify.steps_per_epoch = 25
     config.classify.batch_size = 32
     config.classify.lr_drop_epochs = (12, 16)
+    config.mixmatch.ema = 0.99  # the average of few steps must forget the first ones
+    config.mixmatch.ramp = 1.0  # not before the classifier knows anything
     return config

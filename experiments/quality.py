@@ -82,6 +82,8 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
       UserError: there is none, or it has fields that are no more.
     """
     path, config = workdir / "config.json", get_config()
+    if not path.exists():
+        raise UserError(f"there is no {path}: give the --workdir of a finished run")
     try:
         config.update_from_flattened_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -95,7 +95,9 @@ def select(option: str, text: str, names: Sequence[str]) -> list[str]:
                 break
         else:
             known = "; ".join(names)
-            raise UserError(f"--{option}: {rest!r} begins with none of: {known}")
+            raise UserError(
+                f"--{option}={text}: there is no {rest!r}, there are: {known}"
+            )
     return chosen or list(names)
 
 
@@ -210,7 +212,7 @@ def describe_profile(choice: runs.Choice, planned: Sequence[runs.Run]) -> str:
 def write_table(
     table: Table, choice: runs.Choice, planned: Sequence[runs.Run], notes: Sequence[str]
 ) -> str:
-    """Writes the table of all results there are and returns it."""
+    """Writes the table of all results there are, if there are any, and returns it."""
     scale, data = choice.scale, choice.data
     sentence, left = SETTINGS[scale, data].sentence, runs.missing(planned)
     notes = [sentence, describe_profile(choice, planned), *notes]
@@ -224,7 +226,8 @@ def write_table(
     text = tables.to_markdown(table, scale, data, results, notes, tuned)
     names = (table.name, scale, data, choice.profile)
     path = runs.RESULTS.with_name("-".join(names) + ".md")
-    loop.write_atomically(path, text)
+    if results:
+        loop.write_atomically(path, text)
     return text
 
 
@@ -265,7 +268,9 @@ def main(table: Table, argv: Sequence[str] | None = None) -> int:
     else:
         run_here(missing, root, jobs)
     print("\n" + write_table(table, choice, planned, notes))
-    return 1 if runs.missing(chosen) else 0
+    if failed := runs.missing(chosen):
+        print(f"{len(failed)} runs failed, see above the table", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def run(table: Table) -> None:

@@ -37,10 +37,6 @@ class Setting:
         return config
 
 
-# Of hundreds of steps: the average must forget the first ones, and lambda_u must not be there
-# before the classifier knows anything (rows "MixMatch" of the study, held-out training images).
-_SHORT_MIXMATCH = {"mixmatch.ema": 0.99, "mixmatch.ramp": 1.0}
-
 _BFLOAT16 = (
     "what should fit an hour of one modern GPU (not measured): bfloat16, one seed, "
 )
@@ -52,7 +48,6 @@ SETTINGS: dict[tuple[str, str], Setting] = {
             "latent.init_weights": "random",
             "classify.epochs": 12,
             "classify.lr_drop_epochs": (7, 10),
-            **_SHORT_MIXMATCH,
         },
         seeds=(0, 1, 2, 3, 4),
         own_images=True,
@@ -74,7 +69,6 @@ SETTINGS: dict[tuple[str, str], Setting] = {
             "classify.epochs": 6,
             "classify.batch_size": 32,
             "classify.lr_drop_epochs": (4, 5),
-            **_SHORT_MIXMATCH,
         },
         seeds=(0, 1, 2),
         own_images=True,

@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 
 from cglo_jax import classify, data, loop, parallel
 from cglo_jax.data import Dataset
+from cglo_jax.errors import UserError
 from cglo_jax.results import environment, read_result, result_path
 from cglo_jax.verdict import standard_error
 from experiments import entry, runs, scales
@@ -102,6 +103,10 @@ def score(
     right = 0.0
     smallest = np.bincount(dataset.labels[: dataset.num_labelled]).min()
     folds = min(folds, int(smallest))  # every class is in every one
+    if folds < 2:
+        raise UserError(
+            "one image per class cannot be cut into folds: nothing to tune on"
+        )
     for fold in range(folds):
         train_set, test_set = cut_fold(dataset, fold, folds)
         directory = workdir / f"fold-{fold}-of-{folds}"
@@ -169,20 +174,23 @@ def _print_table(lines: Sequence[dict[str, Any]], best: dict[str, Any]) -> None:
 
 def main() -> None:
     """Tunes every number of images per class that is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.tune", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--scale", choices=scales.SCALES, default="cpu")
     parser.add_argument("--data", choices=scales.DATA, default="digits")
     parser.add_argument("--shots", default="5", help="images per class: 5 or 5,10")
-    parser.add_argument("--trials", type=int, default=10)
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--draws", type=int, default=2, help="of labelled images")
+    parser.add_argument("--trials", type=int, default=10, help="settings tried (10)")
+    parser.add_argument("--folds", type=int, default=5, help="of each draw (5)")
+    parser.add_argument("--draws", type=int, default=2, help="of labelled images (2)")
     parser.add_argument("--data_dir", default="", help="prepared TFDS directory")
     parser.add_argument(
         "--workdir", type=pathlib.Path, default=pathlib.Path("runs/tune")
     )
     arguments = parser.parse_args()
     if (arguments.scale, arguments.data) not in scales.SETTINGS:
-        parser.error(f"there is no --scale={arguments.scale} of {arguments.data}")
+        known = ", ".join(f"--scale={s} --data={d}" for s, d in scales.SETTINGS)
+        parser.error(f"there is no --scale of this --data: use one of {known}")
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", arguments.shots):
         parser.error(f"--shots={arguments.shots}: it must be like 5 or 5,10")
     if min(arguments.trials, arguments.folds - 1, arguments.draws) < 1:

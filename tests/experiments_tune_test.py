@@ -7,6 +7,7 @@ import pytest
 from conftest import create_config, create_dataset
 
 from cglo_jax import data, loop
+from cglo_jax.errors import UserError
 from configs import digits
 from experiments import scales, tune
 
@@ -113,3 +114,8 @@ def test_tunes_on_labelled_images_only(small, monkeypatch, capsys):
     assert [r["lr"] for r in loop.read_records(tune.TUNED)] == [best["lr"]] * 2
     results = list(small.workdir.rglob("result.json"))
     assert len(results) == 2 * 2 * 2  # trials, draws, folds
+
+
+def test_one_image_per_class_cannot_be_cut(small):
+    with pytest.raises(UserError, match="one image per class cannot be cut into folds"):
+        tune.tune(small, 1)

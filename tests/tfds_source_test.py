@@ -274,11 +274,13 @@ def test_tfds_not_prepared(tmp_path, monkeypatch):
     data_dir = tmp_path / "my data"
     assert error_of(fields(name="cifar100", data_dir=str(data_dir))) == (
         f"data set 'cifar100' is not prepared in {data_dir}/cifar100/3.0.2: run "
-        f"`python -m cglo_jax.prepare cifar100 --data_dir '{data_dir}'` first"
+        f"`python -m cglo_jax.prepare cifar100 --data_dir '{data_dir}'` first, or "
+        "say where it is (dataset.data_dir or TFDS_DATA_DIR)"
     )
     assert error_of(fields(name="mnist", data_dir=str(data_dir))) == (
         f"data set 'mnist' is not prepared in {data_dir}/mnist/3.0.1: "
-        "prepare it with TFDS's file_format='array_record' first"
+        "prepare it with TFDS's file_format='array_record' first, or "
+        "say where it is (dataset.data_dir or TFDS_DATA_DIR)"
     )
     assert not data_dir.exists()
 

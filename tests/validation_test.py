@@ -138,6 +138,12 @@ def test_values_at_the_edge(name, good):
     validate(changed(name, good))
 
 
+def test_a_misspelt_method_is_guessed():
+    text = error_of("classify.methods", ("baseline", "cutuot"))
+    assert text.endswith("; 'cutuot': did you mean 'cutout'?")
+    assert "did you mean" not in error_of("classify.methods", ("baseline", "zzz"))
+
+
 def test_latent_dim_of_1():
     assert error_of("latent.dim", 1).endswith("at least 2")
 
