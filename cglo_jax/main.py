@@ -17,12 +17,14 @@ def main(command: command_line.Command) -> None:
         data,
         fit_codes,
         loop,
+        methods,
         report,
         sample,
         train,
     )
 
     config, workdir, stage = command
+    methods.check_names(config.classify.methods)
     if stage == "report":
         report.run(config, workdir)
         return

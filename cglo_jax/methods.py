@@ -3,8 +3,9 @@
 To add one, write its function here, or import it, and put it into METHODS.
 """
 
+import difflib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from cglo_jax import augment, autoaugment, codes, losses, sample
 from cglo_jax.data import to_float
+from cglo_jax.errors import UserError
 
 
 class Method(NamedTuple):
@@ -152,6 +154,22 @@ METHODS = {
         _cglo, loss=losses.cosine_loss, from_cglo=True, reads=_SAMPLES
     ),
 }
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Checks `config.classify.methods`, which `validation` cannot: it does not import JAX.
+
+    Raises:
+      UserError: there is no such method.
+    """
+    for name in names:
+        if name not in METHODS:
+            close = difflib.get_close_matches(name, METHODS, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise UserError(
+                f"config.classify.methods: there is no method {name!r}; {hint}There are "
+                f"{', '.join(METHODS)}, written \"('baseline','cglo')\""
+            )
 
 
 def apply_per_example(

@@ -191,9 +191,9 @@ def test_help_tells_of_the_flags(flag):
             "config.train.code_lr is nan: it must be finite",
         ),
         (
-            [DIGITS, "--config.classify.methods=baseline,cglo"],
-            "config.classify.methods is ['baseline,cglo']: it must be a list of baseline, "
-            + "cglo, pixelmix, written \"('baseline','cglo')\"",
+            [DIGITS, "--config.classify.methods=('cglo','cglo')"],
+            "config.classify.methods is ['cglo', 'cglo']: it must be a list of different "
+            + "names, written \"('baseline','cglo')\"",
         ),
         ([DIGITS, "--config.latent.dim"], "Missing value for flag --config.latent.dim"),
         # the config

@@ -7,7 +7,8 @@ import pytest
 from classifier_test import INDICES, create_batch, create_real, create_spec, shared
 
 from cglo_jax import augment, autoaugment, classifier, codes
-from cglo_jax.methods import METHODS, apply_per_example
+from cglo_jax.errors import UserError
+from cglo_jax.methods import METHODS, apply_per_example, check_names
 
 __all__ = ["shared"]  # a fixture
 AUGMENTING = [name for name, m in METHODS.items() if m.augment]
@@ -140,3 +141,22 @@ def test_which_need_a_cglo():
         "autoaugment_cglo",
         "cglo_cosine",
     }
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (
+            ("baseline", "cutuot"),
+            "no method 'cutuot'; did you mean 'cutout'? There are",
+        ),
+        (("baseline,cglo",), "no method 'baseline,cglo'; did you mean 'baseline'?"),
+        (("zzz",), "no method 'zzz'; There are baseline, cglo, pixelmix, "),
+    ],
+)
+def test_names(names, says):
+    with pytest.raises(UserError) as error:
+        check_names(names)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+    check_names(tuple(METHODS))
