@@ -32,6 +32,24 @@ _VERSION = "1.0.0"  # of the TFDS data set
 _SHARD_IMAGES = 10_000  # per file of the TFDS data set
 
 
+def folder_names(class_names: Sequence[str]) -> list[str]:
+    """Returns one safe and distinct folder name per class.
+
+    Class names that are no file names everywhere have their odd characters replaced and
+    their label put in front; so have names that differ in case only.
+    """
+    safe = [re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") for name in class_names]
+    lower = [name.lower() for name in safe]
+    return [
+        name
+        if name == raw
+        and lower.count(name.lower()) == 1
+        and not re.match(r"\d{3,}_", name)  # looks like one with a label in front
+        else f"{label:03d}_{name}"
+        for label, (raw, name) in enumerate(zip(class_names, safe, strict=True))
+    ]
+
+
 def write(
     directory: Path, formats: Sequence[str], class_names: Sequence[str], name: str
 ) -> None:

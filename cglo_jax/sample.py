@@ -4,7 +4,6 @@ import functools
 import hashlib
 import io
 import pathlib
-import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -183,24 +182,6 @@ def run(
     return directory
 
 
-def folder_names(class_names: Sequence[str]) -> list[str]:
-    """Returns one safe and distinct folder name per class.
-
-    Class names that are no file names everywhere have their odd characters replaced and
-    their label put in front; so have names that differ in case only.
-    """
-    safe = [re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") for name in class_names]
-    lower = [name.lower() for name in safe]
-    return [
-        name
-        if name == raw
-        and lower.count(name.lower()) == 1
-        and not re.match(r"\d{3,}_", name)  # looks like one with a label in front
-        else f"{label:03d}_{name}"
-        for label, (raw, name) in enumerate(zip(class_names, safe, strict=True))
-    ]
-
-
 def project(z: np.ndarray, method: str) -> np.ndarray:
     """Projects codes [n, d] to the plane for Fig. 2 -> float [n, 2].
 
@@ -231,7 +212,7 @@ def _write_images(config, directory, dataset, sampler, spec, key, origin) -> int
     )
     keys = codes.example_keys(key, jnp.arange(len(sources)))
     step = jax.jit(functools.partial(synthesize, spec=spec))
-    folders = folder_names(dataset.class_names)
+    folders = export.folder_names(dataset.class_names)
     for folder in folders:
         (directory / "images" / folder).mkdir(parents=True)
     size = batch_that_fits(spec.generator.size)

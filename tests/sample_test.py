@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import re
 
 import jax
 import jax.numpy as jnp
@@ -323,32 +322,6 @@ def test_without_a_checkpoint_the_error_names_the_stage(tmp_path):
 
 
 # Names and files
-
-
-def test_plain_class_names_are_folder_names_as_they_are():
-    names = ["cat", "001.Black_footed_Albatross", "aquarium-fish", "7"]
-    assert sample.folder_names(names) == names
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["a/b", "a\\b", "a b"],
-        ["..", ".", "", "...", "_"],
-        ["Cat", "cat", "CAT", "dog"],
-        ["été", "日本", "c:\0"],
-        ["a b", "000_a_b", "000_A_b"],
-        ["a" * 50, "A" * 50, "-rf", "../../etc"],
-    ],
-)
-def test_folder_names_are_safe_and_distinct(names, tmp_path):
-    folders = sample.folder_names(names)
-    assert len(folders) == len(names)
-    assert len({folder.lower() for folder in folders}) == len(names)
-    for folder in folders:
-        assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", folder)
-        (tmp_path / folder).mkdir()
-        assert (tmp_path / folder).resolve().parent == tmp_path.resolve()
 
 
 def test_pngs_hold_the_exact_pixels():
