@@ -281,7 +281,9 @@ def test_checks_by_hand():
 def test_unfinished_runs_are_refused(run, tmp_path, monkeypatch):
     workdir, (train_set, _) = run
     config = experiment.read_config(workdir)
-    with pytest.raises(UserError, match="there is no .*config.json: give the --workdir") as error:
+    with pytest.raises(
+        UserError, match="give the --workdir of a finished run"
+    ) as error:
         experiment.read_config(tmp_path)
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="baseline-1"):
