@@ -188,15 +188,20 @@ def train_step(
 
     grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
+    return apply_gradients(state, grads, batch_stats, spec), metrics
+
+
+def apply_gradients(
+    state: ClassifierState, grads: Any, batch_stats: Any, spec: StepSpec
+) -> ClassifierState:
+    """Returns the state after one step of the optimiser."""
     updates, opt_state = spec.tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    new_state = state.replace(
+    return state.replace(
         step=state.step + 1,
-        params=params,
+        params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
-    return new_state, metrics
 
 
 def init_state(key: jax.Array, *, spec: StepSpec) -> ClassifierState:

@@ -65,13 +65,12 @@ def evaluate(
     n = len(dataset.images)
     size = min(n, batch_that_fits(dataset.images.shape[1]))
     size = -(-size // len(devices)) * len(devices)
-    outputs = []
-    for start in range(0, n, size):
-        images = dataset.images[start : start + size]
-        padding = [(0, size - len(images))] + [(0, 0)] * (images.ndim - 1)
-        logits = compute(variables, parallel.shard(np.pad(images, padding), devices))
-        outputs.append(np.asarray(logits).reshape(size, -1)[: len(images)])
-    return np.concatenate(outputs)
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        on_devices = compute(variables, parallel.shard(images, devices))
+        return np.asarray(on_devices).reshape(size, -1)
+
+    return parallel.map_batches(logits, dataset.images, size)
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:

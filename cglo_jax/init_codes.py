@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import codes, pretrained
+from cglo_jax import codes, parallel, pretrained
 from cglo_jax.data import Dataset, batch_that_fits, to_float
 from cglo_jax.errors import UserError
 from cglo_jax.models.resnet import ResNet50
@@ -136,14 +136,9 @@ def compute_activations(variables: dict[str, Any], images: np.ndarray) -> np.nda
       float32 [n, 2048].
     """
     variables = jax.device_put(variables)
-    n, size = len(images), min(len(images), batch_that_fits(images.shape[1]))
-    rows = []
-    for start in range(0, n, size):
-        batch = images[start : start + size]
-        padding = [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)
-        activations = _activate(variables, np.pad(batch, padding))
-        rows.append(np.asarray(activations)[: len(batch)])
-    return np.concatenate(rows)
+    size = min(len(images), batch_that_fits(images.shape[1]))
+    activate = functools.partial(_activate, variables)
+    return parallel.map_batches(activate, images, size)
 
 
 @jax.jit

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from cglo_jax import classifier, codes, losses, parallel
@@ -288,13 +287,6 @@ def train_step(
 
     grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
-    updates, opt_state = spec.tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    new_state = classifier.ClassifierState(
-        step=state.step + 1,
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-        averaged=update_average(state.averaged, params, mixmatch.ema),
-    )
-    return new_state, metrics
+    new_state = classifier.apply_gradients(state, grads, batch_stats, spec)
+    averaged = update_average(state.averaged, new_state.params, mixmatch.ema)
+    return new_state.replace(averaged=averaged), metrics

@@ -112,3 +112,26 @@ def pmap_batch(
 ) -> Callable:
     """Maps `function(shared, batch)` over the devices; results keep the leading device axis."""
     return jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), devices=devices)
+
+
+def map_batches(
+    function: Callable[[np.ndarray], Any], images: np.ndarray, size: int
+) -> Any:
+    """Applies `function` to images in batches of one shape, which compile once.
+
+    Args:
+      function: [size, ...] -> a tree of arrays [size, ...]. The last batch is padded, what
+        comes of the padding is cut off.
+      images: [n, ...].
+
+    Returns:
+      The tree, NumPy arrays [n, ...].
+    """
+    outputs = []
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
+        padding = [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)
+        made = function(np.pad(batch, padding))
+        kept = len(batch)
+        outputs.append(jax.tree.map(lambda a, n=kept: np.asarray(a)[:n], made))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)

@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from cglo_jax import parallel
 from cglo_jax.data import batch_that_fits, to_float
 from cglo_jax.errors import UserError
 
@@ -226,15 +227,6 @@ def embed(
     Returns:
       (logits float32 [n, K], what its last layer sees, float32 [n, F]).
     """
-    forward, n = _compiled_forward(model), len(images)
-    size = min(n, batch_that_fits(images.shape[1]))
-    outputs = []
-    for start in range(0, n, size):
-        batch = images[start : start + size]
-        # One shape of batch is one compilation; the padding is cut off.
-        padding = [(0, size - len(batch))] + [(0, 0)] * (images.ndim - 1)
-        logits, embeddings = forward(variables, np.pad(batch, padding))
-        kept = slice(len(batch))
-        outputs.append((np.asarray(logits)[kept], np.asarray(embeddings)[kept]))
-    logits, embeddings = zip(*outputs, strict=True)
-    return np.concatenate(logits), np.concatenate(embeddings)
+    size = min(len(images), batch_that_fits(images.shape[1]))
+    forward = functools.partial(_compiled_forward(model), variables)
+    return parallel.map_batches(forward, images, size)

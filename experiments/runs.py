@@ -24,6 +24,7 @@ from experiments.tables import Column, Row, Table
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results" / "paper.jsonl"
 TUNED = HERE / "results" / "tuned.jsonl"
+TUNED_FIELDS = ("lr", "weight_decay", "batch_size")  # of `config.classify`
 
 # Written into every line of RESULTS; lines with another one do not count, and a work directory has
 # a part for each. Raise it when code changes numbers, which no field of a configuration tells.
@@ -159,8 +160,7 @@ def tuned_line(choice: Choice, shots: int) -> dict[str, Any] | None:
 def tuned_fields(choice: Choice, shots: int) -> dict[str, Any] | None:
     """Returns the tuned fields for so many images per class; None if nothing is tuned yet."""
     line = tuned_line(choice, shots)
-    names = ("lr", "weight_decay", "batch_size")
-    return line and {f"classify.{name}": line[name] for name in names}
+    return line and {f"classify.{name}": line[name] for name in TUNED_FIELDS}
 
 
 def tuned_sentence(choice: Choice, shots: int) -> str:

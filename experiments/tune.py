@@ -32,9 +32,8 @@ from cglo_jax.results import environment, read_result, result_path
 from cglo_jax.verdict import standard_error
 from experiments import entry, runs, scales
 
-RESULTS = pathlib.Path(__file__).parent / "results"
-TUNED, TRIALS = RESULTS / "tuned.jsonl", RESULTS / "tuning.jsonl"
-FIELDS = ("lr", "weight_decay", "batch_size")
+TUNED, TRIALS = runs.TUNED, runs.TUNED.with_name("tuning.jsonl")
+FIELDS = runs.TUNED_FIELDS
 _SEED = 2020  # of the search
 
 

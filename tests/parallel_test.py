@@ -111,3 +111,18 @@ def test_replicated_like_describes_todays_placement():
     assert abstract["step"].dtype == np.int32
     assert abstract["a"].sharding.device_set == set(FOUR[:2])
     assert abstract["a"].sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize("n", [1, 4, 7, 8])
+def test_batches_of_one_shape(n):
+    images = np.arange(n * 6, dtype=np.uint8).reshape(n, 2, 3)
+    shapes = []
+
+    def function(batch):
+        shapes.append(batch.shape)
+        return batch.sum((1, 2)), {"first": batch[:, 0].astype(float)}
+
+    sums, made = parallel.map_batches(function, images, 4)
+    assert shapes == [(4, 2, 3)] * -(-n // 4)
+    np.testing.assert_array_equal(sums, images.sum((1, 2)))
+    np.testing.assert_array_equal(made["first"], images[:, 0])
