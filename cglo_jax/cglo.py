@@ -188,7 +188,7 @@ def draw_noise_for(z: jax.Array, keys: jax.Array, *, spec: Any) -> jax.Array | N
     """Draws the noise that goes with codes z [B, d] into G, one of the keys [B] for each.
 
     Args:
-      spec: a `StepSpec` or a `sample.SampleSpec`.
+      spec: a `StepSpec` or a `synthesis.SampleSpec`.
 
     Returns:
       float32 [B, d] if it is added, [B, noise_dim] if it is appended, None without noise.

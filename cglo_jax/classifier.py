@@ -9,7 +9,7 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from cglo_jax import augment, cglo, codes, parallel, sample
+from cglo_jax import augment, codes, parallel, synthesis
 from cglo_jax.data import Dataset
 from cglo_jax.methods import METHODS, apply_per_example, one_hot, take_images
 from cglo_jax.models.resnet import ResNet50
@@ -49,7 +49,7 @@ class Shared(NamedTuple):
     images: jax.Array
     canvas: Canvas | None
     class_weights: jax.Array
-    sampler: sample.Sampler
+    sampler: synthesis.Sampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class StepSpec:
 
     model: WideResNet | ResNet50
     method: str
-    sample: sample.SampleSpec
+    sample: synthesis.SampleSpec
     replace_probability: float
     augment_probability: float
     draw_per_batch: bool
@@ -94,7 +94,7 @@ def create_spec(config: ConfigDict, dataset: Dataset, method: str) -> StepSpec:
     return StepSpec(
         model=model,
         method=method,
-        sample=sample.create_spec(config, cglo.create_spec(config, dataset).generator),
+        sample=synthesis.create_spec(config, dataset),
         replace_probability=c.replace_probability,
         augment_probability=c.augment_probability,
         draw_per_batch=c.draw_per == "batch",

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import classifier, loop, mixmatch, parallel, pretrained, sample, train
+from cglo_jax import classifier, loop, mixmatch, parallel, pretrained, synthesis, train
 from cglo_jax.config import check_fingerprint, classify_fingerprint
 from cglo_jax.data import Dataset, batch_that_fits, to_float
 from cglo_jax.errors import UserError
@@ -236,7 +236,7 @@ def _train(
     semi_supervised = spec.method == "mixmatch"
     constants = mixmatch.MixMatch.create(config) if semi_supervised else None
     images = dataset.images if semi_supervised else dataset.images[:n]
-    sampler = sample.create_sampler(model, dataset)
+    sampler = synthesis.create_sampler(model, dataset)
     shared = classifier.Shared(
         key_step, images, dataset.canvas, dataset.class_weights, sampler
     )

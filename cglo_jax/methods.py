@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cglo_jax import augment, autoaugment, codes, losses, sample
+from cglo_jax import augment, autoaugment, codes, losses, synthesis
 from cglo_jax.data import to_float
 from cglo_jax.errors import UserError
 
@@ -74,7 +74,7 @@ def _take_pairs(shared, keys, first, second):
 
 
 def _cglo(keys, key_t, indices, shared, spec):
-    images, _, _ = sample.synthesize(
+    images, _, _ = synthesis.synthesize(
         shared.sampler, keys, indices, spec=spec.sample, key_t=key_t
     )
     return images, one_hot(shared, indices)
@@ -82,7 +82,7 @@ def _cglo(keys, key_t, indices, shared, spec):
 
 def _pixelmix(keys, key_t, indices, shared, spec):
     """Control for cGLO: the same pairs and t, mixed as pixels instead of codes."""
-    partners, t, _ = sample.draw_pairs(
+    partners, t, _ = synthesis.draw_pairs(
         shared.sampler, keys, indices, spec=spec.sample, key_t=key_t
     )
     x, y = _take_pairs(shared, keys, indices, partners)

@@ -1,13 +1,14 @@
-"""New images from a trained cGLO: in memory for the classifier, on disk for people."""
+"""The stage sample: new images of a trained cGLO, and pictures of what it learnt, on disk."""
 
 import functools
 import hashlib
 import io
+import itertools
 import pathlib
 import shutil
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,130 +16,50 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cglo_jax import cglo, codes, export, figures, loop, train
+from cglo_jax import codes, export, figures, loop, synthesis, train
 from cglo_jax.data import Dataset, batch_that_fits, to_uint8
-from cglo_jax.models.generator import Generator
+from cglo_jax.synthesis import Sampler, SampleSpec
 
 _GRID_IMAGES = 16  # of the reconstruction grid, and classes of the interpolation grid
 _TSNE_MOST = 5000  # codes; more would take many minutes
 _WALK = 7  # images between two reconstructions (Fig. 5)
 
 
-class Sampler(NamedTuple):
-    """A trained cGLO as arrays: what `synthesize` reads.
+class Restored(NamedTuple):
+    """A trained cGLO, to sample from.
 
     Attributes:
-      variables: `params` and `batch_stats` of the generator.
-      z: float32 [n, d], codes of the labelled images.
-      labels: int32 [n].
-      classes: the labelled images of each class.
+      z: float32 [n, d], the codes of all its images, also of unlabelled ones.
+      step: of its checkpoint.
     """
 
-    variables: dict[str, Any]
-    z: jax.Array
-    labels: jax.Array
-    classes: codes.ClassMembers
+    sampler: Sampler
+    spec: SampleSpec
+    z: np.ndarray
+    step: int
 
 
-class SampleSpec(NamedTuple):
-    """How images are sampled: constants of a compiled program."""
-
-    generator: Generator
-    noise_added: bool
-    noise_std: float
-    interpolation: str
-    t_values: tuple[float, ...]
-    batch_statistics: str
-
-
-def create_spec(config: ConfigDict, generator: Generator) -> SampleSpec:
-    """Takes the fields of `config.sample` that change images."""
-    return SampleSpec(
-        generator=generator,
-        noise_added=config.latent.noise == "additive",
-        noise_std=config.latent.noise_std,
-        interpolation=config.sample.interpolation,
-        t_values=tuple(config.sample.t_values),
-        batch_statistics=config.sample.batch_statistics,
+def restore(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    dataset: Dataset,
+    seed: int,
+    *,
+    complete: bool = False,
+) -> Restored:
+    """Restores the newest generator and codes, for one device; see `train.restore_model`."""
+    model, _, step = train.restore_model(
+        config, workdir, dataset, seed, complete=complete
     )
+    spec = synthesis.create_spec(config, dataset)
+    spec = spec._replace(generator=spec.generator.clone(axis_name=None))
+    return Restored(synthesis.create_sampler(model, dataset), spec, model["z"], step)
 
 
-def create_sampler(model: dict[str, Any], dataset: Dataset) -> Sampler:
-    """Puts a restored model and the labels of its images together."""
-    n = dataset.num_labelled
-    labels = dataset.labels[:n]
-    variables = {"params": model["params"], "batch_stats": model["batch_stats"]}
-    classes = codes.class_members(labels, len(dataset.class_names))
-    return Sampler(variables, model["z"][:n], labels, classes)
-
-
-def generate(
-    variables: dict[str, Any], z: jax.Array, keys: jax.Array, *, spec: SampleSpec
-) -> jax.Array:
-    """Computes G([z, eps]), or G(z + eps), with fresh noise for each image.
-
-    Args:
-      z: codes [B, d]. keys: typed keys [B], of the noise.
-
-    Returns:
-      float32 [B, H, W, C] in [-1, 1].
-    """
-    eps = cglo.draw_noise_for(z, keys, spec=spec)
-    z, eps = cglo.enter_noise(z, eps, spec=spec)
-    apply = functools.partial(spec.generator.apply, variables, z, eps)
-    if spec.batch_statistics == "running":
-        return apply(train=False)
-    return apply(train=True, mutable="batch_stats")[0]
-
-
-def draw_pairs(
-    sampler: Sampler,
-    keys: jax.Array,
-    indices: jax.Array,
-    *,
-    spec: SampleSpec,
-    key_t: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Draws a partner j of the same class and a t for each image (section 4.2).
-
-    Args:
-      keys: typed keys [B]. indices: int32 [B], images i.
-      key_t: typed keys [B] that t is drawn from instead; equal keys give equal t.
-
-    Returns:
-      (j int32 [B], t float32 [B] from `t_values`, keys [B] for what else is drawn).
-    """
-    split = jax.vmap(jax.random.split, (0, None), 1)
-    key_partner, own_key_t, key_rest = split(keys, 3)
-    labels = sampler.labels[indices]
-    partners = codes.draw_partners(key_partner, indices, labels, sampler.classes)
-    t_values = jnp.asarray(spec.t_values, jnp.float32)
-    draw = jax.vmap(jax.random.choice, (0, None))
-    t = draw(own_key_t if key_t is None else key_t, t_values)
-    return partners, t, key_rest
-
-
-def synthesize(
-    sampler: Sampler,
-    keys: jax.Array,
-    indices: jax.Array,
-    *,
-    spec: SampleSpec,
-    key_t: jax.Array | None = None,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Samples a new image beside each given one: G(slerp(z_i, z_j, t)) (section 4.2).
-
-    Args:
-      keys: typed keys [B]. indices: int32 [B], images i.
-      key_t: typed keys [B] that t is drawn from instead, see `draw_pairs`.
-
-    Returns:
-      (images float32 [B, H, W, C] in [-1, 1], j int32 [B], t float32 [B]).
-    """
-    partners, t, key_noise = draw_pairs(sampler, keys, indices, spec=spec, key_t=key_t)
-    path = jax.vmap(codes.INTERPOLATIONS[spec.interpolation])
-    z = path(sampler.z[indices], sampler.z[partners], t)
-    return generate(sampler.variables, z, key_noise, spec=spec), partners, t
+def generate(model: Restored, z: jax.Array, keys: jax.Array) -> np.ndarray:
+    """Computes images of codes [B, d] -> uint8 [B, H, W, C]; see `synthesis.generate`."""
+    variables, spec = model.sampler.variables, model.spec
+    return to_uint8(synthesis.generate(variables, z, keys, spec=spec))
 
 
 def run(
@@ -154,21 +75,22 @@ def run(
       The directory written.
     """
     began = time.perf_counter()
-    model, _, step = train.restore_model(config, workdir, dataset, seed)
-    generator = cglo.create_spec(config, dataset).generator.clone(axis_name=None)
-    spec = create_spec(config, generator)
-    sampler = create_sampler(model, dataset)
+    model = restore(config, workdir, dataset, seed)
     temporary, directory = workdir / "samples.tmp", workdir / "samples"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     key_images, key_grids = jax.random.split(jax.random.key(config.sample.seed))
-    origin = {"seed": seed, "checkpoint_step": step, "sample_seed": config.sample.seed}
-    n = _write_images(config, temporary, dataset, sampler, spec, key_images, origin)
-    first, second = (_spread(sampler.classes, place) for place in (0, 1))
-    shown = (dataset, sampler, spec, key_grids, first)
+    origin = {
+        "seed": seed,
+        "checkpoint_step": model.step,
+        "sample_seed": config.sample.seed,
+    }
+    n = _write_images(config, temporary, dataset, model, key_images, origin)
+    first, second = (_spread(model.sampler.classes, place) for place in (0, 1))
+    shown = (dataset, model, key_grids, first)
     draw_reconstructions(*shown).save(temporary / "reconstructions.png")
     draw_walks(*shown, second).save(temporary / "interpolations.png")
-    points = project(model["z"], config.sample.projection)
+    points = project(model.z, config.sample.projection)
     code_map = figures.code_map(points, dataset.labels, dataset.class_names)
     code_map.save(temporary / "codes.png")
     if forms := config.sample.export:
@@ -201,42 +123,52 @@ def project(z: np.ndarray, method: str) -> np.ndarray:
     return TSNE(2, perplexity=perplexity, **options).fit_transform(z)
 
 
-def _write_images(config, directory, dataset, sampler, spec, key, origin) -> int:
-    """Writes `per_class` PNGs of each class and their manifest; returns how many."""
-    classes, per_class = sampler.classes, config.sample.per_class
-    sources = np.concatenate(
-        [
-            classes.members[c, np.arange(per_class) % classes.counts[c]]
-            for c in range(len(dataset.class_names))
-        ]
-    )
+def synthesize_classes(
+    model: Restored, key: jax.Array, per_class: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Synthesizes `per_class` images of each class, beside its labelled images in turn.
+
+    Yields:
+      Batches, the classes in order: (images uint8 [B, H, W, C], positions i of the images they
+      were made beside, j of their partners, t), see `synthesis.synthesize`.
+    """
+    members, counts, _ = model.sampler.classes
+    turn = np.arange(per_class) % counts[:, None]  # [K, per_class]
+    sources = np.take_along_axis(members, turn, 1).ravel()
     keys = codes.example_keys(key, jnp.arange(len(sources)))
-    step = jax.jit(functools.partial(synthesize, spec=spec))
+    step = jax.jit(functools.partial(synthesis.synthesize, spec=model.spec))
+    size = batch_that_fits(model.spec.generator.size)
+    for start in range(0, len(sources), size):
+        chunk = slice(start, start + size)
+        images, partners, t = step(model.sampler, keys[chunk], sources[chunk])
+        yield to_uint8(images), sources[chunk], np.asarray(partners), np.asarray(t)
+
+
+def _write_images(config, directory, dataset, model, key, origin) -> int:
+    """Writes `per_class` PNGs of each class and their manifest; returns how many."""
+    per_class = config.sample.per_class
     folders = export.folder_names(dataset.class_names)
     for folder in folders:
         (directory / "images" / folder).mkdir(parents=True)
-    size = batch_that_fits(spec.generator.size)
-    for start in range(0, len(sources), size):
-        chunk = slice(start, start + size)
-        images, partners, ts = step(sampler, keys[chunk], sources[chunk])
-        for k, image in enumerate(to_uint8(images), start):
-            i, j, t = int(sources[k]), int(partners[k - start]), float(ts[k - start])
-            label = int(sampler.labels[i])
-            name = f"images/{folders[label]}/{k % per_class:05d}.png"
-            png = encode_png(image)
-            (directory / name).write_bytes(png)
-            line = {
-                "file": name,
-                "label": label,
-                "class": dataset.class_names[label],
-                "source": dataset.ids[i],
-                "partner": dataset.ids[j],
-                "t": round(t, 6),
-                **origin,
-                "sha256": hashlib.sha256(png).hexdigest(),
-            }
-            loop.append_record(directory / "manifest.jsonl", line)
-    return len(sources)
+    batches = synthesize_classes(model, key, per_class)
+    new = itertools.chain.from_iterable(zip(*batch, strict=True) for batch in batches)
+    for k, (image, i, j, t) in enumerate(new):
+        label = int(dataset.labels[i])
+        name = f"images/{folders[label]}/{k % per_class:05d}.png"
+        png = encode_png(image)
+        (directory / name).write_bytes(png)
+        line = {
+            "file": name,
+            "label": label,
+            "class": dataset.class_names[label],
+            "source": dataset.ids[i],
+            "partner": dataset.ids[j],
+            "t": round(float(t), 6),
+            **origin,
+            "sha256": hashlib.sha256(png).hexdigest(),
+        }
+        loop.append_record(directory / "manifest.jsonl", line)
+    return len(folders) * per_class
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -256,8 +188,7 @@ def _spread(classes: codes.ClassMembers, place: int) -> list[int]:
 
 def draw_reconstructions(
     dataset: Dataset,
-    sampler: Sampler,
-    spec: SampleSpec,
+    model: Restored,
     key: jax.Array,
     shown: Sequence[int],
 ) -> Image.Image:
@@ -268,15 +199,14 @@ def draw_reconstructions(
     """
     shown = np.asarray(shown)
     keys = codes.example_keys(key, jnp.asarray(shown))
-    images = to_uint8(generate(sampler.variables, sampler.z[shown], keys, spec=spec))
+    images = generate(model, model.sampler.z[shown], keys)
     names = [dataset.class_names[dataset.labels[i]] for i in shown]
     return figures.reconstruction_grid(dataset.images[shown], images, names)
 
 
 def draw_walks(
     dataset: Dataset,
-    sampler: Sampler,
-    spec: SampleSpec,
+    model: Restored,
     key: jax.Array,
     first: Sequence[int],
     second: Sequence[int],
@@ -288,12 +218,14 @@ def draw_walks(
     """
     first, second = np.asarray(first), np.asarray(second)
     t = np.linspace(0, 1, _WALK + 2).astype(np.float32)
-    path = codes.INTERPOLATIONS[spec.interpolation]
+    path = codes.INTERPOLATIONS[model.spec.interpolation]
     walk = jax.vmap(jax.vmap(path, (None, None, 0)), (0, 0, None))
-    z = walk(jnp.asarray(sampler.z[first]), jnp.asarray(sampler.z[second]), t)
+    z = walk(
+        jnp.asarray(model.sampler.z[first]), jnp.asarray(model.sampler.z[second]), t
+    )
     keys = jnp.repeat(codes.example_keys(key, jnp.asarray(first)), len(t))
     flat = z.reshape(-1, z.shape[-1])  # [rows * steps, d]
-    images = to_uint8(generate(sampler.variables, flat, keys, spec=spec))
+    images = generate(model, flat, keys)
     names = [dataset.class_names[dataset.labels[i]] for i in first]
     images = images.reshape(len(first), len(t), *images.shape[1:])
     return figures.interpolation_grid(images, t.tolist(), names)

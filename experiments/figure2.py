@@ -53,10 +53,10 @@ def main() -> None:
         name = "figure2-" + title.split(maxsplit=1)[1].replace(", ", "-").replace(
             " ", "-"
         )
-        run = trained.train_cglo(config, args.workdir / args.scale / name)
-        names, labels = run.dataset.class_names, run.dataset.labels
-        maps.append((sample.project(run.z, "tsne"), labels))
-        intra, inter = quality.code_angles(run.z, labels)
+        dataset, model = trained.train_cglo(config, args.workdir / args.scale / name)
+        names, labels = dataset.class_names, dataset.labels
+        maps.append((sample.project(model.z, "tsne"), labels))
+        intra, inter = quality.code_angles(model.z, labels)
         notes.append(f"angle within a class {intra:.1f}°, between classes {inter:.1f}°")
     picture = figures.code_panels(maps, list(PANELS), notes, names)
     trained.save(picture, f"figure2_{args.scale}.png")

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cglo_jax import codes, data, figures, sample
+from cglo_jax import codes, figures, sample
 from configs import digits
 from experiments import entry, trained
 
@@ -37,10 +37,10 @@ def walk(
     return np.asarray(path(q1, q2, t))
 
 
-def paint(run: trained.Trained, z: np.ndarray) -> np.ndarray:
+def paint(model: sample.Restored, z: np.ndarray) -> np.ndarray:
     """Generates images of codes [B, d] with the same noise -> uint8 [B, H, W, C]."""
     keys = jnp.repeat(jax.random.key(0)[None], len(z))
-    return data.to_uint8(sample.generate(run.sampler.variables, z, keys, spec=run.spec))
+    return sample.generate(model, z, keys)
 
 
 def draw_circle(axes: Any, method: str) -> None:
@@ -78,11 +78,13 @@ def draw_arcs(axes: Any, vectors: np.ndarray) -> None:
 
 
 def draw_images(
-    all_axes: np.ndarray, method: str, run: trained.Trained, pair: np.ndarray
+    all_axes: np.ndarray, method: str, model: sample.Restored, pair: np.ndarray
 ) -> None:
     """Draws what the generator makes of a path between the codes of two images."""
-    z = walk(method, *run.z[pair])
-    for axes, t, code, image in zip(all_axes, T_VALUES, z, paint(run, z), strict=True):
+    z = walk(method, *model.z[pair])
+    for axes, t, code, image in zip(
+        all_axes, T_VALUES, z, paint(model, z), strict=True
+    ):
         grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if image.shape[-1] == 1 else {}
         axes.imshow(image.squeeze(), interpolation="nearest", **grey)
         axes.set(xticks=[], yticks=[])
@@ -91,15 +93,15 @@ def draw_images(
         axes.set_xlabel(f"length {np.linalg.norm(code):.2f}", fontsize=8)
 
 
-def draw(run: trained.Trained) -> Image.Image:
+def draw(model: sample.Restored) -> Image.Image:
     """Draws the whole figure."""
-    pair = run.sampler.classes.members[LABEL, :2]
+    pair = model.sampler.classes.members[LABEL, :2]
     figure = Figure(figsize=(10, 4.4), dpi=200, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     for half, method in zip(figure.subfigures(1, 2), NAMES, strict=True):
         above, below = half.subfigures(2, 1, height_ratios=(2, 1))
         draw_circle(above.subplots(), method)
-        draw_images(below.subplots(1, len(T_VALUES)), method, run, pair)
+        draw_images(below.subplots(1, len(T_VALUES)), method, model, pair)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
@@ -109,10 +111,12 @@ def main() -> None:
     args = trained.parse(__doc__)
     if args.scale == "paper":
         config = trained.cifar100_config(args.scale, args.data_dir)
-        run = trained.train_cglo(config, args.workdir / "paper" / "cifar100")
+        _, model = trained.train_cglo(config, args.workdir / "paper" / "cifar100")
     else:
-        run = trained.train_cglo(digits.get_config(), args.workdir / "cpu" / "digits")
-    trained.save(draw(run), f"figure3_{args.scale}.png")
+        _, model = trained.train_cglo(
+            digits.get_config(), args.workdir / "cpu" / "digits"
+        )
+    trained.save(draw(model), f"figure3_{args.scale}.png")
 
 
 if __name__ == "__main__":

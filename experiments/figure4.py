@@ -10,19 +10,19 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cglo_jax import sample
+from cglo_jax import data, sample
 from configs import cub
 from experiments import entry, trained
 
 SHOWN = 16  # images
 
 
-def draw(run: trained.Trained) -> Image.Image:
+def draw(dataset: data.Dataset, model: sample.Restored) -> Image.Image:
     """Draws images of classes spread over the list, one or two of each."""
-    last = run.dataset.num_labelled - 1
+    last = dataset.num_labelled - 1
     shown = np.linspace(0, last, SHOWN).round().astype(int)  # ordered by class
     key = jax.random.key(0)
-    return sample.draw_reconstructions(run.dataset, run.sampler, run.spec, key, shown)
+    return sample.draw_reconstructions(dataset, model, key, shown)
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     else:
         config, name = trained.cifar100_config(args.scale, args.data_dir), "cifar100"
     run = trained.train_cglo(config, args.workdir / args.scale / name)
-    trained.save(draw(run), f"figure4_{args.scale}.png")
+    trained.save(draw(*run), f"figure4_{args.scale}.png")
 
 
 if __name__ == "__main__":

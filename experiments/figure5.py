@@ -10,19 +10,19 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cglo_jax import sample
+from cglo_jax import data, sample
 from experiments import entry, trained
 
 ROWS = 10  # classes
 
 
-def draw(run: trained.Trained) -> Image.Image:
+def draw(dataset: data.Dataset, model: sample.Restored) -> Image.Image:
     """Walks from the first image of a class to its second, with one draw of noise per row."""
-    members = run.sampler.classes.members
+    members = model.sampler.classes.members
     shown = np.linspace(0, len(members) - 1, ROWS).round().astype(int)
     first, second = members[shown, 0], members[shown, 1]
     key = jax.random.key(0)
-    return sample.draw_walks(run.dataset, run.sampler, run.spec, key, first, second)
+    return sample.draw_walks(dataset, model, key, first, second)
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     args = trained.parse(__doc__)
     config = trained.cifar100_config(args.scale, args.data_dir)
     run = trained.train_cglo(config, args.workdir / args.scale / "cifar100")
-    trained.save(draw(run), f"figure5_{args.scale}.png")
+    trained.save(draw(*run), f"figure5_{args.scale}.png")
 
 
 if __name__ == "__main__":

@@ -10,17 +10,15 @@ which was trained on the same few real images.
 
 import argparse
 import datetime
-import functools
 import json
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, classifier, codes, data, loop, quality, sample, train
+from cglo_jax import classifier, data, loop, quality, sample
 from cglo_jax.checkpoints import restore_latest_model
 from cglo_jax.classify import top_k_accuracy
 from cglo_jax.config import check_fingerprint, get_config
@@ -120,29 +118,16 @@ def restore_classifier(
 
 
 def synthesize(
-    config: ConfigDict, dataset: data.Dataset, model: dict[str, Any], per_class: int
+    model: sample.Restored, per_class: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Samples new images in memory, of each class `per_class`, sources in turn.
 
     Returns:
       (images uint8 [m, H, W, C], labels int32 [m], parents int [m, 2]).
     """
-    generator = cglo.create_spec(config, dataset).generator.clone(axis_name=None)
-    spec = sample.create_spec(config, generator)
-    sampler = sample.create_sampler(model, dataset)
-    members, counts, _ = sampler.classes
-    turn = np.arange(per_class) % counts[:, None]  # [K, per_class]
-    sources = np.take_along_axis(members, turn, 1).ravel()
-    keys = codes.example_keys(jax.random.key(0), jnp.arange(len(sources)))
-    step = jax.jit(functools.partial(sample.synthesize, spec=spec))
-    size, images, partners = data.batch_that_fits(generator.size), [], []
-    for start in range(0, len(sources), size):
-        chunk = slice(start, start + size)
-        new, partner, _ = step(sampler, keys[chunk], sources[chunk])
-        images.append(data.to_uint8(new))
-        partners.append(np.asarray(partner))
-    parents = np.stack([sources, np.concatenate(partners)], 1)
-    return np.concatenate(images), sampler.labels[sources], parents
+    batches = sample.synthesize_classes(model, jax.random.key(0), per_class)
+    images, sources, partners, _ = map(np.concatenate, zip(*batches, strict=True))
+    return images, model.sampler.labels[sources], np.stack([sources, partners], 1)
 
 
 def compare_space(
@@ -217,17 +202,17 @@ def run(
     datasets = data.load(config.dataset)
     train_set, test_set = datasets
     variables, network = restore_classifier(config, workdir, datasets, seed)
-    model, *_ = train.restore_model(config, workdir, train_set, seed, complete=True)
+    model = sample.restore(config, workdir, train_set, seed, complete=True)
 
     def see(images: np.ndarray, labels: np.ndarray) -> Images:
         return Images(images, labels, *quality.embed(variables, network, images))
 
-    images, labels, parents = synthesize(config, train_set, model, per_class)
+    images, labels, parents = synthesize(model, per_class)
     n = train_set.num_labelled
     known = see(train_set.images[:n], train_set.labels[:n])
     held_out = see(test_set.images, test_set.labels)
     rows = measure(known, held_out, see(images, labels), parents)
-    intra, inter = quality.code_angles(model["z"], train_set.labels)
+    intra, inter = quality.code_angles(model.z, train_set.labels)
     return [
         *rows,
         Row("angle of codes within a class, degrees", intra, None, MEANINGS["intra"]),

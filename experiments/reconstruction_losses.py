@@ -18,7 +18,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cglo_jax import (
-    cglo,
     classify,
     codes,
     data,
@@ -56,13 +55,9 @@ def _reconstructions(
     config: ConfigDict, workdir: pathlib.Path, dataset: data.Dataset, shown: np.ndarray
 ) -> np.ndarray:
     """G([z_i, eps]) of the images `shown`, of seed 0, uint8 [SHOWN, H, W, C]."""
-    model, *_ = train.restore_model(config, workdir, dataset, 0)
-    generator = cglo.create_spec(config, dataset).generator.clone(axis_name=None)
-    spec = sample.create_spec(config, generator)
-    sampler = sample.create_sampler(model, dataset)
+    model = sample.restore(config, workdir, dataset, 0)
     keys = codes.example_keys(jax.random.key(0), shown)
-    images = sample.generate(sampler.variables, sampler.z[shown], keys, spec=spec)
-    return data.to_uint8(images)
+    return sample.generate(model, model.z[shown], keys)
 
 
 def _cell(values: list[float]) -> str:

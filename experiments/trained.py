@@ -2,31 +2,14 @@
 
 import argparse
 import pathlib
-from typing import NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cglo_jax import cglo, data, loop, sample, train, validation
+from cglo_jax import data, loop, sample, train, validation
 from configs import cifar100
 
 FIGURES = pathlib.Path(__file__).parent / "figures"
-
-
-class Trained(NamedTuple):
-    """A finished cGLO.
-
-    Attributes:
-      dataset: its training images.
-      z: float32 [n, d], the codes of all of them, also of unlabelled ones.
-      sampler, spec: what `sample.generate` needs.
-    """
-
-    dataset: data.Dataset
-    z: np.ndarray
-    sampler: sample.Sampler
-    spec: sample.SampleSpec
 
 
 def parse(doc: str) -> argparse.Namespace:
@@ -52,8 +35,13 @@ def cifar100_config(scale: str, data_dir: str) -> ConfigDict:
     return config
 
 
-def train_cglo(config: ConfigDict, workdir: pathlib.Path) -> Trained:
+def train_cglo(
+    config: ConfigDict, workdir: pathlib.Path
+) -> tuple[data.Dataset, sample.Restored]:
     """Trains the cGLO of the first seed to its end, unless it is there.
+
+    Returns:
+      Its training images and itself.
 
     Raises:
       UserError: see `data.load` and `train.run`.
@@ -64,10 +52,7 @@ def train_cglo(config: ConfigDict, workdir: pathlib.Path) -> Trained:
     loop.open_workdir(config, workdir)
     seed = config.seeds[0]
     train.run(config, workdir, dataset, seed)
-    model, *_ = train.restore_model(config, workdir, dataset, seed)
-    generator = cglo.create_spec(config, dataset).generator.clone(axis_name=None)
-    spec = sample.create_spec(config, generator)
-    return Trained(dataset, model["z"], sample.create_sampler(model, dataset), spec)
+    return dataset, sample.restore(config, workdir, dataset, seed)
 
 
 def save(picture: Image.Image, name: str) -> None:

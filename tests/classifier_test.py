@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import create_config, create_dataset
 
-from cglo_jax import cglo, classifier, classify, codes, parallel, sample, train
+from cglo_jax import cglo, classifier, classify, codes, parallel, synthesis, train
 from cglo_jax.order import BatchOrder
 from cglo_jax.pixels import Canvas
 
@@ -27,7 +27,7 @@ def shared():
     # Codes far apart and lively weights: an untrained generator's images are all alike.
     lively = jax.tree.map(lambda p: 10 * p, state.params)
     model, _ = train.split_state(state.replace(params=lively))
-    sampler = sample.create_sampler(model, dataset)
+    sampler = synthesis.create_sampler(model, dataset)
     created = classifier.Shared(
         jax.random.key(1), dataset.images, None, dataset.class_weights, sampler
     )
@@ -73,14 +73,14 @@ def test_images_are_replaced_one_by_one_with_probability_p(shared, method, p):
     per_image = replaced.reshape(-1, 24).mean(0)
     assert 0 < per_image.min()
     assert per_image.max() < 1
-    # Each replacement is another image of the same class, as `sample` draws it.
+    # Each replacement is another image of the same class, as `synthesis` draws it.
     key_new = jax.vmap(lambda key: jax.random.split(key, 3)[0])(keys)
     if method == "cglo":
         new, partners, _ = jax.jit(
-            functools.partial(sample.synthesize, spec=spec.sample)
+            functools.partial(synthesis.synthesize, spec=spec.sample)
         )(shared.sampler, key_new, INDICES)
     else:
-        partners, t, _ = sample.draw_pairs(
+        partners, t, _ = synthesis.draw_pairs(
             shared.sampler, key_new, INDICES, spec=spec.sample
         )
         t = np.asarray(t)[:, None, None, None]
@@ -215,7 +215,7 @@ def test_class_weights_weigh_the_loss():
     dataset = create_dataset()
     spec = classifier.create_spec(create_config(), dataset, "baseline")
     model = {"params": {}, "batch_stats": {}, "z": np.zeros((24, 0), np.float32)}
-    sampler = sample.create_sampler(model, dataset)
+    sampler = synthesis.create_sampler(model, dataset)
     devices = tuple(jax.local_devices()[:1])
     step = classify.compiled_step(spec, devices)
     indices = parallel.shard(np.arange(3, dtype=np.int32), devices)  # one of each class
@@ -237,7 +237,7 @@ def test_four_devices_compute_what_one_computes():
     dataset, config = create_dataset(), create_config()
     spec = classifier.create_spec(config, dataset, "baseline")
     model = {"params": {}, "batch_stats": {}, "z": np.zeros((24, 0), np.float32)}
-    sampler = sample.create_sampler(model, dataset)
+    sampler = synthesis.create_sampler(model, dataset)
     host = classifier.Shared(
         jax.random.key(1), dataset.images, None, dataset.class_weights, sampler
     )

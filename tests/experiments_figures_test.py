@@ -10,7 +10,16 @@ import pytest
 from conftest import create_config, create_dataset
 from PIL import Image
 
-from cglo_jax import cglo, classify, codes, data, loop, quality, sample, train
+from cglo_jax import (
+    classify,
+    codes,
+    data,
+    loop,
+    quality,
+    sample,
+    synthesis,
+    train,
+)
 from cglo_jax.errors import UserError
 from cglo_jax.results import read_result, result_path
 from cglo_jax.validation import validate
@@ -22,15 +31,11 @@ from experiments import quality as experiment
 def finished(trained):
     """The tiny cGLO of conftest.py as figures get it."""
     config, dataset, workdir = trained
-    model, *_ = train.restore_model(config, workdir, dataset, 0)
-    generator = cglo.create_spec(config, dataset).generator.clone(axis_name=None)
-    spec = sample.create_spec(config, generator)
-    sampler = sample.create_sampler(model, dataset)
-    return figure4.trained.Trained(dataset, model["z"], sampler, spec)
+    return dataset, sample.restore(config, workdir, dataset, 0)
 
 
-def paint(run, z, keys):
-    images = sample.generate(run.sampler.variables, z, keys, spec=run.spec)
+def paint(model, z, keys):
+    images = synthesis.generate(model.sampler.variables, z, keys, spec=model.spec)
     return data.to_uint8(images)
 
 
@@ -83,11 +88,11 @@ def test_figure_2_draws_three_runs(commands, finished, tmp_path, monkeypatch):
         ("cpu/figure2-cGLO-transductive", 0.5, True),
     ]
     maps, titles, notes, names = drawn[0]
-    intra, inter = quality.code_angles(finished.z, finished.dataset.labels)
+    intra, inter = quality.code_angles(finished[1].z, finished[0].labels)
     note = f"angle within a class {intra:.1f}°, between classes {inter:.1f}°"
     assert notes == [note] * 3
     assert titles[0] == "(a) vanilla GLO"
-    assert names == finished.dataset.class_names
+    assert names == finished[0].class_names
     assert [points.shape for points, _ in maps] == [(24, 2)] * 3
     with Image.open(tmp_path / "figures" / "figure2_cpu.png") as picture:
         assert picture.width == 720 * 3 + 180
@@ -118,9 +123,9 @@ def test_commands(commands, tmp_path, monkeypatch, figure, scale, name, workdir)
 def test_a_finished_run_is_not_trained_again(finished, trained, monkeypatch, capsys):
     config, dataset, workdir = trained
     monkeypatch.setattr(data, "load", lambda fields: (dataset, dataset))
-    run = figure5.trained.train_cglo(config, workdir)
+    _, model = figure5.trained.train_cglo(config, workdir)
     assert "done before" in capsys.readouterr().err
-    np.testing.assert_array_equal(run.z, finished.z)
+    np.testing.assert_array_equal(model.z, finished[1].z)
     assert (workdir / "config.json").exists()
 
 
@@ -147,34 +152,37 @@ def test_paths_have_the_lengths_and_angles_of_the_figure():
 
 
 def test_figure_3_paints_two_images_of_a_class(finished):
-    pair = finished.sampler.classes.members[figure3.LABEL, :2]
-    z = figure3.walk("slerp", *finished.z[pair])
-    np.testing.assert_allclose(z[[0, -1]], finished.z[pair], atol=1e-6)
+    dataset, model = finished
+    pair = model.sampler.classes.members[figure3.LABEL, :2]
+    z = figure3.walk("slerp", *model.z[pair])
+    np.testing.assert_allclose(z[[0, -1]], model.z[pair], atol=1e-6)
     key = jax.random.key(0)
     keys = jax.numpy.stack([key] * 5)
-    images = figure3.paint(finished, z)
-    np.testing.assert_array_equal(images, paint(finished, z, keys))
-    assert finished.dataset.labels[pair].tolist() == [figure3.LABEL] * 2
+    images = figure3.paint(model, z)
+    np.testing.assert_array_equal(images, paint(model, z, keys))
+    assert dataset.labels[pair].tolist() == [figure3.LABEL] * 2
 
 
 def test_figure_4_shows_images_above_their_reconstructions(finished):
-    picture = figure4.draw(finished)
+    dataset, model = finished
+    picture = figure4.draw(dataset, model)
     shown = [round(i * 23 / 15) for i in range(16)]
     keys = codes.example_keys(jax.random.key(0), np.array(shown))
-    images = paint(finished, finished.z[np.array(shown)], keys)
+    images = paint(model, model.z[np.array(shown)], keys)
     for i, reconstruction in zip(shown, images, strict=True):
-        above = find(picture, enlarge(finished.dataset.images[i]))
+        above = find(picture, enlarge(dataset.images[i]))
         below = find(picture, enlarge(reconstruction))
         assert [66, 0] in (below[:, None] - above).reshape(-1, 2).tolist()
 
 
 def test_figure_5_walks_from_one_reconstruction_to_another(finished, monkeypatch):
     monkeypatch.setattr(figure5, "ROWS", 3)
-    picture = figure5.draw(finished)
+    dataset, model = finished
+    picture = figure5.draw(dataset, model)
     for label in range(3):
-        first, second = np.flatnonzero(finished.dataset.labels == label)[:2]
+        first, second = np.flatnonzero(dataset.labels == label)[:2]
         key = codes.example_keys(jax.random.key(0), np.array([first, first]))
-        ends = paint(finished, finished.z[[first, second]], key)
+        ends = paint(model, model.z[[first, second]], key)
         (y0, x0), (y1, x1) = (find(picture, enlarge(end))[0] for end in ends)
         assert y0 == y1
         assert x1 - x0 == 8 * 66  # 7 new images between
@@ -229,8 +237,8 @@ def test_quality_of_a_run(run, tmp_path, monkeypatch, capsys):
 def test_synthetic_images_have_parents_of_their_class(run):
     workdir, (train_set, _) = run
     config = experiment.read_config(workdir)
-    model, *_ = train.restore_model(config, workdir, train_set, 0)
-    images, labels, parents = experiment.synthesize(config, train_set, model, 10)
+    model = sample.restore(config, workdir, train_set, 0)
+    images, labels, parents = experiment.synthesize(model, 10)
     assert images.shape == (30, 8, 8, 1)
     assert images.dtype == np.uint8
     assert labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10

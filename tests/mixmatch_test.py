@@ -11,7 +11,7 @@ import pytest
 from conftest import assert_trees_equal, create_config, create_dataset
 from scipy import stats
 
-from cglo_jax import classifier, classify, mixmatch, parallel, sample
+from cglo_jax import classifier, classify, mixmatch, parallel, synthesis
 from cglo_jax.mixmatch import MixMatch
 from cglo_jax.models.layers import Conv3x3, batch_norm
 from cglo_jax.order import BatchOrder
@@ -156,7 +156,7 @@ def create_run(dataset, method="mixmatch", canvas=None, **changes):
     changes = {"model": Linear(), "pad": 0, "flip": False, **changes}
     spec = dataclasses.replace(spec, **changes)
     model = {"params": {}, "batch_stats": {}, "z": np.zeros((24, 0), np.float32)}
-    sampler = sample.create_sampler(model, dataset)
+    sampler = synthesis.create_sampler(model, dataset)
     weights = np.array([1, 2, 4], np.float32)
     return spec, classifier.Shared(
         jax.random.key(1), dataset.images, canvas, weights, sampler
