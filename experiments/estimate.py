@@ -200,7 +200,8 @@ def seconds(missing: Sequence[Run], choice: Choice) -> tuple[list[float], int]:
     return times, assumed
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Returns it in minutes or hours, for people."""
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
@@ -226,7 +227,7 @@ def plan(choice: Choice, chosen: Sequence[Run], devices: int) -> list[str]:
         # What equals a run above takes no time here.
         time = sum(of_run.get((row, column, run.seed), 0.0) for run in todo)
         text = f"{row} {column}: {len(members) - len(todo)} done, {len(todo)} missing"
-        lines.append(f"{text}, {_duration(time)}" if todo else text)
+        lines.append(f"{text}, {duration(time)}" if todo else text)
     return [*lines, *_summary(choice, chosen, missing, (sum(times), assumed), devices)]
 
 
@@ -238,7 +239,7 @@ def _summary(choice, chosen, missing, time, devices) -> list[str]:
     total, assumed = time
     text = (
         f"{done} runs are done, {len(missing)} missing (equal ones counted once), with "
-        f"{cglos} new cGLOs: about {_duration(total / devices)} on {devices} device(s)"
+        f"{cglos} new cGLOs: about {duration(total / devices)} on {devices} device(s)"
     )
     if not assumed:
         return [text]

@@ -30,7 +30,7 @@ from cglo_jax.data import Dataset
 from cglo_jax.errors import UserError
 from cglo_jax.results import environment, read_result, result_path
 from cglo_jax.verdict import standard_error
-from experiments import entry, runs, scales
+from experiments import entry, estimate, runs, scales
 
 TUNED, TRIALS = runs.TUNED, runs.TUNED.with_name("tuning.jsonl")
 FIELDS = runs.TUNED_FIELDS
@@ -119,6 +119,27 @@ def score(
     return right / len(dataset.ids)
 
 
+def plan(arguments: argparse.Namespace, shots: int) -> str:
+    """Returns how many baselines a search trains and how long that will take, for people."""
+    choice = runs.Choice(arguments.scale, arguments.data)
+    config = _config(scales.SETTINGS[choice[:2]], shots, 0, arguments.data_dir)
+    trials = []
+    for trial in draw_trials(config, arguments.trials):
+        config = config.copy_and_resolve_references()
+        config.classify.update(trial)
+        identity = {"digest": "", "cglo": "", "method": "baseline", "seed": 0}
+        run = runs.Run("tune", choice, "", str(shots), config=config, **identity)
+        trials.append(run)
+    times, assumed = estimate.seconds(trials, choice)
+    each = arguments.folds * arguments.draws
+    text = (
+        f"{shots} per class: {len(trials)} settings x {arguments.folds} folds x "
+        f"{arguments.draws} draws = {len(trials) * each} baselines, about "
+        f"{estimate.duration(each * sum(times))}; finished ones are not repeated"
+    )
+    return text + f" ({assumed} settings' speed is assumed)" * bool(assumed)
+
+
 def tune(arguments: argparse.Namespace, shots: int) -> None:
     """Searches for one setting and appends its trials and its best."""
     setting = scales.SETTINGS[arguments.scale, arguments.data]
@@ -186,6 +207,9 @@ def main() -> None:
     parser.add_argument(
         "--workdir", type=pathlib.Path, default=pathlib.Path("runs/tune")
     )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="say how long it will take"
+    )
     arguments = parser.parse_args()
     if (arguments.scale, arguments.data) not in scales.SETTINGS:
         known = ", ".join(f"--scale={s} --data={d}" for s, d in scales.SETTINGS)
@@ -195,7 +219,10 @@ def main() -> None:
     if min(arguments.trials, arguments.folds - 1, arguments.draws) < 1:
         parser.error("--trials and --draws must be 1 or more, --folds 2 or more")
     for shots in map(int, arguments.shots.split(",")):
-        tune(arguments, shots)
+        if arguments.dry_run:
+            print(plan(arguments, shots))
+        else:
+            tune(arguments, shots)
 
 
 if __name__ == "__main__":

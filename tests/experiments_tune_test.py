@@ -56,6 +56,23 @@ def test_trials_begin_with_the_configuration_and_stay_in_range():
     assert {*batch} == {12, 25, 50}
 
 
+def test_a_dry_run_multiplies_what_a_setting_takes(monkeypatch, capsys):
+    def seconds(settings, choice):
+        assert choice[:2] == ("cpu", "digits")
+        assert settings[0].config.dataset.shots == 7
+        assert len({run.config.classify.lr for run in settings}) == 3
+        return [60.0] * len(settings), 1
+
+    monkeypatch.setattr(tune.estimate, "seconds", seconds)
+    argv = ["tune", "--shots=7", "--trials=3", "--folds=4", "--draws=2", "--dry_run"]
+    monkeypatch.setattr("sys.argv", argv)
+    tune.main()
+    assert capsys.readouterr().out == (
+        "7 per class: 3 settings x 4 folds x 2 draws = 24 baselines, about 24.0 min; "
+        "finished ones are not repeated (1 settings' speed is assumed)\n"
+    )
+
+
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """Digits, two per class, a few steps; results in tmp_path."""
