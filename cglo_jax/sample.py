@@ -4,6 +4,7 @@ import functools
 import hashlib
 import io
 import itertools
+import json
 import pathlib
 import shutil
 import time
@@ -53,10 +54,14 @@ def restore(
     )
     spec = synthesis.create_spec(config, dataset)
     spec = spec._replace(generator=spec.generator.clone(axis_name=None))
+    model = {
+        **model,
+        **jax.device_put({k: model[k] for k in ("params", "batch_stats")}),
+    }
     return Restored(synthesis.create_sampler(model, dataset), spec, model["z"], step)
 
 
-def generate(model: Restored, z: jax.Array, keys: jax.Array) -> np.ndarray:
+def paint(model: Restored, z: jax.Array, keys: jax.Array) -> np.ndarray:
     """Computes images of codes [B, d] -> uint8 [B, H, W, C]; see `synthesis.generate`."""
     variables, spec = model.sampler.variables, model.spec
     return to_uint8(synthesis.generate(variables, z, keys, spec=spec))
@@ -125,39 +130,43 @@ def project(z: np.ndarray, method: str) -> np.ndarray:
 
 def synthesize_classes(
     model: Restored, key: jax.Array, per_class: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Synthesizes `per_class` images of each class, beside its labelled images in turn.
 
+    Image k is of class k // per_class. A batch has all classes in turn, as G may normalise by it.
+
     Yields:
-      Batches, the classes in order: (images uint8 [B, H, W, C], positions i of the images they
-      were made beside, j of their partners, t), see `synthesis.synthesize`.
+      (k int [B], images uint8 [B, H, W, C], positions i of the images that they were made beside, j
+      of their partners, t), see `synthesis.synthesize`.
     """
     members, counts, _ = model.sampler.classes
     turn = np.arange(per_class) % counts[:, None]  # [K, per_class]
     sources = np.take_along_axis(members, turn, 1).ravel()
     keys = codes.example_keys(key, jnp.arange(len(sources)))
     step = jax.jit(functools.partial(synthesis.synthesize, spec=model.spec))
-    size = batch_that_fits(model.spec.generator.size)
-    for start in range(0, len(sources), size):
-        chunk = slice(start, start + size)
-        images, partners, t = step(model.sampler, keys[chunk], sources[chunk])
-        yield to_uint8(images), sources[chunk], np.asarray(partners), np.asarray(t)
+    size = min(len(sources), batch_that_fits(model.spec.generator.size))
+    order = np.arange(len(sources)).reshape(-1, per_class).T.ravel()
+    for start in range(0, len(order), size):
+        k = np.take(order, range(start, start + size), mode="wrap")  # of one shape
+        images, partners, t = step(model.sampler, keys[k], sources[k])
+        made = (k, to_uint8(images), sources[k], np.asarray(partners), np.asarray(t))
+        yield tuple(part[: len(order) - start] for part in made)
 
 
 def _write_images(config, directory, dataset, model, key, origin) -> int:
     """Writes `per_class` PNGs of each class and their manifest; returns how many."""
-    per_class = config.sample.per_class
+    per_class, lines = config.sample.per_class, {}
     folders = export.folder_names(dataset.class_names)
     for folder in folders:
         (directory / "images" / folder).mkdir(parents=True)
     batches = synthesize_classes(model, key, per_class)
     new = itertools.chain.from_iterable(zip(*batch, strict=True) for batch in batches)
-    for k, (image, i, j, t) in enumerate(new):
+    for k, image, i, j, t in new:
         label = int(dataset.labels[i])
         name = f"images/{folders[label]}/{k % per_class:05d}.png"
         png = encode_png(image)
         (directory / name).write_bytes(png)
-        line = {
+        lines[int(k)] = {
             "file": name,
             "label": label,
             "class": dataset.class_names[label],
@@ -167,8 +176,9 @@ def _write_images(config, directory, dataset, model, key, origin) -> int:
             **origin,
             "sha256": hashlib.sha256(png).hexdigest(),
         }
-        loop.append_record(directory / "manifest.jsonl", line)
-    return len(folders) * per_class
+    ordered = [json.dumps(lines[k]) for k in sorted(lines)]
+    loop.write_lines(directory / "manifest.jsonl", ordered)
+    return len(lines)
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -199,7 +209,7 @@ def draw_reconstructions(
     """
     shown = np.asarray(shown)
     keys = codes.example_keys(key, jnp.asarray(shown))
-    images = generate(model, model.sampler.z[shown], keys)
+    images = paint(model, model.sampler.z[shown], keys)
     names = [dataset.class_names[dataset.labels[i]] for i in shown]
     return figures.reconstruction_grid(dataset.images[shown], images, names)
 
@@ -225,7 +235,7 @@ def draw_walks(
     )
     keys = jnp.repeat(codes.example_keys(key, jnp.asarray(first)), len(t))
     flat = z.reshape(-1, z.shape[-1])  # [rows * steps, d]
-    images = generate(model, flat, keys)
+    images = paint(model, flat, keys)
     names = [dataset.class_names[dataset.labels[i]] for i in first]
     images = images.reshape(len(first), len(t), *images.shape[1:])
     return figures.interpolation_grid(images, t.tolist(), names)

@@ -40,7 +40,7 @@ def walk(
 def paint(model: sample.Restored, z: np.ndarray) -> np.ndarray:
     """Generates images of codes [B, d] with the same noise -> uint8 [B, H, W, C]."""
     keys = jnp.repeat(jax.random.key(0)[None], len(z))
-    return sample.generate(model, z, keys)
+    return sample.paint(model, z, keys)
 
 
 def draw_circle(axes: Any, method: str) -> None:

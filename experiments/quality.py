@@ -120,13 +120,14 @@ def restore_classifier(
 def synthesize(
     model: sample.Restored, per_class: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Samples new images in memory, of each class `per_class`, sources in turn.
+    """Samples new images in memory, of each class `per_class`, the classes in order.
 
     Returns:
       (images uint8 [m, H, W, C], labels int32 [m], parents int [m, 2]).
     """
     batches = sample.synthesize_classes(model, jax.random.key(0), per_class)
-    images, sources, partners, _ = map(np.concatenate, zip(*batches, strict=True))
+    k, *parts = map(np.concatenate, zip(*batches, strict=True))
+    images, sources, partners, _ = (part[np.argsort(k)] for part in parts)
     return images, model.sampler.labels[sources], np.stack([sources, partners], 1)
 
 

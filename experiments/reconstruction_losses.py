@@ -57,7 +57,7 @@ def _reconstructions(
     """G([z_i, eps]) of the images `shown`, of seed 0, uint8 [SHOWN, H, W, C]."""
     model = sample.restore(config, workdir, dataset, 0)
     keys = codes.example_keys(jax.random.key(0), shown)
-    return sample.generate(model, model.z[shown], keys)
+    return sample.paint(model, model.z[shown], keys)
 
 
 def _cell(values: list[float]) -> str:

@@ -151,9 +151,7 @@ def setting_digest(scale: str, data: str, shots: int) -> str:
 def tuned_line(choice: Choice, shots: int) -> dict[str, Any] | None:
     """Returns what `experiments.tune` wrote last for so many images per class, None if nothing."""
     setting = setting_digest(choice.scale, choice.data, shots)
-    found = [
-        line for line in loop.read_records(TUNED) if line.get("setting") == setting
-    ]
+    found = [line for line in _of_version(TUNED) if line.get("setting") == setting]
     return found[-1] if found else None
 
 
@@ -241,12 +239,13 @@ def expand(table: Table, choice: Choice) -> tuple[list[Run], list[str]]:
 
 def finished() -> dict[str, dict[str, Any]]:
     """Returns {digest: its newest line of RESULTS}, of lines of RESULTS_VERSION."""
-    return {
-        line["digest"]: line
-        for line in loop.read_records(RESULTS)
-        # The first lines have no version.
-        if line.get("version", 1) == RESULTS_VERSION
-    }
+    return {line["digest"]: line for line in _of_version(RESULTS)}
+
+
+def _of_version(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the lines of RESULTS_VERSION; the first ones have no version."""
+    lines = loop.read_records(path)
+    return [line for line in lines if line.get("version", 1) == RESULTS_VERSION]
 
 
 def missing(runs: Sequence[Run]) -> list[Run]:

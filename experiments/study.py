@@ -3,7 +3,7 @@
     python -m experiments.study --data=cifar100 --data_dir=DIR
 
 A table of ours, run like the paper's (see `experiments.runner`), but tested on held-out *training*
-images. Every row but the baselines is cGLO with the tuned classifier and one thing changed; where the
+images. Every row but the baselines and controls is cGLO with the tuned classifier and one thing changed; where the
 change is one of the classifier's, there is a baseline with it; the differences are to the one without.
 """
 

@@ -3,7 +3,7 @@
     python -m experiments.tune --scale=cpu --data=digits --shots=5,10
 
 Every trial of a seeded random search is scored by cross-validation: the labelled images of each
-draw are cut into folds of equal classes, a baseline is trained for the table's number of steps on
+draw are cut into folds of equal classes (no more than images per class), a baseline is trained for the table's number of steps on
 all folds but one and tested on that one. No test image is looked at. Where a table's seeds draw images
 of their own, the labels of the first draws stand for those of all: tuned rows have seen more labels
 than others (that of --draws=1 and seed 0 has not). The first trial is the configuration as
@@ -100,12 +100,6 @@ def score(
 ) -> float:
     """Returns the percentage of labelled images that are right when they are tested on."""
     right = 0.0
-    smallest = np.bincount(dataset.labels[: dataset.num_labelled]).min()
-    folds = min(folds, int(smallest))  # every class is in every one
-    if folds < 2:
-        raise UserError(
-            "one image per class cannot be cut into folds: nothing to tune on"
-        )
     for fold in range(folds):
         train_set, test_set = cut_fold(dataset, fold, folds)
         directory = workdir / f"fold-{fold}-of-{folds}"
@@ -119,8 +113,28 @@ def score(
     return right / len(dataset.ids)
 
 
+def count_folds(arguments: argparse.Namespace, shots: int) -> int:
+    """Returns how many folds there are, so that every class is in every one.
+
+    Raises:
+      UserError: there are too few images.
+    """
+    if shots < 2:
+        raise UserError(
+            "one image per class cannot be cut into folds: nothing to tune on"
+        )
+    return min(arguments.folds, shots)
+
+
+def count_draws(arguments: argparse.Namespace) -> int:
+    """Returns of how many draws: one where all seeds share their labelled images, else two."""
+    setting = scales.SETTINGS[arguments.scale, arguments.data]
+    return arguments.draws or (2 if setting.own_images else 1)
+
+
 def plan(arguments: argparse.Namespace, shots: int) -> str:
     """Returns how many baselines a search trains and how long that will take, for people."""
+    folds, draws = count_folds(arguments, shots), count_draws(arguments)
     choice = runs.Choice(arguments.scale, arguments.data)
     config = _config(scales.SETTINGS[choice[:2]], shots, 0, arguments.data_dir)
     trials = []
@@ -131,10 +145,10 @@ def plan(arguments: argparse.Namespace, shots: int) -> str:
         run = runs.Run("tune", choice, "", str(shots), config=config, **identity)
         trials.append(run)
     times, assumed = estimate.seconds(trials, choice)
-    each = arguments.folds * arguments.draws
+    each = folds * draws
     text = (
-        f"{shots} per class: {len(trials)} settings x {arguments.folds} folds x "
-        f"{arguments.draws} draws = {len(trials) * each} baselines, about "
+        f"{shots} per class: {len(trials)} settings x {folds} folds x "
+        f"{draws} draw{'s' * (draws > 1)} = {len(trials) * each} baselines, about "
         f"{estimate.duration(each * sum(times))}; finished ones are not repeated"
     )
     return text + f" ({assumed} settings' speed is assumed)" * bool(assumed)
@@ -143,16 +157,19 @@ def plan(arguments: argparse.Namespace, shots: int) -> str:
 def tune(arguments: argparse.Namespace, shots: int) -> None:
     """Searches for one setting and appends its trials and its best."""
     setting = scales.SETTINGS[arguments.scale, arguments.data]
+    folds, root = count_folds(arguments, shots), arguments.workdir
+    root /= f"v{runs.RESULTS_VERSION}"
     key = {
+        "version": runs.RESULTS_VERSION,
         "scale": arguments.scale,
         "data": arguments.data,
         "shots": shots,
         "setting": runs.setting_digest(arguments.scale, arguments.data, shots),
-        "folds": arguments.folds,
+        "folds": folds,
     }
     configs = [
         _config(setting, shots, draw, arguments.data_dir)
-        for draw in range(arguments.draws)
+        for draw in range(count_draws(arguments))
     ]
     datasets = [data.load(config.dataset)[0] for config in configs]
     lines = []
@@ -161,8 +178,7 @@ def tune(arguments: argparse.Namespace, shots: int) -> None:
         for draw, (config, dataset) in enumerate(zip(configs, datasets, strict=True)):
             config.classify.update(trial)
             digest = runs.digest(config, "baseline", draw)
-            workdir = arguments.workdir / digest[:12]
-            scores.append(score(config, dataset, arguments.folds, workdir))
+            scores.append(score(config, dataset, folds, root / digest[:12]))
         mean = statistics.fmean(scores)
         lines.append({**key, **trial, "accuracy": mean, "draws": scores})
         print(f"{shots} per class, {trial}: {mean:.2f} %", flush=True)
@@ -202,7 +218,9 @@ def main() -> None:
     parser.add_argument("--shots", default="5", help="images per class: 5 or 5,10")
     parser.add_argument("--trials", type=int, default=10, help="settings tried (10)")
     parser.add_argument("--folds", type=int, default=5, help="of each draw (5)")
-    parser.add_argument("--draws", type=int, default=2, help="of labelled images (2)")
+    parser.add_argument(
+        "--draws", type=int, help="of labelled images (2; 1 where seeds share them)"
+    )
     parser.add_argument("--data_dir", default="", help="prepared TFDS directory")
     parser.add_argument(
         "--workdir", type=pathlib.Path, default=pathlib.Path("runs/tune")
@@ -216,7 +234,7 @@ def main() -> None:
         parser.error(f"there is no --scale of this --data: use one of {known}")
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", arguments.shots):
         parser.error(f"--shots={arguments.shots}: it must be like 5 or 5,10")
-    if min(arguments.trials, arguments.folds - 1, arguments.draws) < 1:
+    if min(arguments.trials, arguments.folds - 1, count_draws(arguments)) < 1:
         parser.error("--trials and --draws must be 1 or more, --folds 2 or more")
     for shots in map(int, arguments.shots.split(",")):
         if arguments.dry_run:

@@ -114,8 +114,8 @@ def run_one(run: Run, root: pathlib.Path, jobs: int) -> dict[str, Any]:
         loop.open_workdir(run.config, directory)
         path = result_path(directory, run.method, run.seed)
         line = _describe(run)
-        began, fresh = time.perf_counter(), not path.parent.exists()
         sets = load(run.config.dataset)
+        began, fresh = time.perf_counter(), not path.parent.exists()
         classify.run(run.config, directory, sets, run.method, run.seed)
         seconds = time.perf_counter() - began
         line |= {"fresh": fresh, "wall_s": round(seconds, 1)}

@@ -136,3 +136,15 @@ def test_tunes_on_labelled_images_only(small, monkeypatch, capsys):
 def test_one_image_per_class_cannot_be_cut(small):
     with pytest.raises(UserError, match="one image per class cannot be cut into folds"):
         tune.tune(small, 1)
+    assert [tune.count_folds(small, shots) for shots in (2, 3)] == [2, 2]
+    small.folds = 5
+    assert [tune.count_folds(small, shots) for shots in (3, 7)] == [3, 5]
+
+
+def test_seeds_that_share_their_images_are_tuned_on_these_alone(small):
+    small.draws = None
+    assert tune.count_draws(small) == 2
+    small.data, small.scale = "cifar100", "paper"
+    assert tune.count_draws(small) == 1
+    small.draws = 3
+    assert tune.count_draws(small) == 3

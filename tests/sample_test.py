@@ -75,7 +75,10 @@ def test_everything_written_is_what_the_manifest_says(trained):
     assert timing["images"] == 6
 
 
-def test_pngs_are_the_generators_images_of_the_drawn_pairs(trained, no_figures):
+def test_pngs_are_the_generators_images_of_the_drawn_pairs(
+    trained, no_figures, monkeypatch
+):
+    monkeypatch.setattr(sample, "batch_that_fits", lambda side: 4)  # several
     config, dataset, workdir = trained
     config.sample.per_class = 5
     lines = manifest(sample.run(config, workdir, dataset, 0))
@@ -109,6 +112,25 @@ def test_pngs_are_the_generators_images_of_the_drawn_pairs(trained, no_figures):
     assert difference.max() <= 1  # the last bit of a float may round another way
     assert (difference > 0).mean() < 0.01
     assert len({png.tobytes() for png in pngs}) == 15
+
+
+def test_batches_have_one_size_and_the_classes_in_turn(trained, monkeypatch):
+    config, dataset, workdir = trained
+    model, sizes, make = sample.restore(config, workdir, dataset, 0), [], jax.jit
+
+    def watched(function):
+        step = make(function)
+        return lambda sampler, keys, i: sizes.append(len(i)) or step(sampler, keys, i)
+
+    monkeypatch.setattr(sample.jax, "jit", watched)
+    monkeypatch.setattr(sample, "batch_that_fits", lambda side: 4)
+    batches = list(sample.synthesize_classes(model, jax.random.key(0), 2))
+    assert sizes == [4, 4]
+    k, images, i, j, t = map(np.concatenate, zip(*batches, strict=True))
+    assert k.tolist() == [0, 2, 4, 1, 3, 5]
+    assert dataset.labels[i].tolist() == dataset.labels[j].tolist() == [0, 1, 2] * 2
+    assert (i != j).all()
+    assert len(images) == len(t) == 6
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_other_images(trained):
