@@ -148,6 +148,9 @@ METHODS = {
     "mixup": Method(_mixup, reads=("classify.mixup_alpha", *_REPLACES)),
     # It has a training step of its own, mixmatch.py.
     "mixmatch": Method(reads=("mixmatch.", *_POOL)),
+    "pixelmix_cosine": Method(
+        _pixelmix, loss=losses.cosine_loss, reads=("sample.t_values", *_REPLACES)
+    ),
     "cosine": Method(loss=losses.cosine_loss, reads=()),
     "cosine_ce": Method(loss=_cosine_and_cross_entropy, reads=()),
     "cglo_cosine": Method(

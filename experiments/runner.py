@@ -44,7 +44,7 @@ def parse(table: Table, argv: Sequence[str] | None) -> argparse.Namespace:
     add("--scale", choices=SCALES, default="cpu")
     add("--data", choices=DATA, help="the scale's first if not given")
     add("--profile", choices=PROFILES, default="paper")
-    add("--seeds", default="", help="such as 0,1,2: run these, else the scale's")
+    add("--seeds", default="", help="such as 0,1,2: run these, else the table's")
     add("--rows", default="", help="such as cGLO,Baseline: run these only")
     add("--columns", default="", help="such as 10,25: run these only")
     add("--jobs", type=int, help="processes; one per GPU if not given")
@@ -65,7 +65,7 @@ def parse(table: Table, argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError(f"--seeds={options.seeds}: they are whole numbers, as in 0,1,2")
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs={options.jobs}: it must be 1 or more")
-    usual = SETTINGS[options.scale, data].seeds
+    usual = table.seeds or SETTINGS[options.scale, data].seeds
     options.seeds = list(dict.fromkeys(map(int, seeds))) or list(usual)
     options.choice = runs.Choice(
         options.scale,

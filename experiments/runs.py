@@ -38,7 +38,7 @@ class Choice(NamedTuple):
     """What a call asks for.
 
     Attributes:
-      seeds: empty = those of the setting.
+      seeds: empty = those of the table or the setting.
       data_dir: see `config.dataset.data_dir`.
     """
 
@@ -205,7 +205,8 @@ def create_config(
 def expand(table: Table, choice: Choice) -> tuple[list[Run], list[str]]:
     """Returns all runs of a table, seed by seed, and a sentence for each row that is not tuned yet."""
     runs, untuned = [], {}
-    seeds = choice.seeds or SETTINGS[choice.scale, choice.data].seeds
+    usual = table.seeds or SETTINGS[choice.scale, choice.data].seeds
+    seeds = choice.seeds or usual
     for seed in seeds:
         for name, column in table.columns[choice.scale, choice.data].items():
             for row in table.rows:

@@ -64,6 +64,7 @@ class Table:
       columns: {(scale, data): {name: Column}}; a scale's first data is its default.
       metrics: keys of METRICS.
       note: what readers must know, under it.
+      seeds: in place of the scale's.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Table:
     rows: Sequence[Row]
     metrics: Sequence[str] = ("top1",)
     note: str = ""
+    seeds: tuple[int, ...] = ()
 
 
 def by_shots(shots: Mapping[int, int], **more: Any) -> dict[str, Column]:

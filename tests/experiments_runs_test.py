@@ -33,7 +33,8 @@ def cglo_digest(choice: Choice = DIGITS, seed: int = 0, **overrides) -> str:
 
 
 CGLO = {"cglo", "autoaugment_cglo", "cglo_cosine"}
-NEW = CGLO | {"pixelmix", "mixup"}  # methods that replace images
+MIXED = {"pixelmix", "pixelmix_cosine"}
+NEW = CGLO | MIXED | {"mixup"}  # methods that replace images
 CHANGED = {"cutout", "random_erasing", "autoaugment", "autoaugment_cglo"}
 # Another value of a field, and the methods whose results depend on it.
 READS = {
@@ -42,7 +43,7 @@ READS = {
     "train.epochs": (3, CGLO),
     "reconstruction.pixel_weight": (2.0, CGLO),
     "sample.interpolation": ("lerp", CGLO),
-    "sample.t_values": ((0.5,), CGLO | {"pixelmix"}),
+    "sample.t_values": ((0.5,), CGLO | MIXED),
     "dataset.unlabelled": (7, CGLO | {"mixmatch"}),
     "dataset.transductive": (True, CGLO | {"mixmatch"}),
     "classify.replace_probability": (0.25, NEW),

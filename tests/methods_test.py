@@ -130,6 +130,7 @@ def test_losses_of_the_table():
         expected = {
             "cosine": 0.4,
             "cglo_cosine": 0.4,
+            "pixelmix_cosine": 0.4,
             "cosine_ce": 0.4 + 0.1 * entropy,
         }.get(name, entropy)
         np.testing.assert_allclose(method.loss(outputs, targets), [expected], rtol=1e-6)
