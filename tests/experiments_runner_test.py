@@ -1,5 +1,6 @@
 """Tests of experiments/runner.py and work.py: a tiny table from end to end."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -200,6 +201,14 @@ def test_seeds_choose_what_is_run_not_what_is_shown(tmp_path, monkeypatch, capsy
     assert "| Baseline | 20.0 | 47.00 (1) |" in written(tmp_path)
     # Three seeds of three rows, two columns, less the one that is there.
     assert "17 runs are missing." in written(tmp_path)
+
+
+def test_a_table_may_have_seeds_of_its_own():
+    table = dataclasses.replace(TABLE, seeds=(5, 6))
+    options = runner.parse(table, ["--seeds=6"])
+    assert (options.seeds, options.choice.seeds) == ([6], (5, 6))
+    planned, _ = runs.expand(table, runs.Choice("cpu", "digits"))
+    assert {run.config.dataset.split_seed for run in planned} == {5, 6}
 
 
 def check_dry_run(tmp_path, capsys):
