@@ -15,9 +15,10 @@ from cglo_jax.data import Dataset, to_float
 from cglo_jax.errors import UserError
 from cglo_jax.models.generator import Generator, start_and_doublings
 from cglo_jax.models.latent_classifier import LatentClassifier
-from cglo_jax.models.vgg import TAPS, VGG16, to_rgb
+from cglo_jax.models.vgg import VGG16
 from cglo_jax.models.weak_classifier import WeakClassifier
 from cglo_jax.order import unlabelled_steps_per_epoch
+from cglo_jax.reconstruction import reconstruction_loss
 
 
 @struct.dataclass
@@ -45,6 +46,8 @@ class Shared(NamedTuple):
       images: uint8 [n, H, W, C]. labels: int32 [n], -1 = unlabelled.
       class_weights: float32 [K], of the weak classifier's cross-entropy.
       vgg: parameters of the perceptual network, {} if it is not used.
+      features: what it makes of the images, {} if that is computed at every step; see
+        `reconstruction.cache_features`.
     """
 
     key: jax.Array
@@ -52,6 +55,7 @@ class Shared(NamedTuple):
     labels: jax.Array
     class_weights: jax.Array
     vgg: dict[str, Any]
+    features: dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,25 +228,6 @@ WEAK_LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 }
 
 
-def reconstruction_loss(
-    x: jax.Array, y: jax.Array, vgg_params: Any, *, spec: StepSpec
-) -> jax.Array:
-    """Eq. (1) plus a pixel term, or GLO's Laplacian loss, between images [B, H, W, C] -> [B].
-
-    Args:
-      x: reconstructions. y: targets, not differentiated.
-    """
-    if spec.vgg is None:
-        return losses.laplacian_loss(x, y) + spec.pixel_weight * losses.pixel_l1(x, y)
-    _, features_x = spec.vgg.apply({"params": vgg_params}, to_rgb(x))
-    _, features_y = spec.vgg.apply({"params": vgg_params}, to_rgb(y))
-    weights = dict(zip(TAPS, spec.layer_weights, strict=True))
-    perceptual = losses.perceptual_loss(
-        features_x, jax.lax.stop_gradient(features_y), weights
-    )
-    return perceptual + spec.pixel_weight * losses.pixel_l1(x, y)
-
-
 def compute_loss(
     params: dict[str, Any],
     z: jax.Array,
@@ -277,7 +262,10 @@ def compute_loss(
         mutable="batch_stats",
     )
     batch_stats = {**batch_stats, "generator": new["batch_stats"]}
-    reconstruction = reconstruction_loss(images, x, shared.vgg, spec=spec).mean()
+    features = {name: f[indices] for name, f in shared.features.items()}
+    reconstruction = reconstruction_loss(
+        images, x, shared.vgg, features, spec=spec
+    ).mean()
     metrics = {"loss": reconstruction, "reconstruction": reconstruction}
     if use_weak:
         labels = shared.labels[indices]

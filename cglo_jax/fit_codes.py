@@ -260,7 +260,7 @@ def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
     use_weak = spec.gamma > 0 and bool((dataset.labels[new] >= 0).any())
     _, key_step, key_order = _split_key(seed)
     fixed = cglo.Shared(
-        key_step, dataset.images, dataset.labels, dataset.class_weights, vgg
+        key_step, dataset.images, dataset.labels, dataset.class_weights, vgg, {}
     )
     fixed = parallel.replicate(fixed, devices)
     shared = Shared(fixed, trained.params, trained.batch_stats)

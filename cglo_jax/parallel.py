@@ -4,6 +4,7 @@ State has no leading device axis: it goes in replicated (`in_axes=None`) and com
 (`out_axes=None`), so checkpoints, tests and evaluation see ordinary arrays.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -127,11 +128,20 @@ def map_batches(
     Returns:
       The tree, NumPy arrays [n, ...].
     """
-    outputs = []
+    whole = None
     for start in range(0, len(images), size):
         batch = images[start : start + size]
         padding = [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)
-        made = function(np.pad(batch, padding))
-        kept = len(batch)
-        outputs.append(jax.tree.map(lambda a, n=kept: np.asarray(a)[:n], made))
-    return jax.tree.map(lambda *parts: np.concatenate(parts), *outputs)
+        made = jax.tree.map(np.asarray, function(np.pad(batch, padding)))
+        if whole is None:
+            whole = jax.tree.map(
+                lambda a: np.empty((len(images), *a.shape[1:]), a.dtype), made
+            )
+        jax.tree.map(
+            functools.partial(_put, slice(start, start + len(batch))), whole, made
+        )
+    return whole
+
+
+def _put(rows: slice, whole: np.ndarray, part: np.ndarray) -> None:
+    whole[rows] = part[: rows.stop - rows.start]

@@ -20,6 +20,7 @@ from cglo_jax.errors import UserError
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.order import Schedule
 from cglo_jax.pretrained import NO_WEIGHTS, RANDOM, Origin
+from cglo_jax.reconstruction import cache_features
 
 
 @functools.cache
@@ -126,8 +127,10 @@ def run(
     spec = cglo.create_spec(config, dataset)
     key_init, key_step, key_order = jax.random.split(jax.random.key(seed), 3)
     (vgg, resnet), origin = load_weights(config)
+    cache_gb = config.reconstruction.cache_gb
+    features = cache_features(dataset.images, vgg, cache_gb, spec=spec)
     shared = cglo.Shared(
-        key_step, dataset.images, dataset.labels, dataset.class_weights, vgg
+        key_step, dataset.images, dataset.labels, dataset.class_weights, vgg, features
     )
     shared = parallel.replicate(shared, devices)
     schedule = Schedule(config, dataset, key_order, devices)

@@ -56,6 +56,7 @@ _NOT_NEGATIVE = (
     "latent.init_noise",
     "weak_classifier.gamma",
     "reconstruction.pixel_weight",
+    "reconstruction.cache_gb",
     "train.weak_weight_decay",
     "sample.seed",
     "classify.weight_decay",

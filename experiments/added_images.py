@@ -18,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cglo_jax import cglo, codes, data, fit_codes, loop, train
+from cglo_jax.reconstruction import reconstruction_loss
 from cglo_jax.results import environment
 from configs import digits
 
@@ -48,7 +49,7 @@ def loss(
         eps = cglo.draw_noise_for(z, keys, spec=spec)
         inputs = cglo.enter_noise(z, eps, spec=spec)
         y = generator.apply(variables, *inputs, train=False)
-        total += cglo.reconstruction_loss(y, data.to_float(images), {}, spec=spec)
+        total += reconstruction_loss(y, data.to_float(images), {}, spec=spec)
     return total / NOISES
 
 

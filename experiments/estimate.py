@@ -16,6 +16,7 @@ from cglo_jax.config import get_config
 from cglo_jax.data import Dataset
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.order import total_steps
+from cglo_jax.reconstruction import cache_bytes
 from experiments import runs, work
 from experiments.runs import Choice, Run
 
@@ -114,9 +115,10 @@ def cglo_flops(run: Run) -> float:
     dataset = outline(run.config)
     spec = cglo.create_spec(run.config, dataset)
     per_image = 3 * _generator_flops(spec.generator, run.config)
-    if spec.vgg is not None:  # of x, of G(z) and back through it to G(z)
-        side = _image(dataset)[0]
-        per_image += 3 * forward_flops(spec.vgg, (side, side, 3))
+    if spec.vgg is not None:  # of G(z), back through it to G(z), and of x
+        side, cache_gb = _image(dataset)[0], run.config.reconstruction.cache_gb
+        passes = 2 if cache_bytes(len(dataset.ids), cache_gb, spec=spec) else 3
+        per_image += passes * forward_flops(spec.vgg, (side, side, 3))
     if spec.gamma and run.config.weak_classifier.input == "image":
         per_image += 3 * forward_flops(spec.weak_classifier, _image(dataset))
     return per_image * min(run.config.train.batch_size, dataset.num_labelled)

@@ -19,7 +19,7 @@ def test_in_evaluation_statistics_stay_and_an_image_has_its_loss_in_any_batch():
     init = functools.partial(cglo.init_state, spec=spec, n=24, dim=8)
     state = jax.jit(init)(jax.random.key(0))
     key, weights = jax.random.key(1), np.array([1, 2, 4], np.float32)
-    shared = cglo.Shared(key, dataset.images, dataset.labels, weights, {})
+    shared = cglo.Shared(key, dataset.images, dataset.labels, weights, {}, {})
     shared = jax.tree.map(jnp.asarray, shared)
 
     @functools.partial(jax.jit, static_argnames="weak")

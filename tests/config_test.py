@@ -26,6 +26,7 @@ FREE = {
     "reconstruction.weights",
     "latent.init_weights",
     "classify.weights",
+    "reconstruction.cache_gb",  # of the same features
     "train.only_codes",
     "train.checkpoint_every_epochs",
     "train.log_every_steps",

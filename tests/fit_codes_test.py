@@ -276,7 +276,7 @@ def test_a_codes_gradient_is_that_of_its_images_loss_labelled_or_not(grown):
             (
                 fit_codes.FitState(np.int32(0), networks.codes),
                 fit_codes.Shared(
-                    cglo.Shared(key, ALL.images, labels, weights, {}),
+                    cglo.Shared(key, ALL.images, labels, weights, {}, {}),
                     networks.params,
                     networks.batch_stats,
                 ),

@@ -14,6 +14,7 @@ from conftest import assert_trees_equal, create_config, create_dataset, differ
 from cglo_jax import cglo, codes, data, losses, parallel, train
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.order import BatchOrder
+from cglo_jax.reconstruction import cache_features, reconstruction_loss
 
 BATCH = np.arange(8)
 
@@ -27,12 +28,11 @@ class Bench:
         self.spec = dataclasses.replace(self.spec, **spec_changes)
         key_init, self.key, self.key_order = jax.random.split(jax.random.key(seed), 3)
         vgg, _ = train.load_vgg(config)
-        self.shared = parallel.replicate(
-            cglo.Shared(
-                self.key, dataset.images, dataset.labels, dataset.class_weights, vgg
-            ),
-            self.devices,
-        )
+        cache_gb = config.reconstruction.cache_gb
+        features = cache_features(dataset.images, vgg, cache_gb, spec=self.spec)
+        labels, weights = dataset.labels, dataset.class_weights
+        shared = cglo.Shared(self.key, dataset.images, labels, weights, vgg, features)
+        self.shared = parallel.replicate(shared, self.devices)
         self.state = parallel.create_replicated(
             cglo.init_state,
             self.devices,
@@ -267,7 +267,7 @@ def test_perceptual_step_with_random_weights_computes_equation_1():
     taps = ("conv1_2", "conv2_2", "conv3_2", "conv4_2", "conv5_2")
     for tap, weight in zip(taps, (1.0, 0.5, 2.0, 0.0, 3.0), strict=True):
         expected += weight * np.abs(of_x[tap] - of_y[tap]).mean((1, 2, 3))
-    loss = jax.jit(functools.partial(cglo.reconstruction_loss, spec=bench.spec))
+    loss = jax.jit(functools.partial(reconstruction_loss, spec=bench.spec))
     np.testing.assert_allclose(loss(x, y, vgg), expected, rtol=1e-4)
     np.testing.assert_array_equal(loss(x, x, vgg), 0)
     metrics = bench.step(BATCH)

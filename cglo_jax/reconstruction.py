@@ -1,0 +1,89 @@
+"""The reconstruction loss of cGLO, and the features of its targets, which never change."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cglo_jax import losses, parallel
+from cglo_jax.data import batch_that_fits, to_float
+from cglo_jax.models.vgg import TAPS, to_rgb
+
+_GB = 1e9
+
+
+def _weights(spec: Any) -> dict[str, float]:
+    """Returns lambda_j of the layers that count."""
+    weights = zip(TAPS, spec.layer_weights, strict=True)
+    return {tap: weight for tap, weight in weights if weight}
+
+
+def _features(images: jax.Array, vgg: Any, *, spec: Any) -> dict[str, jax.Array]:
+    """Computes the features of images [B, H, W, C] in [-1, 1] that count, by layer."""
+    _, features = spec.vgg.apply({"params": vgg}, to_rgb(images))
+    return {name: features[name] for name in _weights(spec)}
+
+
+def cache_bytes(n: int, most_gb: float, *, spec: Any) -> int:
+    """Returns the memory that the features of n images are kept in; 0 if they are not.
+
+    Args:
+      most_gb: memory that they may take, GB.
+    """
+    if spec.vgg is None:
+        return 0
+    side = spec.generator.size
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    (_, features), _ = jax.eval_shape(
+        spec.vgg.init_with_output, jax.random.key(0), image
+    )
+    counted = [features[name] for name in _weights(spec)]
+    size = n * sum(f.size * f.dtype.itemsize for f in counted)
+    return size if size <= most_gb * _GB else 0
+
+
+def cache_features(
+    images: np.ndarray, vgg: Any, most_gb: float, *, spec: Any
+) -> dict[str, np.ndarray]:
+    """Computes the features of all training images, unless they take too much memory.
+
+    x is not augmented while cGLO is trained, so xi_j(x) of eq. (1) is the same at every step.
+
+    Args:
+      images: uint8 [n, H, W, C]. vgg: parameters of the perceptual network.
+      most_gb: see `cache_bytes`.
+
+    Returns:
+      {layer: [n, H_j, W_j, C_j]} in the network's compute type; {} if they take more, or if the
+      loss has no network.
+    """
+    if not cache_bytes(len(images), most_gb, spec=spec):
+        return {}
+    compute = jax.jit(lambda some, vgg: _features(to_float(some), vgg, spec=spec))
+    batch = min(len(images), batch_that_fits(images.shape[1]))
+    return parallel.map_batches(lambda some: compute(some, vgg), images, batch)
+
+
+def reconstruction_loss(
+    x: jax.Array,
+    y: jax.Array,
+    vgg: Any,
+    features_y: dict[str, jax.Array] | None = None,
+    *,
+    spec: Any,
+) -> jax.Array:
+    """Eq. (1) plus a pixel term, or GLO's Laplacian loss, between images [B, H, W, C] -> [B].
+
+    Args:
+      x: reconstructions. y: targets, not differentiated.
+      features_y: of y, see `cache_features`; computed if not given.
+      spec: a `cglo.StepSpec`.
+    """
+    pixel = spec.pixel_weight * losses.pixel_l1(x, y)
+    if spec.vgg is None:
+        return losses.laplacian_loss(x, y) + pixel
+    features_x = _features(x, vgg, spec=spec)
+    if not features_y:
+        features_y = jax.lax.stop_gradient(_features(y, vgg, spec=spec))
+    return losses.perceptual_loss(features_x, features_y, _weights(spec)) + pixel
