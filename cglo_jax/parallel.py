@@ -49,6 +49,14 @@ def per_device(
     return size
 
 
+def host_device() -> jax.Device:
+    """Returns the CPU, or the first device where JAX_PLATFORMS leaves no other."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
+
+
 def _sharding(devices: Sequence[jax.Device], *axes: str) -> NamedSharding:
     mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
     return NamedSharding(mesh, PartitionSpec(*axes))

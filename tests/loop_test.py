@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import create_config
+from conftest import create_config, create_dataset
 
-from cglo_jax import checkpoints, loop, parallel
+from cglo_jax import checkpoints, classify, loop, parallel, train
 from cglo_jax.config import flatten
 from cglo_jax.errors import UserError
 
@@ -322,3 +322,31 @@ def test_tensorboard_gets_the_metrics(tmp_path):
     assert read_scalars(directory) == [(n, s, pytest.approx(v)) for n, s, v in expected]
     Trainer(tmp_path).run()  # done before: nothing more is written
     assert len(list(directory.iterdir())) == 1
+
+
+def test_trainers_move_nothing_between_host_and_device_but_their_batches(
+    tmp_path, monkeypatch
+):
+    """Every later step of every trainer under a guard that `parallel.shard` alone may pass."""
+    run_steps, guarded = loop.run_steps, []
+
+    def with_guard(take_step, *args, **kwargs):
+        def take_guarded(state, step):
+            if step == 0:  # constants of the compiled program
+                return take_step(state, step)
+            with jax.transfer_guard("disallow"):
+                guarded.append(kwargs["tags"]["stage"])
+                return take_step(state, step)
+
+        return run_steps(take_guarded, *args, **kwargs)
+
+    monkeypatch.setattr(loop, "run_steps", with_guard)
+    config = create_config()
+    train_set, test_set = create_dataset(), create_dataset(12, seed=1, split="test")
+    loop.open_workdir(config, tmp_path)
+    train.run(config, tmp_path, train_set, 0)
+    for method in ("baseline", "cglo", "mixmatch"):
+        classify.run(config, tmp_path, (train_set, test_set), method, 0)
+    assert guarded == ["train"] * 5 + ["classify"] * 15
+    with jax.transfer_guard("disallow"), pytest.raises(Exception, match="Disallowed"):
+        jnp.ones(3) + np.ones(3, np.float32)  # the guard sees such things on a CPU too

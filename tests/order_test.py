@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from conftest import create_config, create_dataset
 
+from cglo_jax import parallel
 from cglo_jax.order import BatchOrder, Schedule, total_steps
 
 
@@ -54,3 +55,13 @@ def test_schedule_without_unlabelled_images_has_labelled_steps_only():
     )
     assert schedule.total == 6
     assert all(schedule(step)[0] for step in range(6))
+
+
+def test_orders_are_drawn_on_the_cpu_wherever_the_key_is():
+    elsewhere = jax.device_put(jax.random.key(3), jax.local_devices()[2])
+    there, here = (
+        BatchOrder(key, np.arange(10), 5) for key in (elsewhere, jax.random.key(3))
+    )
+    for step in range(6):
+        np.testing.assert_array_equal(there(step), here(step))
+    assert parallel.host_device().platform == "cpu"
