@@ -1,0 +1,266 @@
+"""How fast a training step is, against PyTorch's on the same machine.
+
+    pip install -e '.[torch]'
+    python -m experiments.benchmark_steps                 # all rows; some minutes on two cores
+    python -m experiments.benchmark_steps --rows=cglo
+
+Ours and PyTorch's, see torch_steps.py, take turns in one process: A B C A B C ..., as timings of shared
+machines drift. Medians and quartiles of a turn's seconds per step; the speed of ours over theirs. With
+a GPU, networks compute in bfloat16. Images and weights are random: they do not change the work.
+"""
+
+import argparse
+import datetime
+import os
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # PyTorch's threads do not spin
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from ml_collections import ConfigDict
+
+from cglo_jax import cglo, classifier, classify, loop, parallel, synthesis, train
+from cglo_jax.data import Dataset
+from cglo_jax.reconstruction import cache_features
+from cglo_jax.results import environment
+from configs import cifar100, cub
+from experiments import entry, torch_networks, torch_steps
+
+RESULTS = pathlib.Path(__file__).parent / "results" / "benchmark_steps.jsonl"
+IMAGES = 1000  # in memory
+Program = Callable[[], Any]  # takes a step, returns what to wait for
+
+
+def on_gpu() -> bool:
+    """Whether JAX computes on a GPU."""
+    return jax.default_backend() == "gpu"
+
+
+def create_dataset(config: ConfigDict, classes: int) -> Dataset:
+    """Makes random images of the size that `config` trains on."""
+    side = config.dataset.crop or config.dataset.size or 32
+    rng = np.random.default_rng(0)
+    n = IMAGES if side == 32 else 64
+    return Dataset(
+        images=rng.integers(0, 256, (n, side, side, 3), np.uint8),
+        labels=(np.arange(n) % classes).astype(np.int32),
+        class_names=tuple(map(str, range(classes))),
+        ids=tuple(map(str, range(n))),
+        split="train",
+    )
+
+
+def _prepare(config: ConfigDict) -> ConfigDict:
+    config.external_weights = False
+    config.reconstruction.weights = config.classify.weights = "random"
+    config.dtype = "bfloat16" if on_gpu() else "float32"
+    return config
+
+
+def _batches(n: int, size: int) -> Callable[[], np.ndarray]:
+    rng = np.random.default_rng(1)
+    return lambda: rng.permutation(n)[:size].astype(np.int32)
+
+
+def our_cglo(config: ConfigDict, dataset: Dataset, cache_gb: float) -> tuple:
+    """Returns (program, FLOPs of a step) of cGLO."""
+    devices = tuple(parallel.choose_devices(1))
+    spec = cglo.create_spec(config, dataset)
+    vgg, _ = train.load_vgg(config)
+    features = cache_features(dataset.images, vgg, cache_gb, spec=spec)
+    key, n = jax.random.key(0), len(dataset.ids)
+    weights = dataset.class_weights
+    shared = cglo.Shared(key, dataset.images, dataset.labels, weights, vgg, features)
+    dim = config.latent.dim
+    state = parallel.create_replicated(
+        cglo.init_state, devices, key, spec=spec, n=n, dim=dim
+    )
+    step_fn = train.compiled_step(spec, True, devices)
+    return _ours(step_fn, state, shared, devices, _batches(n, config.train.batch_size))
+
+
+def our_classifier(config: ConfigDict, dataset: Dataset) -> tuple:
+    """Returns (program, FLOPs of a step) of the baseline classifier."""
+    devices = tuple(parallel.choose_devices(1))
+    spec = classifier.create_spec(config, dataset, "baseline")
+    n = len(dataset.ids)
+    model = {"params": {}, "batch_stats": {}, "z": np.zeros((n, 0), np.float32)}
+    sampler = synthesis.create_sampler(model, dataset)
+    key = jax.random.key(0)
+    shared = classifier.Shared(
+        key, dataset.images, None, dataset.class_weights, sampler
+    )
+    state = parallel.create_replicated(classifier.init_state, devices, key, spec=spec)
+    batches = _batches(n, config.classify.batch_size)
+    return _ours(classify.compiled_step(spec, devices), state, shared, devices, batches)
+
+
+def _ours(step_fn, state, shared, devices, batches) -> tuple[Program, float]:
+    shared = parallel.replicate(shared, devices)
+    first = parallel.shard(batches(), devices)
+    flops = step_fn.lower(state, shared, first).cost_analysis()["flops"]
+
+    def step() -> Any:
+        nonlocal state
+        state, metrics = step_fn(state, shared, parallel.shard(batches(), devices))
+        return metrics
+
+    return step, flops
+
+
+def _to_torch(dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    device = "cuda" if on_gpu() else "cpu"
+    images = torch.from_numpy(dataset.images).permute(0, 3, 1, 2)
+    return images.to(device), torch.from_numpy(dataset.labels).long().to(device)
+
+
+def _theirs(step: Callable, dataset: Dataset, size: int) -> Program:
+    batches = _batches(len(dataset.ids), size)
+    device = "cuda" if on_gpu() else "cpu"
+    return lambda: step(torch.from_numpy(batches()).long().to(device))
+
+
+def create_cglo() -> tuple[dict[str, Program], float]:
+    """The step of CIFAR-100's shape, batch 128."""
+    config = _prepare(cifar100.get_config("10"))
+    dataset = create_dataset(config, 100)
+    size = config.train.batch_size
+    images, labels = _to_torch(dataset)
+    plain, flops = our_cglo(config, dataset, 0)
+    programs = {"ours, cached": our_cglo(config, dataset, 4)[0], "ours": plain}
+    for name, as_authors in (
+        ("PyTorch", False),
+        ("PyTorch as the authors run it", True),
+    ):
+        theirs = torch_steps.CGLO(images, labels, 100, as_authors=as_authors)
+        programs[name] = _theirs(theirs.step, dataset, size)
+    return programs, flops
+
+
+def create_classifier(
+    config: ConfigDict, classes: int, net: torch.nn.Module
+) -> tuple[dict[str, Program], float]:
+    """The step of a classifier, batch 16, or that of the configuration on a GPU."""
+    config = _prepare(config)
+    config.classify.dropout = 0.0
+    config.classify.batch_size = config.classify.batch_size if on_gpu() else 16
+    dataset = create_dataset(config, classes)
+    ours, flops = our_classifier(config, dataset)
+    step = torch_steps.classifier_step(net, *_to_torch(dataset))
+    theirs = _theirs(step, dataset, config.classify.batch_size)
+    return {"ours": ours, "PyTorch": theirs}, flops
+
+
+ROWS = {
+    "cglo": create_cglo,
+    "wrn28_10": lambda: create_classifier(
+        cifar100.get_config("10"), 100, torch_networks.WideResNet()
+    ),
+    "resnet50": lambda: create_classifier(
+        cub.get_config("10"), 200, torch_networks.ResNet50(200)
+    ),
+}
+
+
+def wait(result: Any) -> None:
+    """Waits until what a step returned is computed."""
+    if isinstance(result, torch.Tensor):
+        if result.is_cuda:
+            torch.cuda.synchronize()
+    else:
+        jax.block_until_ready(result)
+
+
+def take_turns(
+    programs: Mapping[str, Program], turns: int, steps: int
+) -> dict[str, list[float]]:
+    """Returns {program: seconds per step of each turn}, after two turns to warm up."""
+    times = {name: [] for name in programs}
+    for turn in range(turns + 2):
+        for name, step in programs.items():
+            began = time.perf_counter()
+            for _ in range(steps):
+                result = step()
+            wait(result)
+            if turn >= 2:
+                times[name].append((time.perf_counter() - began) / steps)
+    return times
+
+
+def matmul_peak(n: int, repeats: int = 5) -> float:
+    """Returns the FLOP/s of the best of some products of n x n matrices in the step's type."""
+    x = jnp.ones((n, n), jnp.bfloat16 if on_gpu() else jnp.float32)
+    product = jax.jit(lambda x: x @ x)
+    jax.block_until_ready(product(x))
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        jax.block_until_ready(product(x))
+        times.append(time.perf_counter() - began)
+    return 2 * n**3 / min(times)
+
+
+def to_markdown(
+    row: str, times: Mapping[str, Sequence[float]], flops: float, peak: float
+) -> str:
+    """Returns a line per program: its time, share of the matrix product's speed, ours over it."""
+    lines = []
+    ours = {name: times[name] for name in times if name.startswith("ours")}
+    for name, seconds in times.items():
+        low, middle, high = statistics.quantiles(seconds, n=4)
+        # FLOPs are of our step without the cache: for others a time's worth in its terms.
+        share = f"{100 * flops / middle / peak:.0f}" if name == "ours" else ""
+        ratios = [
+            f"{statistics.median(t / o for t, o in zip(seconds, own, strict=True)):.2f}"
+            if name not in ours
+            else ""
+            for own in ours.values()
+        ]
+        spread = f"{1000 * middle:.1f} ({1000 * low:.1f}-{1000 * high:.1f})"
+        cells = [row, name, spread, share, " / ".join(filter(None, ratios))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measures the rows and appends a line each to RESULTS."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--steps", type=int, help="of a turn; 2, on a GPU 50")
+    args = parser.parse_args()
+    steps = args.steps or (50 if on_gpu() else 2)
+    peak = matmul_peak(8192 if on_gpu() else 2048)
+    print(f"matrix product: {peak / 1e9:,.0f} GFLOP/s\n")
+    print("| row | program | ms a step | % of it | speed of ours over it |")
+    print("|---|---|---|---|---|")
+    for row in args.rows.split(","):
+        programs, flops = ROWS[row]()
+        times = take_turns(programs, args.turns, steps)
+        print(to_markdown(row, times, flops, peak), flush=True)
+        record = {
+            "row": row,
+            "seconds_per_step": times,
+            "steps_per_turn": steps,
+            "flops": flops,
+            "matmul_flops_per_s": peak,
+            "torch": torch.__version__,
+            "torch_threads": torch.get_num_threads(),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "platform": platform.platform(),
+            "cores": os.cpu_count(),
+            "environment": environment(jax.local_devices()[:1]),
+        }
+        loop.append_record(RESULTS, record)
+
+
+if __name__ == "__main__":
+    entry.run(main)
