@@ -99,9 +99,9 @@ def get_config() -> ConfigDict:
     # names, or "random"
     config.reconstruction.weights = "imagenet"
     config.reconstruction.normalize = True  # ImageNet's normalisation before the VGG-16
-    # most memory of a device, GB, for the VGG-16's features of all training images, which are
-    # then computed once and not at every step; 0: none
-    config.reconstruction.cache_gb = 4.0
+    # most memory, GB, of every device for the VGG-16's features of all training images, which
+    # are then computed once (on the host first) and not at every step (with train.only_codes they are); 0: none
+    config.reconstruction.cache_gb = 2.0
 
     config.train = ConfigDict()
     config.train.epochs = 200  # [P 4.3]

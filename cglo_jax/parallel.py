@@ -50,7 +50,7 @@ def per_device(
 
 
 def host_device() -> jax.Device:
-    """Returns the CPU, or the first device where JAX_PLATFORMS leaves no other."""
+    """Returns the CPU, or the first device where JAX_PLATFORMS has no cpu in it (cuda,cpu has)."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:

@@ -1,5 +1,6 @@
 """The reconstruction loss of cGLO, and the features of its targets, which never change."""
 
+import functools
 from typing import Any
 
 import jax
@@ -48,7 +49,8 @@ def cache_features(
 ) -> dict[str, np.ndarray]:
     """Computes the features of all training images, unless they take too much memory.
 
-    x is not augmented while cGLO is trained, so xi_j(x) of eq. (1) is the same at every step.
+    x is not augmented while cGLO is trained, so xi_j(x) of eq. (1) is the same at every step, but
+    for rounding.
 
     Args:
       images: uint8 [n, H, W, C]. vgg: parameters of the perceptual network.
@@ -60,9 +62,17 @@ def cache_features(
     """
     if not cache_bytes(len(images), most_gb, spec=spec):
         return {}
-    compute = jax.jit(lambda some, vgg: _features(to_float(some), vgg, spec=spec))
+    vgg = jax.device_put(vgg)
     batch = min(len(images), batch_that_fits(images.shape[1]))
+    compute = functools.partial(_features_of_uint8, spec=spec)
     return parallel.map_batches(lambda some: compute(some, vgg), images, batch)
+
+
+@functools.partial(jax.jit, static_argnames="spec")
+def _features_of_uint8(
+    images: jax.Array, vgg: Any, *, spec: Any
+) -> dict[str, jax.Array]:
+    return _features(to_float(images), vgg, spec=spec)
 
 
 def reconstruction_loss(

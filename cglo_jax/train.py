@@ -127,12 +127,10 @@ def run(
     spec = cglo.create_spec(config, dataset)
     key_init, key_step, key_order = jax.random.split(jax.random.key(seed), 3)
     (vgg, resnet), origin = load_weights(config)
-    cache_gb = config.reconstruction.cache_gb
-    features = cache_features(dataset.images, vgg, cache_gb, spec=spec)
-    shared = cglo.Shared(
-        key_step, dataset.images, dataset.labels, dataset.class_weights, vgg, features
+    # Made at the first step: a finished run needs nothing of it.
+    shared = functools.cache(
+        lambda: _create_shared(config, dataset, spec, key_step, vgg, devices)
     )
-    shared = parallel.replicate(shared, devices)
     schedule = Schedule(config, dataset, key_order, devices)
     state = parallel.create_replicated(
         cglo.init_state,
@@ -143,7 +141,6 @@ def run(
         n=len(dataset.ids),
         dim=config.latent.dim,
     )
-
     ids = hash_ids(dataset.ids)
 
     def split_with_ids(
@@ -157,7 +154,7 @@ def run(
     ) -> tuple[cglo.TrainState, dict[str, Any]]:
         labelled, indices = schedule(step)
         step_fn = compiled_step(spec, labelled, devices)
-        return step_fn(state, shared, parallel.shard(indices, devices))
+        return step_fn(state, shared(), parallel.shard(indices, devices))
 
     return loop.run_steps(
         take_step,
@@ -184,6 +181,16 @@ def run(
         log_every=config.train.log_every_steps,
         save_every=config.train.checkpoint_every_epochs * schedule.steps_per_epoch,
     )
+
+
+def _create_shared(config, dataset, spec, key, vgg, devices) -> cglo.Shared:
+    """Returns what steps read, on every device."""
+    features = cache_features(
+        dataset.images, vgg, config.reconstruction.cache_gb, spec=spec
+    )
+    labels, weights = dataset.labels, dataset.class_weights
+    shared = cglo.Shared(key, dataset.images, labels, weights, vgg, features)
+    return parallel.replicate(shared, devices)
 
 
 def checkpoint_dir(workdir: pathlib.Path, seed: int) -> pathlib.Path:

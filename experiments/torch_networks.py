@@ -25,7 +25,7 @@ def vgg16_features() -> nn.Sequential:
     layers, channels = [], 3
     for repeats, width in ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)):
         for _ in range(repeats):
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
             channels = width
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers)

@@ -1,9 +1,9 @@
 """PyTorch's side of experiments/benchmark_steps.py: the training steps of cGLO and of classifiers.
 
 The same networks, losses and updates as ours, written as one would write them well (frozen VGG-16, no
-graph for the targets, one pass of G, channels last, bfloat16 by autocast on a GPU), or as the
-authors' released code runs them: VGG-16's parameters with gradients, both of its passes recorded, G
-once for each of the two losses.
+graph for the targets, one pass of G, channels last, on a GPU bfloat16 by autocast and fused
+optimisers), or with the passes of the authors' released code: VGG-16's parameters with gradients, both of
+its passes recorded, G once for each of the two losses. They are eager.
 """
 
 import itertools
@@ -13,8 +13,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from experiments.torch_networks import VGG16_TAPS, imagenet, vgg16_features
+from experiments.torch_networks import VGG16_TAPS, vgg16_features
 
+# Of ImageNet's images in [0, 1], for images in [-1, 1].
+_SCALE = [0.5 / std for std in (0.229, 0.224, 0.225)]
+_OFFSET = [(0.5 - m) / s for m, s in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))]
 _WIDTHS = (512, 256, 128, 64)  # of G's maps of 4, 8, 16 and 32 pixels
 
 
@@ -89,6 +92,8 @@ class CGLO:
         last = max(VGG16_TAPS.values())
         self.vgg = vgg16_features()[: last + 1].to(**place)
         self.vgg.requires_grad_(as_authors)
+        constants = torch.tensor([_SCALE, _OFFSET], device=images.device)
+        self.scale, self.offset = constants[:, None, :, None, None]
         z = torch.randn(len(images), dim, device=images.device)
         self.z = F.normalize(z)
         self.mu, self.nu = torch.zeros_like(z), torch.zeros_like(z)
@@ -98,17 +103,39 @@ class CGLO:
             self.generator.parameters(), 7e-4, (0.5, 0.999), fused=on_gpu or None
         )
         self.weak_optimizer = torch.optim.SGD(
-            self.weak.parameters(), 0.1, 0.9, weight_decay=5e-4
+            self.weak.parameters(), 0.1, 0.9, weight_decay=1e-4, fused=on_gpu or None
         )
+        self.cached = None
 
     def features(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Computes the five taps of images in [-1, 1]."""
-        x, taps = imagenet(x), []
+        x, taps = x * self.scale + self.offset, []
         for index, layer in enumerate(self.vgg):
             x = layer(x)
             if index in VGG16_TAPS.values():
                 taps.append(x)
         return taps
+
+    def cache(self) -> None:
+        """Computes the targets' features of all images once."""
+        with torch.no_grad(), self.autocast():
+            parts = [
+                self.features(part.float().div_(127.5).sub_(1))
+                for part in self.images.split(128)
+            ]
+        self.cached = [torch.cat(taps) for taps in zip(*parts, strict=True)]
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 on a GPU."""
+        on_gpu = self.images.is_cuda
+        return torch.autocast(self.images.device.type, torch.bfloat16, enabled=on_gpu)
+
+    def targets(self, x: torch.Tensor, indices: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the features of the images."""
+        if self.cached is not None:
+            return [tap[indices] for tap in self.cached]
+        with torch.set_grad_enabled(self.as_authors):
+            return self.features(x)
 
     def step(self, indices: torch.Tensor) -> torch.Tensor:
         """Takes a step on the images `indices` [B]; returns its loss."""
@@ -116,11 +143,9 @@ class CGLO:
         x = x.contiguous(memory_format=torch.channels_last)
         z = self.z[indices].requires_grad_()
         eps = 0.15 * torch.randn(len(indices), self.noise_dim, device=x.device)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
+        with self.autocast():
             y = self.generator(z, eps)
-            with torch.set_grad_enabled(self.as_authors):
-                targets = self.features(x)
-            taps = zip(self.features(y), targets, strict=True)
+            taps = zip(self.features(y), self.targets(x, indices), strict=True)
             loss = sum(F.l1_loss(a.float(), b.float()) for a, b in taps)
             loss = loss + F.l1_loss(y, x)
             again = self.generator(z, eps) if self.as_authors else y
@@ -153,22 +178,28 @@ class CGLO:
 
 
 def classifier_step(
-    net: nn.Module, images: torch.Tensor, labels: torch.Tensor
+    net: nn.Module, images: torch.Tensor, labels: torch.Tensor, pad: int
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Returns a function that takes a step of SGD with Nesterov momentum on the images of its indices.
 
-    Crop from a padding of 4 and flip, an own draw per image, are part of it, as of ours.
+    Flip and, unless `pad` is 0, a crop from that padding, an own draw per image, are part of it,
+    as of ours.
 
     Args:
       images: uint8 [n, 3, H, W]. labels: int64 [n], both on the device.
     """
     net = net.to(images.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD(
-        net.parameters(), 0.1, 0.9, weight_decay=5e-4, nesterov=True
+        net.parameters(),
+        0.1,
+        0.9,
+        weight_decay=5e-4,
+        nesterov=True,
+        fused=images.is_cuda or None,
     )
 
     def step(indices: torch.Tensor) -> torch.Tensor:
-        x = augment(images[indices]).contiguous(memory_format=torch.channels_last)
+        x = augment(images[indices], pad).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
             loss = F.cross_entropy(net(x).float(), labels[indices])
         optimizer.zero_grad(set_to_none=True)
@@ -179,17 +210,18 @@ def classifier_step(
     return step
 
 
-def augment(images: torch.Tensor, pad: int = 4) -> torch.Tensor:
+def augment(images: torch.Tensor, pad: int) -> torch.Tensor:
     """Crops and flips uint8 [B, 3, H, W], each with its own draw -> float32 in [-1, 1]."""
     b, _, height, width = images.shape
-    x = F.pad(images.float().div_(127.5).sub_(1), (pad,) * 4)
-    device = images.device
-    top, left = torch.randint(0, 2 * pad + 1, (2, b, 1), device=device)
-    rows = top + torch.arange(height, device=device)
-    columns = left + torch.arange(width, device=device)
-    flipped = torch.rand(b, 1, device=device) < 0.5
-    columns = torch.where(flipped, columns.flip(1), columns)
-    picked = torch.arange(b, device=device)[:, None, None]
-    return x.permute(0, 2, 3, 1)[picked, rows[:, :, None], columns[:, None]].permute(
-        0, 3, 1, 2
-    )
+    x = images.float().div_(127.5).sub_(1)
+    flipped = torch.rand(b, 1, 1, 1, device=images.device) < 0.5
+    x = torch.where(flipped, x.flip(3), x)
+    if not pad:
+        return x
+    x = F.pad(x, (pad,) * 4)
+    top, left = torch.randint(0, 2 * pad + 1, (2, b, 1), device=x.device)
+    rows = top + torch.arange(height, device=x.device)
+    columns = left + torch.arange(width, device=x.device)
+    picked = torch.arange(b, device=x.device)[:, None, None]
+    x = x.permute(0, 2, 3, 1)[picked, rows[:, :, None], columns[:, None]]
+    return x.permute(0, 3, 1, 2)

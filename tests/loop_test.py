@@ -324,10 +324,8 @@ def test_tensorboard_gets_the_metrics(tmp_path):
     assert len(list(directory.iterdir())) == 1
 
 
-def test_trainers_move_nothing_between_host_and_device_but_their_batches(
-    tmp_path, monkeypatch
-):
-    """Every later step of every trainer under a guard that `parallel.shard` alone may pass."""
+def test_no_trainer_copies_to_devices_but_explicitly(tmp_path, monkeypatch):
+    """Every later step of every trainer; what is read back, a guard sees on a GPU only."""
     run_steps, guarded = loop.run_steps, []
 
     def with_guard(take_step, *args, **kwargs):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from conftest import create_config, create_dataset
 
-from cglo_jax import parallel
+from cglo_jax import order, parallel
 from cglo_jax.order import BatchOrder, Schedule, total_steps
 
 
@@ -57,11 +57,19 @@ def test_schedule_without_unlabelled_images_has_labelled_steps_only():
     assert all(schedule(step)[0] for step in range(6))
 
 
-def test_orders_are_drawn_on_the_cpu_wherever_the_key_is():
-    elsewhere = jax.device_put(jax.random.key(3), jax.local_devices()[2])
-    there, here = (
-        BatchOrder(key, np.arange(10), 5) for key in (elsewhere, jax.random.key(3))
-    )
-    for step in range(6):
-        np.testing.assert_array_equal(there(step), here(step))
+def test_orders_are_drawn_on_the_hosts_device_wherever_the_key_is(monkeypatch):
     assert parallel.host_device().platform == "cpu"
+    host, other = jax.local_devices()[3], jax.local_devices()[2]
+    monkeypatch.setattr(parallel, "host_device", lambda: host)
+    permute, places = order._permute, []
+
+    def watched(*args):
+        drawn = permute(*args)
+        places.append(drawn.devices())
+        return drawn
+
+    monkeypatch.setattr(order, "_permute", watched)
+    batches = BatchOrder(jax.device_put(jax.random.key(3), other), np.arange(10), 5)
+    assert sorted(np.concatenate([batches(0), batches(1)])) == list(range(10))
+    batches(2)
+    assert places == [{host}] * 2

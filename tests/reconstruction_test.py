@@ -1,4 +1,4 @@
-"""Tests of cglo_jax/reconstruction.py: cached features change the speed and nothing else."""
+"""Tests of cglo_jax/reconstruction.py: cached features change speed and rounding, nothing else."""
 
 import re
 
@@ -22,18 +22,24 @@ def config(**changes):
     return create_config(**{**PERCEPTUAL, **fields})
 
 
-def test_a_step_with_cached_features_is_the_step_without():
+@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_a_step_with_cached_features_is_the_step_without(dtype, rtol):
     dataset = create_dataset(size=16, channels=3)
     cached, plain = (
-        Bench(config(reconstruction__cache_gb=gb), dataset) for gb in (1, 0)
+        Bench(config(dtype=dtype, reconstruction__cache_gb=gb), dataset)
+        for gb in (1, 0)
     )
     assert len(cached.shared.features) == 5
     assert plain.shared.features == {}
     for step in range(4):
         batch = (BATCH + 3 * step) % 24
         ours, theirs = cached.step(batch), plain.step(batch)
-        assert ours == pytest.approx(theirs, rel=1e-5)
-    np.testing.assert_allclose(cached.state.codes.z, plain.state.codes.z, atol=1e-4)
+        names = ("loss", "reconstruction")
+        assert [ours[n] for n in names] == pytest.approx(
+            [theirs[n] for n in names], rel=rtol
+        )
+    z = [bench.state.codes.z for bench in (cached, plain)]
+    np.testing.assert_allclose(*z, atol=10 * rtol)
 
 
 def test_four_devices_with_cached_features_compute_what_one_computes():
@@ -44,8 +50,8 @@ def test_four_devices_with_cached_features_compute_what_one_computes():
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_cache_is_what_the_network_computes(dtype):
+@pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_the_cache_is_what_the_network_computes(dtype, atol):
     dataset = create_dataset(24, size=16)  # grey
     spec = cglo.create_spec(config(dtype=dtype), dataset)
     vgg, _ = train.load_vgg(config())
@@ -57,7 +63,7 @@ def test_the_cache_is_what_the_network_computes(dtype):
     for name, values in features.items():
         assert values.dtype == dtype
         np.testing.assert_allclose(
-            values.astype(np.float32), expected[name].astype(np.float32), atol=1e-2
+            values.astype(np.float32), expected[name].astype(np.float32), atol=atol
         )
     size = sum(values.nbytes for values in features.values())
     assert size == cache_bytes(24, 1.0, spec=spec)
