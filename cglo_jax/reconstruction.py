@@ -90,10 +90,10 @@ def reconstruction_loss(
       features_y: of y, see `cache_features`; computed if not given.
       spec: a `cglo.StepSpec`.
     """
-    pixel = spec.pixel_weight * losses.pixel_l1(x, y)
     if spec.vgg is None:
-        return losses.laplacian_loss(x, y) + pixel
+        return losses.laplacian_loss(x, y) + spec.pixel_weight * losses.pixel_l1(x, y)
     features_x = _features(x, vgg, spec=spec)
     if not features_y:
         features_y = jax.lax.stop_gradient(_features(y, vgg, spec=spec))
-    return losses.perceptual_loss(features_x, features_y, _weights(spec)) + pixel
+    perceptual = losses.perceptual_loss(features_x, features_y, _weights(spec))
+    return perceptual + spec.pixel_weight * losses.pixel_l1(x, y)
