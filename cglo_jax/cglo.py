@@ -18,7 +18,7 @@ from cglo_jax.models.latent_classifier import LatentClassifier
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.models.weak_classifier import WeakClassifier
 from cglo_jax.order import unlabelled_steps_per_epoch
-from cglo_jax.reconstruction import reconstruction_loss
+from cglo_jax.reconstruction import cache_features, reconstruction_loss
 
 
 @struct.dataclass
@@ -56,6 +56,15 @@ class Shared(NamedTuple):
     class_weights: jax.Array
     vgg: dict[str, Any]
     features: dict[str, jax.Array]
+
+
+def create_shared(
+    key: jax.Array, dataset: Dataset, vgg: dict[str, Any], cache_gb: float, *, spec: Any
+) -> Shared:
+    """Returns what the steps on `dataset` read; cache_gb: see `reconstruction.cache_features`."""
+    features = cache_features(dataset.images, vgg, cache_gb, spec=spec)
+    labels, weights = dataset.labels, dataset.class_weights
+    return Shared(key, dataset.images, labels, weights, vgg, features)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,7 +100,8 @@ def get_config() -> ConfigDict:
     config.reconstruction.weights = "imagenet"
     config.reconstruction.normalize = True  # ImageNet's normalisation before the VGG-16
     # most memory, GB, of every device for the VGG-16's features of all training images, which
-    # are then computed once (on the host first) and not at every step (with train.only_codes they are); 0: none
+    # are then computed once (and pass through the host's memory), not at every step; 0: none;
+    # unused with train.only_codes
     config.reconstruction.cache_gb = 2.0
 
     config.train = ConfigDict()

@@ -259,9 +259,7 @@ def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
     spec = dataclasses.replace(spec, lr_drops=scale_drops(config, total))
     use_weak = spec.gamma > 0 and bool((dataset.labels[new] >= 0).any())
     _, key_step, key_order = _split_key(seed)
-    fixed = cglo.Shared(
-        key_step, dataset.images, dataset.labels, dataset.class_weights, vgg, {}
-    )
+    fixed = cglo.create_shared(key_step, dataset, vgg, cache_gb=0, spec=spec)
     fixed = parallel.replicate(fixed, devices)
     shared = Shared(fixed, trained.params, trained.batch_stats)
     order = BatchOrder(key_order, new, size)

@@ -27,8 +27,8 @@ class BatchOrder:
     """Which images a step takes: pass after pass over `members` in an order f(key, pass).
 
     A pass is cut into whole batches; what is left over has its turn in other passes, so that no
-    batch holds an image twice and every batch has one size. Orders are drawn on the host's CPU: drawn on
-    a GPU they would wait for all steps before them.
+    batch holds an image twice and every batch has one size. Orders are drawn on the host's
+    CPU: drawn on a GPU they would wait for all steps before them.
     """
 
     def __init__(self, key: jax.Array, members: np.ndarray, batch_size: int):

@@ -4,7 +4,6 @@ State has no leading device axis: it goes in replicated (`in_axes=None`) and com
 (`out_axes=None`), so checkpoints, tests and evaluation see ordinary arrays.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -145,11 +144,7 @@ def map_batches(
             whole = jax.tree.map(
                 lambda a: np.empty((len(images), *a.shape[1:]), a.dtype), made
             )
-        jax.tree.map(
-            functools.partial(_put, slice(start, start + len(batch))), whole, made
-        )
+        leaves = zip(jax.tree.leaves(whole), jax.tree.leaves(made), strict=True)
+        for rows, part in leaves:
+            rows[start : start + len(batch)] = part[: len(batch)]
     return whole
-
-
-def _put(rows: slice, whole: np.ndarray, part: np.ndarray) -> None:
-    whole[rows] = part[: rows.stop - rows.start]

@@ -54,11 +54,9 @@ def restore(
     )
     spec = synthesis.create_spec(config, dataset)
     spec = spec._replace(generator=spec.generator.clone(axis_name=None))
-    model = {
-        **model,
-        **jax.device_put({k: model[k] for k in ("params", "batch_stats")}),
-    }
-    return Restored(synthesis.create_sampler(model, dataset), spec, model["z"], step)
+    sampler = synthesis.create_sampler(model, dataset)
+    sampler = sampler._replace(variables=jax.device_put(sampler.variables))
+    return Restored(sampler, spec, model["z"], step)
 
 
 def paint(model: Restored, z: jax.Array, keys: jax.Array) -> np.ndarray:

@@ -20,7 +20,6 @@ from cglo_jax.errors import UserError
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.order import Schedule
 from cglo_jax.pretrained import NO_WEIGHTS, RANDOM, Origin
-from cglo_jax.reconstruction import cache_features
 
 
 @functools.cache
@@ -127,10 +126,15 @@ def run(
     spec = cglo.create_spec(config, dataset)
     key_init, key_step, key_order = jax.random.split(jax.random.key(seed), 3)
     (vgg, resnet), origin = load_weights(config)
-    # Made at the first step: a finished run needs nothing of it.
-    shared = functools.cache(
-        lambda: _create_shared(config, dataset, spec, key_step, vgg, devices)
-    )
+    cache_gb = config.reconstruction.cache_gb
+
+    @functools.cache
+    def shared() -> (
+        cglo.Shared
+    ):  # made at the first step: a finished run needs none of it
+        made = cglo.create_shared(key_step, dataset, vgg, cache_gb, spec=spec)
+        return parallel.replicate(made, devices)
+
     schedule = Schedule(config, dataset, key_order, devices)
     state = parallel.create_replicated(
         cglo.init_state,
@@ -181,16 +185,6 @@ def run(
         log_every=config.train.log_every_steps,
         save_every=config.train.checkpoint_every_epochs * schedule.steps_per_epoch,
     )
-
-
-def _create_shared(config, dataset, spec, key, vgg, devices) -> cglo.Shared:
-    """Returns what steps read, on every device."""
-    features = cache_features(
-        dataset.images, vgg, config.reconstruction.cache_gb, spec=spec
-    )
-    labels, weights = dataset.labels, dataset.class_weights
-    shared = cglo.Shared(key, dataset.images, labels, weights, vgg, features)
-    return parallel.replicate(shared, devices)
 
 
 def checkpoint_dir(workdir: pathlib.Path, seed: int) -> pathlib.Path:

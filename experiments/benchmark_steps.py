@@ -32,7 +32,6 @@ from ml_collections import ConfigDict
 
 from cglo_jax import cglo, classifier, classify, loop, parallel, synthesis, train
 from cglo_jax.data import Dataset
-from cglo_jax.reconstruction import cache_features
 from cglo_jax.results import environment
 from configs import cifar100, cub
 from experiments import entry, torch_networks, torch_steps, work
@@ -74,16 +73,15 @@ def _batches(n: int, size: int) -> Callable[[], np.ndarray]:
     return lambda: rng.permutation(n)[:size].astype(np.int32)
 
 
-def our_cglo(config: ConfigDict, dataset: Dataset, cache_gb: float) -> tuple:
+def our_cglo(
+    config: ConfigDict, dataset: Dataset, cache_gb: float
+) -> tuple[Program, float]:
     """Returns (program, FLOPs of a step) of cGLO."""
     devices = tuple(parallel.choose_devices(1))
     spec = cglo.create_spec(config, dataset)
     vgg, _ = train.load_vgg(config)
-    features = cache_features(dataset.images, vgg, cache_gb, spec=spec)
-    key, n = jax.random.key(0), len(dataset.ids)
-    weights = dataset.class_weights
-    shared = cglo.Shared(key, dataset.images, dataset.labels, weights, vgg, features)
-    dim = config.latent.dim
+    key, n, dim = jax.random.key(0), len(dataset.ids), config.latent.dim
+    shared = cglo.create_shared(key, dataset, vgg, cache_gb, spec=spec)
     state = parallel.create_replicated(
         cglo.init_state, devices, key, spec=spec, n=n, dim=dim
     )
@@ -91,7 +89,7 @@ def our_cglo(config: ConfigDict, dataset: Dataset, cache_gb: float) -> tuple:
     return _ours(step_fn, state, shared, devices, _batches(n, config.train.batch_size))
 
 
-def our_classifier(config: ConfigDict, dataset: Dataset) -> tuple:
+def our_classifier(config: ConfigDict, dataset: Dataset) -> tuple[Program, float]:
     """Returns (program, FLOPs of a step) of the baseline classifier."""
     devices = tuple(parallel.choose_devices(1))
     spec = classifier.create_spec(config, dataset, "baseline")
@@ -270,7 +268,7 @@ def main() -> None:
             "torch_threads": torch.get_num_threads(),
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "platform": platform.platform(),
-            "cores": os.cpu_count(),
+            "cores": work.count_cores(),
             "environment": environment(jax.local_devices()[:1]),
         }
         loop.append_record(RESULTS, record)

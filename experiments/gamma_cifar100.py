@@ -32,8 +32,7 @@ def reconstruction_after(gamma: float, dataset: data.Dataset) -> float:
     devices = tuple(parallel.choose_devices(1))
     spec = cglo.create_spec(config, dataset)
     key_init, key_step, key_order = jax.random.split(jax.random.key(0), 3)
-    weights = dataset.class_weights
-    shared = cglo.Shared(key_step, dataset.images, dataset.labels, weights, {}, {})
+    shared = cglo.create_shared(key_step, dataset, {}, cache_gb=0, spec=spec)
     shared = parallel.replicate(shared, devices)
     schedule = Schedule(config, dataset, key_order, devices)
     constants = {"spec": spec, "n": len(dataset.ids), "dim": config.latent.dim}

@@ -9,15 +9,14 @@ its passes recorded, G once for each of the two losses. They are eager.
 import itertools
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cglo_jax.models.vgg import IMAGENET_MEAN, IMAGENET_STD
 from experiments.torch_networks import VGG16_TAPS, vgg16_features
 
-# Of ImageNet's images in [0, 1], for images in [-1, 1].
-_SCALE = [0.5 / std for std in (0.229, 0.224, 0.225)]
-_OFFSET = [(0.5 - m) / s for m, s in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))]
 _WIDTHS = (512, 256, 128, 64)  # of G's maps of 4, 8, 16 and 32 pixels
 
 
@@ -92,8 +91,11 @@ class CGLO:
         last = max(VGG16_TAPS.values())
         self.vgg = vgg16_features()[: last + 1].to(**place)
         self.vgg.requires_grad_(as_authors)
-        constants = torch.tensor([_SCALE, _OFFSET], device=images.device)
-        self.scale, self.offset = constants[:, None, :, None, None]
+        # Of images in [-1, 1]; the constants are of images in [0, 1].
+        mean, std = torch.tensor(np.stack([IMAGENET_MEAN, IMAGENET_STD])).to(
+            images.device
+        )[:, None, :, None, None]
+        self.scale, self.offset = 0.5 / std, (0.5 - mean) / std
         z = torch.randn(len(images), dim, device=images.device)
         self.z = F.normalize(z)
         self.mu, self.nu = torch.zeros_like(z), torch.zeros_like(z)

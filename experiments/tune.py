@@ -3,8 +3,8 @@
     python -m experiments.tune --scale=cpu --data=digits --shots=5,10
 
 Every trial of a seeded random search is scored by cross-validation: the labelled images of each
-draw are cut into folds of equal classes (no more than images per class), a baseline is trained for the table's number of steps on
-all folds but one and tested on that one. No test image is looked at. Where a table's seeds draw images
+draw are cut into folds of equal classes (no more than images per class), a baseline is trained
+for the table's number of steps on all folds but one and tested on that one. No test image is looked at. Where a table's seeds draw images
 of their own, the labels of the first draws stand for those of all: tuned rows have seen more labels
 than others (that of --draws=1 and seed 0 has not). The first trial is the configuration as
 it is, so that the search can also say that nothing is better. Trials go to results/tuning.jsonl,

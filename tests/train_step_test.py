@@ -14,7 +14,7 @@ from conftest import assert_trees_equal, create_config, create_dataset, differ
 from cglo_jax import cglo, codes, data, losses, parallel, train
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.order import BatchOrder
-from cglo_jax.reconstruction import cache_features, reconstruction_loss
+from cglo_jax.reconstruction import reconstruction_loss
 
 BATCH = np.arange(8)
 
@@ -29,9 +29,7 @@ class Bench:
         key_init, self.key, self.key_order = jax.random.split(jax.random.key(seed), 3)
         vgg, _ = train.load_vgg(config)
         cache_gb = config.reconstruction.cache_gb
-        features = cache_features(dataset.images, vgg, cache_gb, spec=self.spec)
-        labels, weights = dataset.labels, dataset.class_weights
-        shared = cglo.Shared(self.key, dataset.images, labels, weights, vgg, features)
+        shared = cglo.create_shared(self.key, dataset, vgg, cache_gb, spec=self.spec)
         self.shared = parallel.replicate(shared, self.devices)
         self.state = parallel.create_replicated(
             cglo.init_state,
