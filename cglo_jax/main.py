@@ -3,10 +3,9 @@
 python -m cglo_jax.main --config=configs/digits.py --workdir=runs/digits --stage=all
 """
 
-import os
 import sys
 
-from cglo_jax import command_line
+from cglo_jax import command_line, process
 from cglo_jax.errors import UserError
 
 
@@ -57,7 +56,8 @@ def main(command: command_line.Command) -> None:
 
 def run() -> None:
     """Entry point: one line and status 2 for a user's error, 130 for an interrupt."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # XLA's informational lines
+    process.use_huge_pages()
+    process.prepare()
     try:
         main(command_line.parse(sys.argv))
     except UserError as error:

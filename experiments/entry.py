@@ -1,18 +1,19 @@
 """How every experiment is started from the command line."""
 
-import os
 import sys
 from collections.abc import Callable
 
+from cglo_jax import process
 from cglo_jax.errors import UserError
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Calls `main` and exits with the status that it returns, None being 0.
+    """Prepares the process, calls `main` and exits with the status that it returns, None being 0.
 
     A user's error is one line and status 2, an interrupt one line and status 130.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # XLA's informational lines
+    process.use_huge_pages()
+    process.prepare()
     try:
         sys.exit(main())
     except UserError as error:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 # and compute little, so LLVM optimises nothing; XLA's own passes, which matter here, still run.
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # t-SNE of few points on shared cores
+os.environ.setdefault("GLIBC_TUNABLES", "")  # no program starts itself anew
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),

@@ -50,6 +50,41 @@ def test_tiny_conv_equals_native_with_gradients(side):
     np.testing.assert_allclose(tiny[0], numpy_conv(x, kernel), rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("side", [(1, 1), (1, 3), (3, 3), (5, 4)])
+@pytest.mark.parametrize(
+    ("form", "channels"),
+    [(layers.conv3x3_from_few, (3, 7)), (layers.conv3x3_to_few, (7, 3))],
+)
+def test_conv_of_few_channels_equals_native_with_gradients(form, channels, side):
+    x, kernel = normal(0, 3, *side, channels[0]), normal(1, 3, 3, *channels)
+    few = value_and_gradients(form, x, kernel)
+    native = value_and_gradients(layers.conv3x3_native, x, kernel)
+    for a, b in zip(few, native, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
+    np.testing.assert_allclose(few[0], numpy_conv(x, kernel), rtol=1e-5, atol=2e-5)
+
+
+def test_conv_to_few_channels_adds_bfloat16_in_float32():
+    x, kernel = normal(0, 2, 4, 4, 64), normal(1, 3, 3, 64, 3)
+    half = [jnp.asarray(a, jnp.bfloat16) for a in (x, kernel)]
+    expected = layers.conv3x3_native(*(a.astype(jnp.float32) for a in half))
+    y = layers.conv3x3_to_few(*half)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, expected.astype(jnp.bfloat16))
+
+
+def test_conv_1x1_module_equals_flax_with_its_parameters():
+    x = normal(0, 2, 3, 5, 4)
+    module = layers.Conv1x1(6)
+    variables = module.init(jax.random.key(0), x)
+    flax = nn.Conv(6, (1, 1), use_bias=False)
+    assert jax.tree.map(jnp.shape, variables) == jax.tree.map(
+        jnp.shape, flax.init(jax.random.key(0), x)
+    )
+    expected = flax.apply(variables, x)
+    np.testing.assert_allclose(module.apply(variables, x), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("side", [(1, 1), (2, 2), (4, 4), (3, 5)])
 def test_phase_conv_transpose_equals_native_with_gradients(side):
     x, kernel = normal(0, 2, *side, 5), normal(1, 4, 4, 5, 3)
@@ -85,7 +120,9 @@ def test_conv_transpose_module_equals_numpy():
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("module", [layers.Conv3x3(2), layers.ConvTranspose4x4(2)])
+@pytest.mark.parametrize(
+    "module", [layers.Conv1x1(2), layers.Conv3x3(2), layers.ConvTranspose4x4(2)]
+)
 def test_bfloat16_computes_in_bfloat16_with_float32_params(module):
     x = normal(0, 1, 2, 2, 3)
     half = module.copy(dtype=jnp.bfloat16)
@@ -109,7 +146,12 @@ def lowered(module: nn.Module, shape: tuple[int, ...], platform: str) -> str:
 def test_cpu_form_is_chosen_on_cpu_and_native_on_gpu():
     tiny, up = layers.Conv3x3(2), layers.ConvTranspose4x4(2)
     assert "stablehlo.convolution" not in lowered(tiny, (1, 2, 2, 3), "cpu")
-    assert "stablehlo.convolution" in lowered(tiny, (1, 3, 3, 3), "cpu")
+    assert "stablehlo.convolution" in lowered(layers.Conv3x3(5), (1, 3, 3, 5), "cpu")
+    assert "stablehlo.convolution" not in lowered(
+        layers.Conv3x3(5), (1, 3, 3, 3), "cpu"
+    )
+    assert "stablehlo.convolution" not in lowered(tiny, (1, 3, 3, 5), "cpu")
+    assert "stablehlo.convolution" in lowered(tiny, (1, 3, 3, 5), "cuda")
     assert "stablehlo.convolution" in lowered(tiny, (1, 2, 2, 3), "cuda")
     assert "lhs_dilate = [2, 2]" not in lowered(up, (1, 4, 4, 3), "cpu")
     assert "lhs_dilate = [2, 2]" in lowered(up, (1, 4, 4, 3), "cuda")

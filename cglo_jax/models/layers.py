@@ -1,15 +1,19 @@
 """Layers that are exact everywhere and fast on CPU too.
 
-XLA:CPU has no fast kernel for three things these networks are made of, so each has a
+XLA:CPU has no fast kernel for some things these networks are made of, so each has a
 second form with the same parameters and the same values, chosen when the program is
 lowered (`jax.lax.platform_dependent`); GPUs keep the native one:
 
 * 3x3 convolutions on maps of fewer than 9 pixels (30-40x): one matmul.
+* 3x3 convolutions from or to an image's few channels (1.5-3x): one matmul.
 * stride-2 transposed convolutions (7-30x): four ordinary 2x2 convolutions.
-* the gradient of max pooling (9-40x): a maximum of slices, used everywhere.
+
+Two have one form everywhere: 1x1 convolutions are matmuls (their gradient: 1-6x on a CPU),
+max pooling is a maximum of slices (its gradient: 9-40x).
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -47,6 +51,43 @@ def conv3x3_tiny(x: jax.Array, kernel: jax.Array) -> jax.Array:
     dense = kernel.reshape(9, c, o)[index] * mask  # [P_in, P_out, C, O]
     dense = dense.transpose(0, 2, 1, 3).reshape(h * w * c, h * w * o)
     return (x.reshape(b, h * w * c) @ dense).reshape(b, h, w, o)
+
+
+def _matmul(
+    x: jax.Array, matrix: jax.Array, dtype: DTypeLike | None = None
+) -> jax.Array:
+    """Multiplies every pixel of [B, H, W, C] by [C, O], as matrices: on CPU faster than x @ matrix.
+
+    Args:
+      dtype: Of the result; None for that of x.
+    """
+    y = jnp.matmul(x.reshape(-1, x.shape[-1]), matrix, preferred_element_type=dtype)
+    return y.reshape(*x.shape[:-1], -1)
+
+
+def _shifts(x: jax.Array) -> list[jax.Array]:
+    """Returns the nine [B, H, W, C] that the taps of a 3x3 kernel meet, row by row."""
+    h, w = x.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return [x[:, i : i + h, j : j + w] for i, j in np.ndindex(3, 3)]
+
+
+def conv3x3_from_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Computes `conv3x3_native` with stride 1 as one matmul of patches; for few channels C.
+
+    The patches are nine times as large as x.
+    """
+    o = kernel.shape[-1]
+    return _matmul(jnp.concatenate(_shifts(x), -1), kernel.reshape(-1, o))
+
+
+def conv3x3_to_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Computes `conv3x3_native` with stride 1 as one matmul and shifts; for few channels O."""
+    c, o = kernel.shape[2:]
+    kernel = kernel.transpose(2, 0, 1, 3).reshape(c, 9 * o)
+    taps = _matmul(x, kernel, jnp.float32)  # [B, H, W, 9 O]
+    shifted = (y[..., o * t : o * (t + 1)] for t, y in enumerate(_shifts(taps)))
+    return functools.reduce(jnp.add, shifted).astype(x.dtype)
 
 
 def conv_transpose_4x4_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -145,6 +186,35 @@ def _operands(
     return promote_dtype(x, kernel, bias, dtype=layer.dtype)
 
 
+_FEW = 4  # channels, an image's
+
+
+def _form_on_cpu(x: jax.Array, features: int, stride: int) -> Callable | None:
+    """Returns the form of a 3x3 convolution of x that is fast on CPU; None: the native one."""
+    if stride != 1:
+        return None
+    if x.shape[1] * x.shape[2] < 9:
+        return conv3x3_tiny
+    if x.shape[-1] <= _FEW:
+        return conv3x3_from_few
+    return conv3x3_to_few if features <= _FEW else None
+
+
+class Conv1x1(nn.Module):
+    """1x1 convolution without bias: [B, H, W, C] -> [B, H, W, O]; its kernel is [1, 1, C, O]."""
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (1, 1, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        return _matmul(x, kernel[0, 0])
+
+
 class Conv3x3(nn.Module):
     """3x3 convolution, padding 1 on every side: [B, H, W, C] -> [B, H/s, W/s, O].
 
@@ -160,10 +230,8 @@ class Conv3x3(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x, kernel, bias = _operands(self, x, 3)
-        if self.stride == 1 and x.shape[1] * x.shape[2] < 9:
-            x = jax.lax.platform_dependent(
-                x, kernel, cpu=conv3x3_tiny, default=conv3x3_native
-            )
+        if form := _form_on_cpu(x, self.features, self.stride):
+            x = jax.lax.platform_dependent(x, kernel, cpu=form, default=conv3x3_native)
         else:
             x = conv3x3_native(x, kernel, self.stride)
         return x if bias is None else x + bias[None, None, None]

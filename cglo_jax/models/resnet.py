@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from cglo_jax.models.layers import Conv3x3, batch_norm, max_pool_3x3
+from cglo_jax.models.layers import Conv1x1, Conv3x3, batch_norm, max_pool_3x3
 from cglo_jax.models.vgg import normalize_imagenet, to_rgb
 
 BLOCKS = (3, 4, 6, 3)  # bottlenecks in layer1 to layer4
@@ -31,18 +31,18 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         bn = (train, self.axis_name, self.dtype)
-        conv = {"use_bias": False, "dtype": self.dtype, "kernel_init": _conv_init}
+        conv = {"dtype": self.dtype, "kernel_init": _conv_init}
         features = _EXPANSION * self.width
-        y = nn.Conv(self.width, (1, 1), name="conv1", **conv)(x)
+        y = Conv1x1(self.width, name="conv1", **conv)(x)
         y = nn.relu(batch_norm(*bn, "bn1")(y))
-        y = Conv3x3(self.width, self.stride, name="conv2", **conv)(y)
+        y = Conv3x3(self.width, self.stride, use_bias=False, name="conv2", **conv)(y)
         y = nn.relu(batch_norm(*bn, "bn2")(y))
-        y = nn.Conv(features, (1, 1), name="conv3", **conv)(y)
+        y = Conv1x1(features, name="conv3", **conv)(y)
         y = batch_norm(*bn, "bn3")(y)
         if x.shape[-1] != features or self.stride != 1:
             # Slicing first is the strided 1x1 convolution, with a cheaper gradient.
             x = x[:, :: self.stride, :: self.stride]
-            x = nn.Conv(features, (1, 1), name="downsample_conv", **conv)(x)
+            x = Conv1x1(features, name="downsample_conv", **conv)(x)
             x = batch_norm(*bn, "downsample_bn")(x)
         return nn.relu(y + x)
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from cglo_jax.errors import UserError
-from cglo_jax.models.layers import Conv3x3, batch_norm
+from cglo_jax.models.layers import Conv1x1, Conv3x3, batch_norm
 
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -26,17 +26,17 @@ class WideBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         bn = (train, self.axis_name, self.dtype)
-        conv = {"use_bias": False, "dtype": self.dtype, "kernel_init": _conv_init}
+        conv = {"dtype": self.dtype, "kernel_init": _conv_init}
         y = nn.relu(batch_norm(*bn, "bn1")(x))
         shortcut = x
         if x.shape[-1] != self.features or self.stride != 1:
             # Slicing first is the strided 1x1 convolution, with a cheaper gradient.
             kept = y[:, :: self.stride, :: self.stride]
-            shortcut = nn.Conv(self.features, (1, 1), name="shortcut", **conv)(kept)
-        y = Conv3x3(self.features, self.stride, name="conv1", **conv)(y)
+            shortcut = Conv1x1(self.features, name="shortcut", **conv)(kept)
+        y = Conv3x3(self.features, self.stride, use_bias=False, name="conv1", **conv)(y)
         y = nn.relu(batch_norm(*bn, "bn2")(y))
         y = nn.Dropout(self.dropout, deterministic=not train)(y)
-        y = Conv3x3(self.features, name="conv2", **conv)(y)
+        y = Conv3x3(self.features, use_bias=False, name="conv2", **conv)(y)
         return y + shortcut
 
 

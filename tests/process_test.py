@@ -1,0 +1,78 @@
+"""Tests of cglo_jax/process.py."""
+
+import os
+import subprocess
+import sys
+
+from cglo_jax import process
+
+_LOG_LEVEL, _FLAGS, _MEMORY = "TF_CPP_MIN_LOG_LEVEL", "XLA_FLAGS", "GLIBC_TUNABLES"
+
+
+def run(program: str, **environment: str) -> list[str]:
+    """Runs Python code that ends by printing, returns the lines."""
+    kept = {k: v for k, v in os.environ.items() if k not in (_FLAGS, _MEMORY)}
+    command = [sys.executable, "-c", f"from cglo_jax import process\n{program}", "x y"]
+    done = subprocess.run(
+        command, env={**kept, **environment}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
+
+
+def test_what_the_environment_says_is_kept(monkeypatch):
+    mine = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE"
+    monkeypatch.setenv(_LOG_LEVEL, "3")
+    monkeypatch.setenv(_FLAGS, mine)
+    process.prepare()
+    assert (os.environ[_LOG_LEVEL], os.environ[_FLAGS]) == ("3", mine)
+
+
+def test_flags_are_added_to_those_of_the_environment(monkeypatch):
+    monkeypatch.setenv(_FLAGS, "--xla_cpu_multi_thread_eigen=true")
+    process.prepare()
+    process.prepare()
+    first, *others = os.environ[_FLAGS].split()
+    assert first == "--xla_cpu_multi_thread_eigen=true"
+    assert [flag.partition("=")[0] for flag in others] == [
+        "--xla_cpu_experimental_ynn_fusion_type"
+    ]
+
+
+def test_xla_takes_the_flags():
+    """A flag that XLA does not know ends the process; this one changes who convolves."""
+    program = """
+process.prepare()
+import jax, jax.numpy as jnp
+layout = ("NHWC", "HWIO", "NHWC")
+conv = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=layout)
+x, k = jnp.ones((8, 16, 16, 32)), jnp.ones((3, 3, 32, 32))
+print("ynn" in jax.jit(conv).lower(x, k).compile().as_text())
+"""
+    assert run(program) == ["False"]
+    if jax_is_before("0.12"):
+        assert run(program.replace("process.prepare()", "")) == ["True"]
+
+
+def jax_is_before(version: str) -> bool:
+    import jax
+
+    return jax.__version_info__ < tuple(map(int, version.split(".")))
+
+
+def test_a_program_starts_anew_once_with_its_arguments(tmp_path):
+    policy = tmp_path / "enabled"
+    policy.write_text("always [madvise] never\n")
+    program = f"""
+import os, pathlib, sys
+process._POLICY = pathlib.Path({str(policy)!r})
+print("start", flush=True)
+process.use_huge_pages()
+print(os.environ.get("GLIBC_TUNABLES"), sys.argv)
+"""
+    started = ["start", "start", "glibc.malloc.hugetlb=1 ['-c', 'x y']"]
+    assert run(program) == started
+    assert run(program, GLIBC_TUNABLES="") == ["start", " ['-c', 'x y']"]
+    policy.write_text("[always] madvise never\n")
+    assert run(program) == ["start", "None ['-c', 'x y']"]
+    policy.unlink()
+    assert run(program) == ["start", "None ['-c', 'x y']"]
