@@ -5,8 +5,9 @@
     python -m experiments.benchmark_steps --rows=cglo
 
 Ours and PyTorch's, see torch_steps.py, take turns in one process: A B C A B C ..., as timings of shared
-machines drift. Medians and quartiles of a turn's seconds per step; the speed of ours over theirs. With
-a GPU, networks compute in bfloat16. Images and weights are random: they do not change the work. "Cached":
+machines drift. A turn starts with a step that is not timed: memory that the last program gave back
+has to be got again. Medians and quartiles of a turn's seconds per step; the speed of ours over theirs.
+Both have memory in huge pages, see cglo_jax/process.py. With a GPU, networks compute in bfloat16. Images and weights are random: they do not change the work. "Cached":
 VGG-16's features of the images are computed once. "With the authors' passes" is our network with the passes
 of their code, not their network.
 """
@@ -194,6 +195,7 @@ def take_turns(
     times = {name: [] for name in programs}
     for turn in range(turns + 2):
         for name, step in programs.items():
+            wait(step())
             began = time.perf_counter()
             for _ in range(steps):
                 result = step()
@@ -269,6 +271,9 @@ def main() -> None:
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "platform": platform.platform(),
             "cores": work.count_cores(),
+            "settings": {
+                name: os.environ.get(name) for name in ("XLA_FLAGS", "GLIBC_TUNABLES")
+            },
             "environment": environment(jax.local_devices()[:1]),
         }
         loop.append_record(RESULTS, record)

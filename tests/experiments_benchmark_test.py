@@ -110,5 +110,5 @@ def test_programs_take_turns():
     order = []
     programs = {name: lambda name=name: order.append(name) for name in "ab"}
     times = benchmark_steps.take_turns(programs, turns=2, steps=3)
-    assert "".join(order) == "aaabbb" * 4  # two turns to warm up
+    assert "".join(order) == "aaaabbbb" * 4  # two turns and a step of each to warm up
     assert {name: len(t) for name, t in times.items()} == {"a": 2, "b": 2}
