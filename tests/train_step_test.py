@@ -243,6 +243,31 @@ def test_the_compiled_step_is_fast_on_cpu_and_donates_its_state():
     assert all(leaf.is_deleted() for leaf in old)
 
 
+@pytest.mark.parametrize(("dtype", "type_"), [("bfloat16", "bf16"), ("float32", "f32")])
+def test_every_convolution_of_the_step_computes_in_dtype(dtype, type_):
+    """G, VGG-16 and f_phi, forwards and backwards; parameters, statistics and loss stay float32."""
+    config = create_config(
+        **{
+            "dtype": dtype,
+            "reconstruction.loss": "perceptual",
+            "reconstruction.weights": "random",
+        }
+    )
+    bench = Bench(config, create_dataset(size=16))
+    step_fn = train.compiled_step(bench.spec, True, bench.devices)
+    batch = parallel.shard(BATCH.astype(np.int32), bench.devices)
+    text = step_fn.lower(bench.state, bench.shared, batch).as_text()
+    operands = re.findall(
+        r"stablehlo\.convolution.*: \(tensor<[\dx]*x(\w+)>, tensor<[\dx]*x(\w+)>\)",
+        text,
+    )
+    assert len(operands) == len(re.findall(r"stablehlo\.convolution\(", text)) > 20
+    assert set(operands) == {(type_, type_)}
+    kept = jax.tree.leaves((bench.state.params, bench.state.batch_stats))
+    assert {leaf.dtype for leaf in kept} == {jnp.dtype("float32")}
+    assert np.isfinite(bench.step(BATCH)["loss"])
+
+
 def test_perceptual_step_with_random_weights_computes_equation_1():
     config = create_config(
         **{
