@@ -21,6 +21,7 @@ from cglo_jax import cglo, codes, data, fit_codes, loop, train
 from cglo_jax.reconstruction import reconstruction_loss
 from cglo_jax.results import environment
 from configs import digits
+from experiments import entry
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "added_images.jsonl"
 SHOTS = 5
@@ -108,4 +109,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from cglo_jax import autoaugment, data
+from experiments import entry
 
 NAMES = sorted({name for pair in autoaugment.POLICY for name, _, _ in pair})
 IMAGES = 32
@@ -132,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

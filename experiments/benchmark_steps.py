@@ -4,12 +4,13 @@
     python -m experiments.benchmark_steps                 # all rows; some minutes on two cores
     python -m experiments.benchmark_steps --rows=cglo
 
-Ours and PyTorch's, see torch_steps.py, take turns in one process: A B C A B C ..., as timings of shared
-machines drift. A turn starts with a step that is not timed: memory that the last program gave back
-has to be got again. Medians and quartiles of a turn's seconds per step; the speed of ours over theirs.
-Both have memory in huge pages, see cglo_jax/process.py. With a GPU, networks compute in bfloat16. Images and weights are random: they do not change the work. "Cached":
-VGG-16's features of the images are computed once. "With the authors' passes" is our network with the passes
-of their code, not their network.
+Ours and PyTorch's, see torch_steps.py, take turns in one process: A B C A B C ..., as timings of
+shared machines drift. A turn starts with a step that is not timed: memory that the last program
+freed has to be allocated again. Printed are the medians and quartiles of a turn's seconds per step
+and the median of the turns' ratios. Both have memory in huge pages where Linux leaves the choice,
+see cglo_jax/process.py. With a GPU, networks compute in bfloat16. Images and weights are random:
+they do not change the work. "Cached": VGG-16's features of the images are computed once. "With the
+authors' passes" is our network with the passes of their code, not their network.
 """
 
 import argparse

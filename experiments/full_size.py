@@ -42,6 +42,7 @@ from PIL import Image
 from cglo_jax import loop, prepare, train
 from cglo_jax.checkpoints import restore_latest_model
 from cglo_jax.results import read_result, result_path
+from experiments import entry
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = pathlib.Path(__file__).parent / "results" / "full_size.jsonl"
@@ -297,4 +298,4 @@ def write_results(workdir: pathlib.Path, usages: list[Usage], flags: list[str]) 
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

@@ -19,6 +19,7 @@ from cglo_jax import cglo, data, loop, losses, parallel, train
 from cglo_jax.order import Schedule
 from cglo_jax.results import environment
 from configs import cifar100
+from experiments import entry
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "gamma_cifar100.jsonl"
 GAMMAS = (0.0, 0.02, 0.1, 0.5)
@@ -77,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from cglo_jax import config, data
+from experiments import entry
 
 CIFAR = ("apple", "bicycle", "castle", "leopard", "rocket", "sunflower", "tractor")
 DIGITS = (0, 1, 7)
@@ -53,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

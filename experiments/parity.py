@@ -34,7 +34,7 @@ import numpy as np
 
 from cglo_jax import loop
 from cglo_jax.results import environment
-from experiments import flax_networks
+from experiments import entry, flax_networks
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "parity.jsonl"
 GOLDEN = pathlib.Path(__file__).parents[1] / "tests" / "golden"
@@ -243,4 +243,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

@@ -30,6 +30,7 @@ from cglo_jax import (
 from cglo_jax.results import read_result, result_path
 from cglo_jax.verdict import standard_error
 from configs import cifar100
+from experiments import entry
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "results" / "reconstruction_losses.jsonl"
@@ -120,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

@@ -35,6 +35,8 @@ PAPER = (
     "cglo",
     {"weak_classifier.gamma": 0.5, "train.code_lr": 1e-3, "latent.noise_std": 0.15},
 )
+from experiments import entry
+
 CONTROLS = ("baseline", "pixelmix")
 
 
@@ -148,4 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    entry.run(main)

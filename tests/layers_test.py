@@ -50,6 +50,14 @@ def test_tiny_conv_equals_native_with_gradients(side):
     np.testing.assert_allclose(tiny[0], numpy_conv(x, kernel), rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("module", [layers.Conv1x1(3), layers.Conv3x3(3)])
+@pytest.mark.parametrize("channels", [3, 8])
+def test_a_batch_may_be_empty(module, channels):
+    x = jnp.zeros((0, 4, 4, channels))
+    variables = module.init(jax.random.key(0), x)
+    assert module.apply(variables, x).shape == (0, 4, 4, 3)
+
+
 @pytest.mark.parametrize("side", [(1, 1), (1, 3), (3, 3), (5, 4)])
 @pytest.mark.parametrize(
     ("form", "channels"),
@@ -151,6 +159,10 @@ def test_cpu_form_is_chosen_on_cpu_and_native_on_gpu():
         layers.Conv3x3(5), (1, 3, 3, 3), "cpu"
     )
     assert "stablehlo.convolution" not in lowered(tiny, (1, 3, 3, 5), "cpu")
+    assert "stablehlo.convolution" not in lowered(
+        layers.Conv3x3(5), (1, 3, 3, 4), "cpu"
+    )
+    assert "stablehlo.convolution" in lowered(layers.Conv3x3(5, 2), (1, 3, 3, 3), "cpu")
     assert "stablehlo.convolution" in lowered(tiny, (1, 3, 3, 5), "cuda")
     assert "stablehlo.convolution" in lowered(tiny, (1, 2, 2, 3), "cuda")
     assert "lhs_dilate = [2, 2]" not in lowered(up, (1, 4, 4, 3), "cpu")

@@ -30,6 +30,7 @@ def test_what_the_environment_says_is_kept(monkeypatch):
 
 
 def test_flags_are_added_to_those_of_the_environment(monkeypatch):
+    monkeypatch.setenv(_LOG_LEVEL, "1")
     monkeypatch.setenv(_FLAGS, "--xla_cpu_multi_thread_eigen=true")
     process.prepare()
     process.prepare()
@@ -38,6 +39,13 @@ def test_flags_are_added_to_those_of_the_environment(monkeypatch):
     assert [flag.partition("=")[0] for flag in others] == [
         "--xla_cpu_experimental_ynn_fusion_type"
     ]
+
+
+def test_a_file_of_flags_is_left_alone(monkeypatch):
+    monkeypatch.setenv(_LOG_LEVEL, "1")
+    monkeypatch.setenv(_FLAGS, "/etc/flags")
+    process.prepare()
+    assert os.environ[_FLAGS] == "/etc/flags"
 
 
 def test_xla_takes_the_flags():
@@ -70,5 +78,8 @@ print(os.environ.get("GLIBC_TUNABLES"), sys.argv)
     assert run(program, GLIBC_TUNABLES="") == ["start", " ['-c', 'x y']"]
     policy.write_text("[always] madvise never\n")
     assert run(program) == ["start", "None ['-c', 'x y']"]
+    policy.write_text("always [madvise] never\n")
+    debugged = f"import sys\nsys.settrace(lambda *_: None)\n{program}"
+    assert run(debugged) == ["start", "None ['-c', 'x y']"]
     policy.unlink()
     assert run(program) == ["start", "None ['-c', 'x y']"]

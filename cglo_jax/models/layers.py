@@ -5,11 +5,11 @@ second form with the same parameters and the same values, chosen when the progra
 lowered (`jax.lax.platform_dependent`); GPUs keep the native one:
 
 * 3x3 convolutions on maps of fewer than 9 pixels (30-40x): one matmul.
-* 3x3 convolutions from or to an image's few channels (1.5-3x): one matmul.
+* 3x3 convolutions from or to an image's few channels (their gradients 1.5-3x): one matmul.
 * stride-2 transposed convolutions (7-30x): four ordinary 2x2 convolutions.
 
-Two have one form everywhere: 1x1 convolutions are matmuls (their gradient: 1-6x on a CPU),
-max pooling is a maximum of slices (its gradient: 9-40x).
+Two have one form everywhere: 1x1 convolutions are matmuls (their gradient: 1-6x), max pooling is
+a maximum of slices (its gradient: 9-40x). All factors are a CPU's; nothing was timed on a GPU.
 """
 
 import functools
@@ -24,7 +24,10 @@ from jax.typing import DTypeLike
 
 Initializer = jax.nn.initializers.Initializer
 
+_Form = Callable[[jax.Array, jax.Array], jax.Array]  # of (x, kernel)
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+_FEW = 4  # channels of an image at most; measured with 3
 
 
 def conv3x3_native(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
@@ -56,13 +59,10 @@ def conv3x3_tiny(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _matmul(
     x: jax.Array, matrix: jax.Array, dtype: DTypeLike | None = None
 ) -> jax.Array:
-    """Multiplies every pixel of [B, H, W, C] by [C, O], as matrices: on CPU faster than x @ matrix.
-
-    Args:
-      dtype: Of the result; None for that of x.
-    """
-    y = jnp.matmul(x.reshape(-1, x.shape[-1]), matrix, preferred_element_type=dtype)
-    return y.reshape(*x.shape[:-1], -1)
+    """Multiplies every pixel of [B, H, W, C] by a matrix [C, O]; dtype: the result's, None: x's."""
+    rows = x.reshape(-1, x.shape[-1])  # as a matrix: x @ matrix takes longer on CPU
+    y = jnp.matmul(rows, matrix, preferred_element_type=dtype)
+    return y.reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 def _shifts(x: jax.Array) -> list[jax.Array]:
@@ -77,15 +77,16 @@ def conv3x3_from_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     The patches are nine times as large as x.
     """
-    o = kernel.shape[-1]
-    return _matmul(jnp.concatenate(_shifts(x), -1), kernel.reshape(-1, o))
+    patches = jnp.concatenate(_shifts(x), -1)  # [B, H, W, 9 C]
+    return _matmul(patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
 def conv3x3_to_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Computes `conv3x3_native` with stride 1 as one matmul and shifts; for few channels O."""
     c, o = kernel.shape[2:]
     kernel = kernel.transpose(2, 0, 1, 3).reshape(c, 9 * o)
-    taps = _matmul(x, kernel, jnp.float32)  # [B, H, W, 9 O]
+    dtype = jnp.promote_types(x.dtype, jnp.float32)  # of the sum
+    taps = _matmul(x, kernel, dtype)  # [B, H, W, 9 O]
     shifted = (y[..., o * t : o * (t + 1)] for t, y in enumerate(_shifts(taps)))
     return functools.reduce(jnp.add, shifted).astype(x.dtype)
 
@@ -186,11 +187,8 @@ def _operands(
     return promote_dtype(x, kernel, bias, dtype=layer.dtype)
 
 
-_FEW = 4  # channels, an image's
-
-
-def _form_on_cpu(x: jax.Array, features: int, stride: int) -> Callable | None:
-    """Returns the form of a 3x3 convolution of x that is fast on CPU; None: the native one."""
+def _form_on_cpu(x: jax.Array, features: int, stride: int) -> _Form | None:
+    """Returns the form that a 3x3 convolution of x has on CPU; None: the native one there too."""
     if stride != 1:
         return None
     if x.shape[1] * x.shape[2] < 9:
