@@ -7,8 +7,6 @@ import shutil
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from cglo_jax import process
-
 # Before JAX starts. Four CPU devices, with threads enough for them on few cores. Tests compile a lot
 # and compute little, so LLVM optimises nothing; XLA's own passes, which matter here, still run.
 os.environ.setdefault("NPROC", "16")
@@ -21,8 +19,6 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_backend_optimization_level=0",
     ]
 )
-process.prepare()
-
 import jax
 import numpy as np
 import pytest
