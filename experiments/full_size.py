@@ -4,11 +4,11 @@
     python -m experiments.full_size cifar100 --data_dir=DIR --workdir=runs/full
 
 Runs `python -m cglo_jax.main` with configs/cub.py:2 or configs/cifar100.py:10, unchanged but for
-the fields in `choose_fields`, each stage in a process of its own. It shows that they run, how
-fast and in how much memory, and nothing of accuracy: VGG-16 and ResNet-50 have random weights
-unless --vgg=FILE and --resnet=FILE give others, and CUB-200's images are made up. These come in
-archives as the official ones are and are prepared by `cglo_jax.prepare` itself; only the sha256
-that it expects is theirs.
+the fields in `choose_fields`, each stage in a process of its own. It shows that they run, how fast
+and in how much memory, and nothing of accuracy: VGG-16 and ResNet-50 have random weights unless
+--vgg=FILE and --resnet=FILE give others, and CUB-200's images are made up. These come in archives
+as the official ones are and are prepared by `cglo_jax.prepare` itself; only the sha256 that it
+expects is theirs.
 
 The first step's time is the program's own (timings.jsonl) and includes compilation. A later step's
 is the time between two lines of metrics.jsonl, one a step, watched every POLL_S seconds from outside.

@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from cglo_jax import classify, data, loop, train
 from cglo_jax.results import read_result, result_path
 from configs import digits
+from experiments import entry
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "sweep_digits.jsonl"
 SEEDS = (10, 11, 12, 13, 14)  # not those of the config, which are for reporting
@@ -35,8 +36,6 @@ PAPER = (
     "cglo",
     {"weak_classifier.gamma": 0.5, "train.code_lr": 1e-3, "latent.noise_std": 0.15},
 )
-from experiments import entry
-
 CONTROLS = ("baseline", "pixelmix")
 
 

@@ -19,6 +19,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_backend_optimization_level=0",
     ]
 )
+
 import jax
 import numpy as np
 import pytest
