@@ -56,6 +56,13 @@ def _quiet_again():
     logging.set_verbosity(verbosity)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Frees what a module compiled: a process may map only so many pieces of memory."""
+    yield
+    jax.clear_caches()
+
+
 def create_dataset(
     n: int = 24,
     *,
