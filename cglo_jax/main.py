@@ -56,8 +56,7 @@ def main(command: command_line.Command) -> None:
 
 def run() -> None:
     """Entry point: one line and status 2 for a user's error, 130 for an interrupt."""
-    process.use_huge_pages()
-    process.prepare()
+    process.start()
     try:
         main(command_line.parse(sys.argv))
     except UserError as error:

@@ -20,6 +20,7 @@ import numpy as np
 from cglo_jax import weight_files, weights_cache
 from cglo_jax.errors import UserError
 from cglo_jax.models import resnet, vgg
+from cglo_jax.process import cache_dir
 from cglo_jax.weight_files import Shape, Stamp, sha256_of, stamp_of
 from cglo_jax.weights_cache import PINNED
 
@@ -248,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
         for network in dict.fromkeys(args.networks):
             weights_cache.get(PINNED[network], SHAPES[network](), full=args.full)
             print(load(network, "imagenet")[1].describe())
-            print(weights_cache.folder() / PINNED[network].file, flush=True)
+            print(cache_dir() / PINNED[network].file, flush=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""What a program sets for its process before JAX starts."""
+"""What a program sets for its process before JAX starts, where the environment does not say otherwise."""
 
 import contextlib
 import os
@@ -12,15 +12,61 @@ _YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _ALL_BUT_CONVOLUTIONS = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 _POLICY = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_MOST_PROGRAMS = 10**9  # bytes of compiled programs that are kept
+
+
+def start() -> None:
+    """Prepares the process of a program; everything that is run from a shell begins with it."""
+    use_huge_pages()
+    keep_programs()
+    prepare()
 
 
 def prepare() -> None:
-    """Sets what JAX reads when it starts, where the environment does not say otherwise."""
+    """Sets how XLA computes and what it logs."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # XLA's informational lines
     flags = os.environ.get("XLA_FLAGS", "").strip()
     if _YNN_FLAG in flags or (flags and not flags.startswith("-")):  # a file of flags
         return
     os.environ["XLA_FLAGS"] = f"{flags} {_YNN_FLAG}={_ALL_BUT_CONVOLUTIONS}".strip()
+
+
+def cache_dir() -> pathlib.Path:
+    """Returns $CGLO_CACHE, else $XDG_CACHE_HOME/cglo_jax, else ~/.cache/cglo_jax."""
+    path = os.environ.get("CGLO_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cglo_jax"
+    )
+    return pathlib.Path(os.path.expanduser(path)).absolute()
+
+
+def keep_programs() -> None:
+    """Lets JAX keep what it compiles in `cache_dir()`/programs.
+
+    A program is found again by its operations, flags, compiler, threads and kind of processor. An
+    empty JAX_COMPILATION_CACHE_DIR keeps none; so does a folder that cannot be written to.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = cache_dir() / "programs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _remove_oldest(folder, _MOST_PROGRAMS)
+    except OSError:
+        return
+    if os.access(folder, os.W_OK):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+
+
+def _remove_oldest(folder: pathlib.Path, most: int) -> None:
+    """Removes the oldest files of a folder until the others have at most `most` bytes.
+
+    JAX's own limit fails for good once a process is killed while it writes.
+    """
+    entries = sorted((entry.stat().st_mtime, entry) for entry in folder.iterdir())
+    for _, entry in reversed(entries):
+        most -= entry.stat().st_size
+        if most < 0:
+            entry.unlink(missing_ok=True)
 
 
 def use_huge_pages() -> None:

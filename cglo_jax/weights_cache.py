@@ -10,7 +10,6 @@ since, which finds damage; it does not protect against somebody who may write to
 """
 
 import http.client
-import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import NamedTuple
 from cglo_jax import download, remote_tensors, weight_files
 from cglo_jax.download import Archive
 from cglo_jax.errors import UserError
+from cglo_jax.process import cache_dir
 from cglo_jax.weight_files import Shape, sha256_of
 
 HOST = "https://huggingface.co"
@@ -79,14 +79,6 @@ PINNED = {
 # The folder
 
 
-def folder() -> Path:
-    """Returns $CGLO_CACHE, else $XDG_CACHE_HOME/cglo_jax, else ~/.cache/cglo_jax."""
-    path = os.environ.get("CGLO_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or "~/.cache", "cglo_jax"
-    )
-    return Path(os.path.expanduser(path)).absolute()
-
-
 def digest_path(path: Path) -> Path:
     """Returns the file beside `path` with its digest, as `sha256sum --check` reads."""
     return path.with_name(f"{path.name}.sha256")
@@ -118,7 +110,7 @@ def get(pinned: Pinned, shapes: Mapping[str, Shape], *, full: bool = False) -> P
     Raises:
         UserError: they cannot be fetched or kept, or are not what was published.
     """
-    path = folder() / pinned.file
+    path = cache_dir() / pinned.file
     again = full and pinned.in_part
     if not again and is_intact(path, pinned):
         return path
@@ -164,7 +156,7 @@ def fetch(
         raise UserError(
             f"{pinned.url} could not be fetched ({reason}): get this file by hand and "
             f"pass {pinned.option}=FILE, or run python -m cglo_jax.pretrained "
-            f"{pinned.network} on a machine with a network and copy {folder()} from it"
+            f"{pinned.network} on a machine with a network and copy {cache_dir()} from it"
         ) from error
     about = {
         "licence": pinned.licence,

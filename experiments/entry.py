@@ -12,8 +12,7 @@ def run(main: Callable[[], int | None]) -> None:
 
     A user's error is one line and status 2, an interrupt one line and status 130.
     """
-    process.use_huge_pages()
-    process.prepare()
+    process.start()
     try:
         sys.exit(main())
     except UserError as error:

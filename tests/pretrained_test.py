@@ -38,6 +38,7 @@ from cglo_jax import (
     weights_cache,
 )
 from cglo_jax.models import resnet, vgg
+from cglo_jax.process import cache_dir
 
 VGG_WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512)
 
@@ -311,7 +312,7 @@ def test_the_command_fetches_ahead(server, capfd, monkeypatch):
     out, err = capfd.readouterr()
     lines = out.splitlines()
     assert err == "" and len(lines) == 4
-    folder = weights_cache.folder()
+    folder = cache_dir()
     assert lines[1] == str(folder / RESNET_FILE)
     assert lines[3] == str(folder / VGG_FILE)
     for line, path in ((lines[0], RESNET_FILE), (lines[2], VGG_FILE)):
@@ -324,12 +325,12 @@ def test_the_command_fetches_ahead(server, capfd, monkeypatch):
 
 def test_full_checks_all_of_vgg16_and_keeps_the_same_bytes(server, monkeypatch):
     assert run("vgg16") == 0
-    kept = {name: (weights_cache.folder() / name).read_bytes() for name in cached()}
+    kept = {name: (cache_dir() / name).read_bytes() for name in cached()}
     server.ranges.clear()
     server.plan = [100]  # the connection drops once
     assert run("vgg16", "--full") == 0
     assert server.ranges == [None, "bytes=100-"]
-    assert kept == {n: (weights_cache.folder() / n).read_bytes() for n in cached()}
+    assert kept == {n: (cache_dir() / n).read_bytes() for n in cached()}
     assert run("resnet50", "--full") == 0
     go_offline(monkeypatch)
     assert run("resnet50", "--full") == 0  # was checked whole: nothing to do
@@ -341,13 +342,13 @@ def test_full_refuses_what_a_part_cannot_show(server, monkeypatch, capfd):
     other[-1] ^= 1  # in a tensor that is not fetched
     server.files[path] = bytes(other)
     assert run("vgg16") == 0
-    before = {n: (weights_cache.folder() / n).read_bytes() for n in cached()}
+    before = {n: (cache_dir() / n).read_bytes() for n in cached()}
     capfd.readouterr()
     assert run("vgg16", "--full") == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: ") and "not the official model.safetensors" in line
     assert hashlib.sha256(other).hexdigest() in line
-    assert before == {n: (weights_cache.folder() / n).read_bytes() for n in cached()}
+    assert before == {n: (cache_dir() / n).read_bytes() for n in cached()}
 
 
 def test_resnet50_with_another_sha256_is_refused(server, capfd):

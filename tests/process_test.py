@@ -9,11 +9,14 @@ import jax
 from cglo_jax import process
 
 _LOG_LEVEL, _FLAGS, _MEMORY = "TF_CPP_MIN_LOG_LEVEL", "XLA_FLAGS", "GLIBC_TUNABLES"
+_PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
 
 
 def run(program: str, **environment: str) -> list[str]:
     """Runs Python code that ends by printing, returns the lines."""
-    kept = {k: v for k, v in os.environ.items() if k not in (_FLAGS, _MEMORY)}
+    kept = {
+        k: v for k, v in os.environ.items() if k not in (_FLAGS, _MEMORY, _PROGRAMS)
+    }
     command = [sys.executable, "-c", f"from cglo_jax import process\n{program}", "x y"]
     done = subprocess.run(
         command, env={**kept, **environment}, capture_output=True, text=True, check=True
@@ -83,3 +86,63 @@ print(os.environ.get("GLIBC_TUNABLES"), sys.argv)
     assert run(debugged) == ["start", "None ['-c', 'x y']"]
     policy.unlink()
     assert run(program) == ["start", "None ['-c', 'x y']"]
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("CGLO_CACHE", str(tmp_path / "cache"))
+    assert process.cache_dir() == tmp_path / "cache"
+    monkeypatch.setenv("CGLO_CACHE", "~/mine")
+    assert process.cache_dir() == tmp_path / "home" / "mine"
+    monkeypatch.delenv("CGLO_CACHE")
+    assert process.cache_dir() == tmp_path / "xdg" / "cglo_jax"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert process.cache_dir() == tmp_path / "home" / ".cache" / "cglo_jax"
+
+
+def test_programs_are_kept_and_found_again(tmp_path):
+    program = """
+process.keep_programs()
+import jax
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.monitoring.register_event_listener(lambda event, **_: print(event.split("/")[-1]))
+jax.jit(lambda x: x + 1)(1.0)
+"""
+    hits = []
+    for _ in range(2):
+        lines = run(program, CGLO_CACHE=str(tmp_path))
+        hits.append((lines.count("cache_misses") > 0, lines.count("cache_hits") > 0))
+    assert hits == [(True, False), (False, True)]
+    assert any((tmp_path / "programs").glob("jit__lambda-*-cache"))
+
+
+def test_what_the_environment_says_of_kept_programs_counts(monkeypatch, tmp_path):
+    monkeypatch.setenv("CGLO_CACHE", str(tmp_path))
+    monkeypatch.setenv(_PROGRAMS, "")
+    process.keep_programs()
+    assert os.environ[_PROGRAMS] == "" and not list(tmp_path.iterdir())
+
+
+def test_no_program_is_kept_where_that_cannot_be(monkeypatch, tmp_path):
+    (tmp_path / "programs").write_text("in the way")
+    monkeypatch.setenv("CGLO_CACHE", str(tmp_path))
+    monkeypatch.setenv(_PROGRAMS, "to be restored")
+    monkeypatch.delenv(_PROGRAMS)
+    process.keep_programs()
+    assert _PROGRAMS not in os.environ
+
+
+def test_the_oldest_programs_leave(monkeypatch, tmp_path):
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    for age, name in enumerate("dbca"):
+        (folder / name).write_bytes(bytes(10))
+        os.utime(folder / name, (1000 - age, 1000 - age))
+    monkeypatch.setattr(process, "_MOST_PROGRAMS", 25)
+    monkeypatch.setenv("CGLO_CACHE", str(tmp_path))
+    monkeypatch.setenv(_PROGRAMS, "to be restored")
+    monkeypatch.delenv(_PROGRAMS)
+    process.keep_programs()
+    assert sorted(path.name for path in folder.iterdir()) == ["b", "d"]
+    assert os.environ[_PROGRAMS] == str(folder)

@@ -26,6 +26,7 @@ from published_weights import (
 )
 
 from cglo_jax import pretrained, weights_cache
+from cglo_jax.process import cache_dir
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +168,7 @@ def damage(kind: str, path: Path) -> None:
 def test_a_damaged_cache_is_fetched_again(server, monkeypatch, capfd, network, kind):
     first, provenance = pretrained.load(network, "imagenet")
     files = cached()
-    path = weights_cache.folder() / files[0]
+    path = cache_dir() / files[0]
     damage(kind, path)
     go_offline(monkeypatch)
     assert "could not be fetched" in refusal(network, "imagenet")  # never used
@@ -180,18 +181,6 @@ def test_a_damaged_cache_is_fetched_again(server, monkeypatch, capfd, network, k
     go_offline(monkeypatch)
     pretrained.load(network, "imagenet")
     assert capfd.readouterr().err == ""
-
-
-def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert weights_cache.folder() == tmp_path / "cache"
-    monkeypatch.setenv("CGLO_CACHE", "~/mine")
-    assert weights_cache.folder() == tmp_path / "home" / "mine"
-    monkeypatch.delenv("CGLO_CACHE")
-    assert weights_cache.folder() == tmp_path / "xdg" / "cglo_jax"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert weights_cache.folder() == tmp_path / "home" / ".cache" / "cglo_jax"
 
 
 def test_a_cache_that_cannot_be_written(server, monkeypatch, tmp_path):
