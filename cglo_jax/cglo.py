@@ -1,7 +1,6 @@
 """The model of the paper, its state and its loss, as pure functions."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ from cglo_jax.models.latent_classifier import LatentClassifier
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.models.weak_classifier import WeakClassifier
 from cglo_jax.order import unlabelled_steps_per_epoch
-from cglo_jax.reconstruction import cache_features, reconstruction_loss
+from cglo_jax.reconstruction import cache_features, cached_shapes, reconstruction_loss
 
 
 @struct.dataclass
@@ -59,10 +58,23 @@ class Shared(NamedTuple):
 
 
 def create_shared(
-    key: jax.Array, dataset: Dataset, vgg: dict[str, Any], cache_gb: float, *, spec: Any
+    key: jax.Array,
+    dataset: Dataset,
+    vgg: dict[str, Any],
+    cache_gb: float,
+    *,
+    spec: Any,
+    outline: bool = False,
 ) -> Shared:
-    """Returns what the steps on `dataset` read; cache_gb: see `reconstruction.cache_features`."""
-    features = cache_features(dataset.images, vgg, cache_gb, spec=spec)
+    """Returns what the steps on `dataset` read; cache_gb: see `reconstruction.cache_features`.
+
+    As an outline it has shapes and types for features.
+    """
+    features = (
+        cached_shapes(len(dataset.ids), cache_gb, spec=spec)
+        if outline
+        else cache_features(dataset.images, vgg, cache_gb, spec=spec)
+    )
     labels, weights = dataset.labels, dataset.class_weights
     return Shared(key, dataset.images, labels, weights, vgg, features)
 
@@ -77,7 +89,7 @@ class StepSpec:
     layer_weights: tuple[float, ...]
     pixel_weight: float
     gamma: float
-    weak_loss: str  # of WEAK_LOSSES
+    weak_loss: str  # of losses.WEAK_LOSSES
     noise_added: bool  # to the codes, beside which it stands otherwise
     noise_std: float
     generator_lr: float
@@ -220,23 +232,6 @@ def enter_noise(
     return (z + eps, None) if spec.noise_added else (z, eps)
 
 
-def _cosine_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    return losses.cosine_loss(logits, jax.nn.one_hot(labels, logits.shape[-1]))
-
-
-def _double_softmax(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The authors' code takes a softmax for logits: K classes cannot get below log(1 + (K-1)/e)."""
-    return losses.cross_entropy(jax.nn.softmax(logits), labels)
-
-
-# Of f_phi's outputs [B, K] and int labels [B] -> [B]; of label -1 any finite value.
-WEAK_LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "cross_entropy": losses.cross_entropy,
-    "cosine": _cosine_loss,
-    "double_softmax": _double_softmax,
-}
-
-
 def compute_loss(
     params: dict[str, Any],
     z: jax.Array,
@@ -252,7 +247,7 @@ def compute_loss(
     """Computes L = L_rec + gamma L_ce of Algorithm 1, or L = L_rec without the weak classifier.
 
     L_ce of an unlabelled image is 0. It is of G's image, or of z itself, before noise is
-    added, if f_phi takes codes. It may be another loss, see WEAK_LOSSES.
+    added, if f_phi takes codes. It may be another loss, see losses.WEAK_LOSSES.
 
     Args:
       params, batch_stats: of both networks, see `TrainState`.
@@ -288,7 +283,9 @@ def compute_loss(
         )
         batch_stats["weak_classifier"] = new.get("batch_stats", {})
         weights = jnp.where(labels < 0, 0, shared.class_weights[labels])
-        weak_loss = (weights * WEAK_LOSSES[spec.weak_loss](logits, labels)).mean()
+        weak_loss = (
+            weights * losses.WEAK_LOSSES[spec.weak_loss](logits, labels)
+        ).mean()
         metrics["loss"] = reconstruction + spec.gamma * weak_loss
         name = "cosine_loss" if spec.weak_loss == "cosine" else "cross_entropy"
         metrics[name] = weak_loss

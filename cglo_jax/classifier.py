@@ -163,7 +163,7 @@ def create_batch(
 def train_step(
     state: ClassifierState, shared: Shared, indices: jax.Array, *, spec: StepSpec
 ) -> tuple[ClassifierState, dict[str, jax.Array]]:
-    """One SGD step on images made on the device; runs inside `parallel.pmap_step`.
+    """One SGD step on images made on the device; runs inside a `parallel.MappedStep`.
 
     Args:
       indices: int32 [B], this device's images.

@@ -12,14 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import classifier, loop, mixmatch, parallel, pretrained, synthesis, train
+from cglo_jax import classifier, loop, memory, mixmatch, parallel, pretrained, train
 from cglo_jax.config import check_fingerprint, classify_fingerprint
 from cglo_jax.data import Dataset, batch_that_fits, to_float
 from cglo_jax.errors import UserError
 from cglo_jax.methods import METHODS
 from cglo_jax.order import BatchOrder
 from cglo_jax.pretrained import NO_WEIGHTS, RANDOM, Origin
-from cglo_jax.results import describe_data, environment, read_result, result_path
+from cglo_jax.results import (
+    describe_data,
+    environment,
+    read_result,
+    result_path,
+    top_k_accuracy,
+)
+from cglo_jax.synthesis import create_sampler
 
 
 @functools.cache
@@ -27,8 +34,8 @@ def compiled_step(
     spec: classifier.StepSpec,
     devices: tuple[jax.Device, ...],
     constants: mixmatch.MixMatch | None = None,
-) -> Callable:
-    """Returns the pmapped step, the same object for the same arguments (one compilation).
+) -> parallel.MappedStep:
+    """Returns the mapped step, the same object for the same arguments (one compilation).
 
     It is `classifier.train_step`, or `mixmatch.train_step` if its constants are given.
     """
@@ -36,7 +43,7 @@ def compiled_step(
         step = functools.partial(classifier.train_step, spec=spec)
     else:
         step = functools.partial(mixmatch.train_step, spec=spec, mixmatch=constants)
-    return parallel.pmap_step(step, devices)
+    return parallel.MappedStep(step, devices)
 
 
 @functools.cache
@@ -71,19 +78,6 @@ def evaluate(
         return np.asarray(on_devices).reshape(size, -1)
 
     return parallel.map_batches(logits, dataset.images, size)
-
-
-def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Returns the percentage of images whose label is among the k largest logits.
-
-    Exact over all images; of equal logits the label's counts as the smallest.
-
-    Args:
-      logits: float [n, K]. labels: int [n].
-    """
-    of_label = np.take_along_axis(logits, labels[:, None], 1)
-    rank = (logits >= of_label).sum(1)  # the label's own logit counts: rank >= 1
-    return 100 * float(((rank >= 1) & (rank <= k)).mean())
 
 
 def run(
@@ -236,29 +230,39 @@ def _train(
     semi_supervised = spec.method == "mixmatch"
     constants = mixmatch.MixMatch.create(config) if semi_supervised else None
     images = dataset.images if semi_supervised else dataset.images[:n]
-    sampler = synthesis.create_sampler(model, dataset)
+    sampler = create_sampler(model, dataset)
     shared = classifier.Shared(
         key_step, images, dataset.canvas, dataset.class_weights, sampler
     )
+    size = parallel.per_device(c.batch_size, n, devices, "classify.batch_size")
+    step_fn = compiled_step(spec, devices, constants)
+    init = functools.partial(classifier.init_state, spec=spec)
+    memory.check(
+        config,
+        step_fn,
+        jax.eval_shape(init, key_init),
+        shared,
+        (size, 2) if semi_supervised else (size,),
+        devices,
+        "lower config.classify.batch_size",
+    )
     shared = parallel.replicate(shared, devices)
     state = create_state(key_init, spec, body, devices)
-    size = parallel.per_device(c.batch_size, n, devices, "classify.batch_size")
     order = BatchOrder(key_order, np.arange(n), size)
     if semi_supervised:
         pool_order = BatchOrder(key_pool, mixmatch.choose_pool(dataset, size), size)
-    step_fn = compiled_step(spec, devices, constants)
 
-    def take_step(
-        state: classifier.ClassifierState, step: int
-    ) -> tuple[classifier.ClassifierState, dict[str, Any]]:
+    def choose(step: int) -> tuple[parallel.MappedStep, np.ndarray]:
         batch = order(step)
         if semi_supervised:
             batch = np.stack([batch, pool_order(step)], 1)
-        return step_fn(state, shared, parallel.shard(batch, devices))
+        return step_fn, batch
 
     directory = result_path(workdir, spec.method, seed).parent
     return loop.run_steps(
-        take_step,
+        parallel.create_take_steps(
+            choose, lambda: shared, devices, config.steps_per_call
+        ),
         state,
         split_state=_split_state,
         merge_state=_merge_state,

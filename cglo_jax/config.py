@@ -23,6 +23,10 @@ def get_config() -> ConfigDict:
     # one whole run (cGLO and classifiers) each; 3 in the paper [P 4.3]
     config.seeds = (0, 1, 2)
     config.devices = 0  # local devices to use, 0 = all
+    # steps that one call from Python takes, 0 = 1 on a CPU (more are slow there), 10 elsewhere
+    config.steps_per_call = 0
+    # refuse to train what needs more memory than is free
+    config.check_memory = True
     # compute dtype, float32 or bfloat16; parameters stay float32
     config.dtype = "float32"
     # False: refuse all weights that were trained on other images; the report says so

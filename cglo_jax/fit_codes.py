@@ -54,7 +54,7 @@ def fit_step(
 ) -> tuple[FitState, dict[str, jax.Array]]:
     """One step of eq. (2) over the codes of the batch: L_rec + gamma L_ce, G and phi frozen.
 
-    L_ce is of the labelled images. Runs inside `parallel.pmap_step`; all draws depend on
+    L_ce is of the labelled images. Runs inside a `parallel.MappedStep`; all draws depend on
     (key, step, image) only, so N devices compute what one computes.
 
     Args:
@@ -100,10 +100,10 @@ def fit_step(
 @functools.cache
 def compiled_step(
     spec: cglo.StepSpec, use_weak: bool, devices: tuple[jax.Device, ...]
-) -> Any:
-    """Returns the pmapped `fit_step`, the same object for the same arguments (one compilation)."""
+) -> parallel.MappedStep:
+    """Returns the mapped `fit_step`, the same object for the same arguments (one compilation)."""
     step = functools.partial(fit_step, spec=spec, use_weak=use_weak)
-    return parallel.pmap_step(step, devices)
+    return parallel.MappedStep(step, devices)
 
 
 def keep_codes(
@@ -265,8 +265,8 @@ def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
     order = BatchOrder(key_order, new, size)
     step_fn = compiled_step(spec, use_weak, devices)
 
-    def take_step(state: FitState, step: int) -> tuple[FitState, dict[str, Any]]:
-        return step_fn(state, shared, parallel.shard(order(step), devices))
+    def choose(step: int) -> tuple[parallel.MappedStep, np.ndarray]:
+        return step_fn, order(step)
 
     def split_state(state: FitState) -> tuple[dict[str, Any], dict[str, Any]]:
         rest = {"step": state.step, "code_opt_state": state.codes.opt_state}
@@ -277,7 +277,9 @@ def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
 
     per_epoch = max(1, total // c.epochs)
     loop.run_steps(
-        take_step,
+        parallel.create_take_steps(
+            choose, lambda: shared, devices, config.steps_per_call
+        ),
         parallel.create_replicated(_create_state, devices, model["z"], spec=spec),
         split_state=split_state,
         merge_state=merge_state,

@@ -24,11 +24,9 @@ from cglo_jax.config import (
 from cglo_jax.errors import UserError
 from cglo_jax.progress import Progress
 
-TakeStep = Callable[[Any, int], tuple[Any, dict[str, jax.Array]]]
-
 
 def run_steps(
-    take_step: TakeStep,
+    take_steps: parallel.TakeSteps,
     state: Any,
     *,
     split_state: Callable[[Any], tuple[Any, Any]],
@@ -46,11 +44,8 @@ def run_steps(
 ) -> Any:
     """Takes steps until `total`, from the newest checkpoint if there is one.
 
-    On CPU a step is dispatched from Python each time: inside `lax.scan` XLA:CPU runs the weight
-    gradients of convolutions 30-60 times slower.
-
     Args:
-      take_step: (state, step) -> (state, scalar metrics); donates its state.
+      take_steps: see `parallel.create_take_steps`; donates its state.
       state: before step 0, replicated.
       split_state, merge_state: state <-> (model, rest), the two items of a checkpoint.
       meta: saved beside them, with the batch size; the `fingerprint` dict and all other
@@ -77,12 +72,17 @@ def run_steps(
             contextlib.closing(Progress(name, start, total, images_per_step))
         )
         scalars = stack.enter_context(_Scalars(workdir, tags, start, total))
-        began = time.perf_counter()
-        for step in range(start + 1, total + 1):
-            state, metrics = take_step(state, step - 1)
-            if step == start + 1:
+        began, step = time.perf_counter(), start
+        while step < total:
+            ends = (
+                (step // log_every + 1) * log_every,
+                (step // save_every + 1) * save_every,
+            )
+            state, metrics, taken = take_steps(state, step, min(*ends, total) - step)
+            step += taken
+            if step == start + taken:
                 jax.block_until_ready(metrics)
-                progress.first_step(time.perf_counter() - began)
+                progress.first_steps(time.perf_counter() - began, taken)
             save = step % save_every == 0 or step == total
             if save or step % log_every == 0:
                 values = {k: float(v) for k, v in metrics.items()}

@@ -136,3 +136,20 @@ def _expand_matrix(n: int) -> np.ndarray:
             if (i + tap) % 2 == 0:
                 matrix[i, np.clip((i + tap) // 2, 0, n - 1)] += 2 * weight
     return matrix
+
+
+def _cosine_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    return cosine_loss(logits, jax.nn.one_hot(labels, logits.shape[-1]))
+
+
+def _double_softmax(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The authors' code takes a softmax for logits: K classes cannot get below log(1 + (K-1)/e)."""
+    return cross_entropy(jax.nn.softmax(logits), labels)
+
+
+# Of f_phi's outputs [B, K] and int labels [B] -> [B]; of label -1 any finite value.
+WEAK_LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
+    "cross_entropy": cross_entropy,
+    "cosine": _cosine_loss,
+    "double_softmax": _double_softmax,
+}

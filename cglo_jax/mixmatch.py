@@ -243,7 +243,7 @@ def train_step(
     spec: classifier.StepSpec,
     mixmatch: MixMatch,
 ) -> tuple[classifier.ClassifierState, dict[str, jax.Array]]:
-    """One step of MixMatch (Algorithm 1); runs inside `parallel.pmap_step`.
+    """One step of MixMatch (Algorithm 1); runs inside a `parallel.MappedStep`.
 
     As in the reference code, labels are guessed with batch statistics, each of the 1 + K
     interleaved batches is normalised by itself, and only the first of them moves the running

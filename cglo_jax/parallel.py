@@ -4,6 +4,7 @@ State has no leading device axis: it goes in replicated (`in_axes=None`) and com
 (`out_axes=None`), so checkpoints, tests and evaluation see ordinary arrays.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cglo_jax.errors import UserError
 
 AXIS = "data"
+_STEPS_PER_CALL = 10  # on accelerators: Python is done long before they are
+Step = Callable[[Any, Any, jax.Array], tuple[Any, Any]]
+# (state, step, most) -> (state, metrics of the last step taken, 1 to `most` steps taken)
+TakeSteps = Callable[[Any, int, int], tuple[Any, dict[str, jax.Array], int]]
 
 
 def choose_devices(count: int) -> list[jax.Device]:
@@ -88,6 +93,12 @@ def shard(batch: np.ndarray, devices: Sequence[jax.Device]) -> jax.Array:
     return jax.device_put(split, _sharding(devices, AXIS))
 
 
+def shard_steps(batches: np.ndarray, devices: Sequence[jax.Device]) -> jax.Array:
+    """Splits the batches of several steps [S, B, ...] among the devices -> [D, S, B / D, ...]."""
+    split = batches.reshape(len(batches), len(devices), -1, *batches.shape[2:])
+    return jax.device_put(split.swapaxes(0, 1), _sharding(devices, AXIS))
+
+
 def replicated_like(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Returns the shapes of `tree`'s arrays with today's replicated placement, to restore into."""
     place = _sharding(devices)
@@ -96,23 +107,74 @@ def replicated_like(tree: Any, devices: Sequence[jax.Device]) -> Any:
     )
 
 
-def pmap_step(
-    step: Callable[[Any, Any, jax.Array], tuple[Any, Any]],
-    devices: Sequence[jax.Device],
-) -> Callable:
-    """Maps `step(state, shared, batch) -> (state, metrics)` over the devices.
+class MappedStep:
+    """`step(state, shared, batch) -> (state, metrics)` mapped over devices.
 
     `state` and `shared` are replicated, `batch` is a result of `shard`; the step must make its
     results equal on all devices (`pmean` over AXIS). `state` is donated.
     """
-    return jax.pmap(
-        step,
-        axis_name=AXIS,
-        in_axes=(None, None, 0),
-        out_axes=None,
-        donate_argnums=0,
-        devices=devices,
+
+    def __init__(self, step: Step, devices: Sequence[jax.Device]):
+        pmap = functools.partial(
+            jax.pmap,
+            axis_name=AXIS,
+            in_axes=(None, None, 0),
+            out_axes=None,
+            donate_argnums=0,
+            devices=devices,
+        )
+        self._once = pmap(step)
+        self._several = pmap(functools.partial(_take_several, step))
+        self.lower = self._once.lower
+
+    def __call__(self, state: Any, shared: Any, batch: jax.Array) -> tuple[Any, Any]:
+        """Takes one step."""
+        return self._once(state, shared, batch)
+
+    def several(self, state: Any, shared: Any, batches: jax.Array) -> tuple[Any, Any]:
+        """Takes a step for each batch of a result of `shard_steps`; the metrics are the last one's.
+
+        Slow on CPU: inside a loop XLA:CPU runs the weight gradients of convolutions 30-60 times
+        slower.
+        """
+        return self._several(state, shared, batches)
+
+
+def _take_several(
+    step: Step, state: Any, shared: Any, batches: jax.Array
+) -> tuple[Any, Any]:
+    state, metrics = jax.lax.scan(
+        lambda state, batch: step(state, shared, batch), state, batches
     )
+    return state, jax.tree.map(lambda m: m[-1], metrics)
+
+
+def create_take_steps(
+    choose: Callable[[int], tuple[MappedStep, np.ndarray]],
+    shared: Callable[[], Any],
+    devices: Sequence[jax.Device],
+    per_call: int,
+) -> TakeSteps:
+    """Creates what `loop.run_steps` takes steps by: `per_call` at once where one program takes them.
+
+    Args:
+      choose: step -> what takes it, and its batch [B, ...]; called in any order.
+      shared: returns what the steps read, replicated.
+      per_call: 0: one on CPU, where more are slow, 10 elsewhere.
+    """
+    if not per_call:
+        per_call = 1 if devices[0].platform == "cpu" else _STEPS_PER_CALL
+
+    def take_steps(state: Any, step: int, most: int) -> tuple[Any, Any, int]:
+        step_fn, batch = choose(step)
+        if most >= per_call > 1:
+            chosen = [choose(step + i) for i in range(per_call)]
+            if all(other is step_fn for other, _ in chosen):
+                batches = shard_steps(np.stack([some for _, some in chosen]), devices)
+                return *step_fn.several(state, shared(), batches), per_call
+        return *step_fn(state, shared(), shard(batch, devices)), 1
+
+    return take_steps
 
 
 def pmap_batch(

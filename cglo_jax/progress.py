@@ -19,7 +19,7 @@ class Progress:
 
     def __init__(self, name: str, start: int, total: int, images_per_step: int):
         self._name, self._total, self._images = name, total, images_per_step
-        self._start = self._step = start
+        self._start = self._step = self._timed_from = start
         self._began = self._compiled = self._told = time.perf_counter()
         self._values: dict[str, float] = {}
         self._bar = None
@@ -31,12 +31,14 @@ class Progress:
     def _say(self, text: str) -> None:
         tqdm.write(f"{self._name}: {text}", file=sys.stderr)
 
-    def first_step(self, seconds: float) -> None:
-        """Tells how long the first step took, which includes compilation."""
+    def first_steps(self, seconds: float, taken: int = 1) -> None:
+        """Tells how long the first call took, which includes compilation; `taken` steps."""
         self._compiled = time.perf_counter()
-        self._step += 1
+        self._step += taken
+        self._timed_from = self._step
         if seconds > 1:  # else it was compiled before
-            self._say(f"compiled and took the first step in {seconds:.1f} s")
+            first = "step" if taken == 1 else f"{taken} steps"
+            self._say(f"compiled and took the first {first} in {seconds:.1f} s")
         if sys.stderr.isatty():
             self._bar = tqdm(
                 total=self._total,
@@ -56,7 +58,7 @@ class Progress:
             self._bar.update(step - self._bar.n)
         elif now - self._told > _PLAIN_EVERY_S or step == self._total:
             self._told = now
-            left = (now - self._compiled) / max(1, step - self._start - 1)
+            left = (now - self._compiled) / max(1, step - self._timed_from)
             left = tqdm.format_interval(left * (self._total - step))
             self._say(f"step {step}/{self._total}, {self._text()}, {left} left")
 
@@ -66,7 +68,7 @@ class Progress:
 
     def _rate(self) -> float:
         seconds = time.perf_counter() - self._compiled
-        return (self._step - self._start - 1) * self._images / max(seconds, 1e-9)
+        return (self._step - self._timed_from) * self._images / max(seconds, 1e-9)
 
     def close(self) -> None:
         """Ends the line."""
@@ -74,7 +76,7 @@ class Progress:
             self._bar.close()
 
     def timing(self) -> dict[str, float]:
-        """Returns wall_s, compile_s (first step), steps and images_per_s after it."""
+        """Returns wall_s, compile_s (first call), steps and images_per_s after it."""
         return {
             "wall_s": round(time.perf_counter() - self._began, 3),
             "compile_s": round(self._compiled - self._began, 3),

@@ -7,11 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cglo_jax import losses, parallel
+from cglo_jax import losses, memory, parallel
 from cglo_jax.data import batch_that_fits, to_float
 from cglo_jax.models.vgg import TAPS, to_rgb
-
-_GB = 1e9
 
 
 def _weights(spec: Any) -> dict[str, float]:
@@ -26,22 +24,26 @@ def _features(images: jax.Array, vgg: Any, *, spec: Any) -> dict[str, jax.Array]
     return {name: features[name] for name in _weights(spec)}
 
 
-def cache_bytes(n: int, most_gb: float, *, spec: Any) -> int:
-    """Returns the memory that the features of n images are kept in; 0 if they are not.
+def cached_shapes(
+    n: int, most_gb: float, *, spec: Any
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns what `cache_features` makes of n images in shapes and types; {} if it keeps nothing.
 
     Args:
       most_gb: memory that they may take, GB.
     """
     if spec.vgg is None:
-        return 0
+        return {}
     side = spec.generator.size
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     (_, features), _ = jax.eval_shape(
         spec.vgg.init_with_output, jax.random.key(0), image
     )
-    counted = [features[name] for name in _weights(spec)]
-    size = n * sum(f.size * f.dtype.itemsize for f in counted)
-    return size if size <= most_gb * _GB else 0
+    shapes = {
+        name: jax.ShapeDtypeStruct((n, *features[name].shape[1:]), features[name].dtype)
+        for name in _weights(spec)
+    }
+    return shapes if memory.tree_bytes(shapes) <= most_gb * memory.GB else {}
 
 
 def cache_features(
@@ -54,13 +56,13 @@ def cache_features(
 
     Args:
       images: uint8 [n, H, W, C]. vgg: parameters of the perceptual network.
-      most_gb: see `cache_bytes`.
+      most_gb: memory that they may take, GB.
 
     Returns:
       {layer: [n, H_j, W_j, C_j]} in the network's compute type; {} if they take more, or if the
       loss has no network.
     """
-    if not cache_bytes(len(images), most_gb, spec=spec):
+    if not cached_shapes(len(images), most_gb, spec=spec):
         return {}
     vgg = jax.device_put(vgg)
     batch = min(len(images), batch_that_fits(images.shape[1]))

@@ -89,3 +89,16 @@ def environment(devices: Sequence[jax.Device]) -> dict[str, Any]:
         "devices": len(devices),
         "commit": commit,
     }
+
+
+def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Returns the percentage of images whose label is among the k largest logits.
+
+    Exact over all images; of equal logits the label's counts as the smallest.
+
+    Args:
+      logits: float [n, K]. labels: int [n].
+    """
+    of_label = np.take_along_axis(logits, labels[:, None], 1)
+    rank = (logits >= of_label).sum(1)  # the label's own logit counts: rank >= 1
+    return 100 * float(((rank >= 1) & (rank <= k)).mean())

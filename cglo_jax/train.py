@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, codes, init_codes, loop, parallel, pretrained, train_step
+from cglo_jax import cglo, codes, init_codes, loop, memory, parallel, pretrained
 from cglo_jax.checkpoints import restore_latest_model
 from cglo_jax.config import check_fingerprint, train_fingerprint
 from cglo_jax.data import Dataset
@@ -20,15 +20,16 @@ from cglo_jax.errors import UserError
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.order import Schedule
 from cglo_jax.pretrained import NO_WEIGHTS, RANDOM, Origin
+from cglo_jax.train_step import train_step
 
 
 @functools.cache
 def compiled_step(
     spec: cglo.StepSpec, labelled: bool, devices: tuple[jax.Device, ...]
-) -> Any:
-    """Returns the pmapped `train_step`, the same object for the same arguments (one compilation)."""
-    return parallel.pmap_step(
-        functools.partial(train_step.train_step, spec=spec, labelled=labelled), devices
+) -> parallel.MappedStep:
+    """Returns the mapped `train_step`, the same object for the same arguments (one compilation)."""
+    return parallel.MappedStep(
+        functools.partial(train_step, spec=spec, labelled=labelled), devices
     )
 
 
@@ -136,14 +137,19 @@ def run(
         return parallel.replicate(made, devices)
 
     schedule = Schedule(config, dataset, key_order, devices)
-    state = parallel.create_replicated(
-        cglo.init_state,
+    sizes = {"spec": spec, "n": len(dataset.ids), "dim": config.latent.dim}
+    memory.check(
+        config,
+        compiled_step(spec, True, devices),
+        jax.eval_shape(functools.partial(cglo.init_state, **sizes), key_init),
+        cglo.create_shared(key_step, dataset, vgg, cache_gb, spec=spec, outline=True),
+        (schedule.batch_size,),
         devices,
-        key_init,
-        init_codes.draw(config, key_init, dataset, resnet),
-        spec=spec,
-        n=len(dataset.ids),
-        dim=config.latent.dim,
+        "lower config.train.batch_size or config.reconstruction.cache_gb",
+    )
+    first_codes = init_codes.draw(config, key_init, dataset, resnet)
+    state = parallel.create_replicated(
+        cglo.init_state, devices, key_init, first_codes, **sizes
     )
     ids = hash_ids(dataset.ids)
 
@@ -153,15 +159,12 @@ def run(
         model, rest = split_state(state)
         return {**model, "ids": ids}, rest
 
-    def take_step(
-        state: cglo.TrainState, step: int
-    ) -> tuple[cglo.TrainState, dict[str, Any]]:
+    def choose(step: int) -> tuple[parallel.MappedStep, np.ndarray]:
         labelled, indices = schedule(step)
-        step_fn = compiled_step(spec, labelled, devices)
-        return step_fn(state, shared(), parallel.shard(indices, devices))
+        return compiled_step(spec, labelled, devices), indices
 
     return loop.run_steps(
-        take_step,
+        parallel.create_take_steps(choose, shared, devices, config.steps_per_call),
         state,
         split_state=split_with_ids,
         merge_state=merge_state,

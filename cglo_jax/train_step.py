@@ -17,7 +17,7 @@ def train_step(
 ) -> tuple[cglo.TrainState, dict[str, jax.Array]]:
     """One step of Algorithm 1: updates theta, the codes of the batch and, if labelled, phi.
 
-    Runs inside `parallel.pmap_step`; all draws depend on (key, step, image) only, so N devices
+    Runs inside a `parallel.MappedStep`; all draws depend on (key, step, image) only, so N devices
     compute what one computes.
 
     Args:

@@ -45,6 +45,7 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = (
     "devices",
+    "steps_per_call",
     "dataset.size",
     "dataset.crop",
     "dataset.shots",

@@ -16,7 +16,7 @@ from cglo_jax.config import get_config
 from cglo_jax.data import Dataset
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.order import total_steps
-from cglo_jax.reconstruction import cache_bytes
+from cglo_jax.reconstruction import cached_shapes
 from experiments import runs, work
 from experiments.runs import Choice, Run
 
@@ -117,7 +117,7 @@ def cglo_flops(run: Run) -> float:
     per_image = 3 * _generator_flops(spec.generator, run.config)
     if spec.vgg is not None:  # of G(z), back through it to G(z), and of x
         side, cache_gb = _image(dataset)[0], run.config.reconstruction.cache_gb
-        passes = 2 if cache_bytes(len(dataset.ids), cache_gb, spec=spec) else 3
+        passes = 2 if cached_shapes(len(dataset.ids), cache_gb, spec=spec) else 3
         per_image += passes * forward_flops(spec.vgg, (side, side, 3))
     if spec.gamma and run.config.weak_classifier.input == "image":
         per_image += 3 * forward_flops(spec.weak_classifier, _image(dataset))

@@ -18,6 +18,8 @@ DEFAULTS = flatten(get_config())
 FREE = {
     "seeds",
     "devices",
+    "steps_per_call",
+    "check_memory",
     "external_weights",
     # Where it lies; its content is compared otherwise.
     "dataset.data_dir",

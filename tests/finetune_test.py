@@ -97,6 +97,7 @@ class Finetuned(NamedTuple):
 def run(weights: Path, workdir: Path) -> None:
     config = create_config(
         **{
+            "check_memory": False,  # the spy cannot be traced
             "classify.network": "resnet50",
             "classify.weights": str(weights),
             "classify.lr": 1e-3,

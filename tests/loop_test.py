@@ -20,7 +20,7 @@ class Trainer:
     """x <- a x + step, its metrics x before the step; remembers which steps were taken."""
 
     def __init__(self, workdir, **changes):
-        self.taken = []
+        self.taken, self.calls, self.per_call = [], [], 1
         self.factor = 0.5
         self.fail_at = None
         self.workdir = workdir
@@ -48,10 +48,16 @@ class Trainer:
         x = state["x"] * self.factor + step
         return {"x": x, "step": state["step"] + 1}, {"loss": state["x"]}
 
+    def take_steps(self, state, step, most):
+        self.calls.append(min(most, self.per_call))
+        for i in range(self.calls[-1]):
+            state, metrics = self.take_step(state, step + i)
+        return state, metrics, self.calls[-1]
+
     def run(self):
         state = {"x": jnp.ones(()), "step": jnp.zeros((), jnp.int32)}
         state = parallel.replicate(state, DEVICES)
-        return loop.run_steps(self.take_step, state, **self.arguments)
+        return loop.run_steps(self.take_steps, state, **self.arguments)
 
     def records(self, name="metrics"):
         return loop.read_records(self.workdir / f"{name}.jsonl")
@@ -85,6 +91,21 @@ def test_the_last_step_is_logged_and_saved_whatever_the_periods(tmp_path):
     trainer.run()
     assert [r["step"] for r in trainer.records()] == [7]
     assert saved_steps(tmp_path / "checkpoints") == {7}
+
+
+def test_no_call_takes_steps_past_a_log_or_a_save(tmp_path):
+    one, five = Trainer(tmp_path / "one"), Trainer(tmp_path / "five")
+    five.per_call = 5
+    for trainer in (one, five):
+        trainer.workdir.mkdir()
+        trainer.arguments.update(log_every=7, save_every=12, total=26)
+        trainer.run()
+    assert five.calls == [5, 2, 5, 2, 5, 2, 3, 2]
+    assert five.taken == one.taken == list(range(26))
+    assert five.records() == one.records()
+    assert [r["step"] for r in five.records()] == [7, 12, 14, 21, 24, 26]
+    assert saved_steps(five.workdir / "checkpoints") == {24, 26}
+    assert five.records("timings")[0]["steps"] == 26
 
 
 def test_an_interrupted_run_goes_on_from_the_checkpoint(tmp_path):
@@ -328,13 +349,13 @@ def test_no_trainer_copies_to_devices_but_explicitly(tmp_path, monkeypatch):
     """Every later step of every trainer; what is read back, a guard sees on a GPU only."""
     run_steps, guarded = loop.run_steps, []
 
-    def with_guard(take_step, *args, **kwargs):
-        def take_guarded(state, step):
+    def with_guard(take_steps, *args, **kwargs):
+        def take_guarded(state, step, most):
             if step == 0:  # constants of the compiled program
-                return take_step(state, step)
+                return take_steps(state, step, most)
             with jax.transfer_guard("disallow"):
                 guarded.append(kwargs["tags"]["stage"])
-                return take_step(state, step)
+                return take_steps(state, step, most)
 
         return run_steps(take_guarded, *args, **kwargs)
 

@@ -211,3 +211,45 @@ def test_cosine_loss_by_hand():
     # Its length does not count: the gradient is at right angles to the outputs.
     np.testing.assert_allclose((grads * outputs).sum(1), np.zeros(4), atol=1e-6)
     np.testing.assert_allclose(grads[0], [-0.128, 0.096], rtol=1e-5)
+
+
+# Of the weak classifier
+
+LOGITS = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0], [-3.0, 4.0, 1.0]], np.float32)
+LABELS = np.array([0, 2, 2])
+
+
+def test_losses_of_the_weak_classifier_by_numpy():
+    def of(name):
+        return np.asarray(losses.WEAK_LOSSES[name](jnp.asarray(LOGITS), LABELS))
+
+    assert losses.WEAK_LOSSES.keys() == {"cross_entropy", "cosine", "double_softmax"}
+    each = np.arange(3)
+    p = np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
+    np.testing.assert_allclose(of("cross_entropy"), -np.log(p[each, LABELS]), rtol=1e-5)
+    q = np.exp(p) / np.exp(p).sum(1, keepdims=True)
+    expected = -np.log(q[each, LABELS])
+    np.testing.assert_allclose(of("double_softmax"), expected, rtol=1e-5)
+    cosine = [2 / np.sqrt(5.25), 0, 1 / np.sqrt(26)]  # by hand, 0 of a row of zeros
+    np.testing.assert_allclose(of("cosine"), 1 - np.array(cosine), rtol=1e-5)
+
+
+def test_double_softmax_is_pytorchs_cross_entropy_of_a_softmax():
+    torch = pytest.importorskip("torch")
+    logits = torch.tensor(LOGITS, requires_grad=True)
+    loss = torch.nn.CrossEntropyLoss()(logits.softmax(1), torch.tensor(LABELS))
+    loss.backward()
+    value, gradient = jax.value_and_grad(
+        lambda x: losses.WEAK_LOSSES["double_softmax"](x, LABELS).mean()
+    )(jnp.asarray(LOGITS))
+    assert float(value) == pytest.approx(loss.item(), rel=1e-5)
+    np.testing.assert_allclose(gradient, logits.grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", sorted(losses.WEAK_LOSSES))
+def test_losses_without_a_label_are_finite_with_a_finite_gradient(name):
+    loss = losses.WEAK_LOSSES[name]
+    labels = np.full(3, -1)
+    assert np.isfinite(loss(jnp.asarray(LOGITS), labels)).all()
+    gradient = jax.grad(lambda x: loss(x, labels).sum())(jnp.asarray(LOGITS))
+    assert np.isfinite(gradient).all()

@@ -1,5 +1,7 @@
 """Tests of cglo_jax/parallel.py on four CPU devices (conftest.py)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,12 +82,12 @@ def step(state, shared, batch):
 
 
 @pytest.mark.parametrize("devices", [1, 2, 4])
-def test_pmap_step_takes_and_gives_plain_state_and_donates_it(devices):
+def test_a_mapped_step_takes_and_gives_plain_state_and_donates_it(devices):
     devices = FOUR[:devices]
     batch = np.arange(8, dtype=np.float32)
     state = parallel.create_replicated(lambda: {"sum": jnp.ones(())}, devices)
     shared = parallel.replicate({"weight": np.float32(2)}, devices)
-    mapped = parallel.pmap_step(step, devices)
+    mapped = parallel.MappedStep(step, devices)
     new, metrics = mapped(state, shared, parallel.shard(batch, devices))
     assert new["sum"].shape == ()
     assert float(new["sum"]) == 1 + 2 * batch.mean()
@@ -94,6 +96,64 @@ def test_pmap_step_takes_and_gives_plain_state_and_donates_it(devices):
     assert not shared["weight"].is_deleted()
     again, _ = mapped(new, shared, parallel.shard(batch, devices))
     assert float(again["sum"]) == 1 + 4 * batch.mean()
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_several_steps_in_one_call_are_the_steps_one_by_one(devices):
+    devices = FOUR[:devices]
+    batches = np.arange(24, dtype=np.float32).reshape(3, 8)
+    create = functools.partial(
+        parallel.create_replicated, lambda: {"sum": jnp.ones(())}, devices
+    )
+    shared = parallel.replicate({"weight": np.float32(2)}, devices)
+    mapped = parallel.MappedStep(step, devices)
+    one, other = create(), create()
+    for batch in batches:
+        one, metrics = mapped(one, shared, parallel.shard(batch, devices))
+    new, last = mapped.several(other, shared, parallel.shard_steps(batches, devices))
+    assert float(new["sum"]) == float(one["sum"]) == 1 + 2 * batches.mean(1).sum()
+    np.testing.assert_array_equal(last["batch"], metrics["batch"])
+    assert other["sum"].is_deleted()
+
+
+class Kind:
+    """Takes steps of a list: each appends its batch."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __call__(self, state, shared, batch):
+        return [*state, (self.name, np.asarray(batch).ravel().tolist())], "one"
+
+    def several(self, state, shared, batches):
+        taken = np.asarray(batches)[0].tolist()  # of the one device
+        return [*state, *((self.name, batch) for batch in taken)], "several"
+
+
+@pytest.mark.parametrize(
+    ("per_call", "calls"),
+    [
+        (1, [1] * 10),
+        (3, [3, 1, 1, 3, 1, 1]),  # 0-4 are of one kind, 5-9 of another
+        (0, [1] * 10),  # on CPU
+    ],
+)
+def test_steps_are_taken_together_where_one_program_takes_them(per_call, calls):
+    first, second = Kind("first"), Kind("second")
+
+    def choose(step):
+        return first if step < 5 else second, np.array([step, -step])
+
+    take_steps = parallel.create_take_steps(choose, lambda: None, FOUR[:1], per_call)
+    state, step, counts = [], 0, []
+    while step < 10:
+        state, told, taken = take_steps(state, step, 10 - step)
+        assert told == ("several" if taken > 1 else "one")
+        counts.append(taken)
+        step += taken
+    assert counts == calls
+    assert state == [("first" if i < 5 else "second", [i, -i]) for i in range(10)]
+    assert take_steps([], 0, 2)[2] <= 2  # never more than may be
 
 
 def test_pmap_batch_keeps_the_device_axis():

@@ -11,7 +11,7 @@ from train_step_test import BATCH, Bench
 
 from cglo_jax import cglo, parallel, train
 from cglo_jax.models.vgg import BLOCK_WIDTHS, VGG16
-from cglo_jax.reconstruction import cache_bytes, cache_features
+from cglo_jax.reconstruction import cache_features, cached_shapes
 from configs import cifar100
 
 PERCEPTUAL = {"reconstruction.loss": "perceptual", "reconstruction.weights": "random"}
@@ -66,7 +66,10 @@ def test_the_cache_is_what_the_network_computes(dtype, atol):
             values.astype(np.float32), expected[name].astype(np.float32), atol=atol
         )
     size = sum(values.nbytes for values in features.values())
-    assert size == cache_bytes(24, 1.0, spec=spec)
+    shapes = cached_shapes(24, 1.0, spec=spec)
+    assert shapes == {
+        k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in features.items()
+    }
     assert cache_features(dataset.images, vgg, size / 1e9, spec=spec)
     assert cache_features(dataset.images, vgg, 0.99 * size / 1e9, spec=spec) == {}
 
@@ -86,7 +89,7 @@ def test_layers_that_do_not_count_are_neither_cached_nor_computed():
 def test_without_a_network_there_is_nothing_to_cache():
     dataset = create_dataset()
     spec = cglo.create_spec(create_config(), dataset)
-    assert cache_bytes(24, 1.0, spec=spec) == 0
+    assert cached_shapes(24, 1.0, spec=spec) == {}
     assert cache_features(dataset.images, {}, 1.0, spec=spec) == {}
 
 

@@ -5,7 +5,9 @@ import subprocess
 
 import jax
 import numpy as np
+import pytest
 from conftest import create_config, create_dataset
+from sklearn.metrics import top_k_accuracy_score
 
 from cglo_jax import results
 
@@ -40,3 +42,33 @@ def test_environment_tells_versions_and_devices(monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", no_git)
     assert results.environment(jax.local_devices())["commit"] == "unknown"
+
+
+def test_top_k_by_hand():
+    logits = np.array(
+        [
+            [9.0, 1.0, 2.0, 3.0],  # label first
+            [9.0, 1.0, 2.0, 3.0],  # label last
+            [9.0, 1.0, 2.0, 3.0],  # label second
+            [5.0, 5.0, 1.0, 0.0],  # label ties with one other for the first place
+        ]
+    )
+    labels = np.array([0, 1, 3, 1])
+    accuracies = [results.top_k_accuracy(logits, labels, k) for k in (1, 2, 3, 4, 5)]
+    assert accuracies == [25.0, 75.0, 75.0, 100.0, 100.0]
+    equal = np.zeros((6, 4))  # a classifier that knows nothing gets nothing for it
+    labels = np.array([0, 1, 2, 3, 0, 1])
+    assert results.top_k_accuracy(equal, labels, 1) == 0
+    assert results.top_k_accuracy(equal, labels, 5) == 100
+    assert results.top_k_accuracy(np.full((6, 4), np.nan), labels, 5) == 0
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_top_k_equals_scikit_learn(k):
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((200, 10)).astype(np.float32)
+    labels = rng.integers(0, 10, 200)
+    expected = 100 * top_k_accuracy_score(labels, logits, k=k, labels=range(10))
+    ours = results.top_k_accuracy(logits, labels, k)
+    assert ours == pytest.approx(expected, rel=1e-12)
+    assert 0 < ours < 100

@@ -52,6 +52,20 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, monkeypatc
     assert ["cross_entropy" in r for r in records] == [True, True, True, False] * 2
 
 
+def test_steps_in_one_call_are_the_steps_one_by_one(tmp_path):
+    dataset = create_dataset(20, unlabelled=8)  # epochs of 3 + 1 steps
+    changes = {"train.log_every_steps": 4, "train.epochs": 1}
+    states = []
+    for several in (1, 3):
+        workdir = tmp_path / str(several)
+        workdir.mkdir()
+        config = create_config(steps_per_call=several, **changes)
+        states.append(train.run(config, workdir, dataset, 0))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, *states)
+    train.run(create_config(steps_per_call=2, **changes), workdir, dataset, 0)
+
+
 def test_another_seed_is_another_run(tmp_path):
     config, dataset = create_config(), create_dataset()
     runs = [train.run(config, tmp_path, dataset, seed) for seed in (0, 1)]
