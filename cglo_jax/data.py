@@ -238,10 +238,12 @@ def to_float(images: np.ndarray) -> np.ndarray:
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """float [...] in [-1, 1] -> uint8 [...] in [0, 255], rounded; the inverse of `to_float`."""
-    return np.clip(
-        np.round((np.asarray(images, np.float32) + 1.0) * 127.5), 0, 255
-    ).astype(np.uint8)
+    """float [...] in [-1, 1] -> uint8 [...] in [0, 255], rounded; the inverse of `to_float`.
+
+    Of JAX arrays as well.
+    """
+    levels = ((images.astype(np.float32) + 1.0) * 127.5).round()
+    return levels.clip(0, 255).astype(np.uint8)
 
 
 def batch_that_fits(side: int) -> int:

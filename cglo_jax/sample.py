@@ -3,13 +3,13 @@
 import functools
 import hashlib
 import io
-import itertools
 import json
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,15 +54,23 @@ def restore(
     )
     spec = synthesis.create_spec(config, dataset)
     spec = spec._replace(generator=spec.generator.clone(axis_name=None))
-    sampler = synthesis.create_sampler(model, dataset)
-    sampler = sampler._replace(variables=jax.device_put(sampler.variables))
+    sampler = jax.device_put(synthesis.create_sampler(model, dataset))
     return Restored(sampler, spec, model["z"], step)
 
 
 def paint(model: Restored, z: jax.Array, keys: jax.Array) -> np.ndarray:
     """Computes images of codes [B, d] -> uint8 [B, H, W, C]; see `synthesis.generate`."""
     variables, spec = model.sampler.variables, model.spec
-    return to_uint8(synthesis.generate(variables, z, keys, spec=spec))
+    return np.asarray(to_uint8(synthesis.generate(variables, z, keys, spec=spec)))
+
+
+@functools.partial(jax.jit, static_argnames="spec")
+def _synthesize(
+    sampler: Sampler, keys: jax.Array, indices: jax.Array, *, spec: SampleSpec
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Computes `synthesis.synthesize` with images as uint8."""
+    images, partners, t = synthesis.synthesize(sampler, keys, indices, spec=spec)
+    return to_uint8(images), partners, t
 
 
 def run(
@@ -88,7 +96,8 @@ def run(
         "checkpoint_step": model.step,
         "sample_seed": config.sample.seed,
     }
-    n = _write_images(config, temporary, dataset, model, key_images, origin)
+    per_class = config.sample.per_class
+    n = write_images(temporary, dataset, model, key_images, per_class, origin)
     first, second = (_spread(model.sampler.classes, place) for place in (0, 1))
     shown = (dataset, model, key_grids, first)
     draw_reconstructions(*shown).save(temporary / "reconstructions.png")
@@ -137,34 +146,53 @@ def synthesize_classes(
       (k int [B], images uint8 [B, H, W, C], positions i of the images that they were made beside, j
       of their partners, t), see `synthesis.synthesize`.
     """
-    members, counts, _ = model.sampler.classes
+    members, counts, _ = map(np.asarray, model.sampler.classes)
     turn = np.arange(per_class) % counts[:, None]  # [K, per_class]
     sources = np.take_along_axis(members, turn, 1).ravel()
     keys = codes.example_keys(key, jnp.arange(len(sources)))
-    step = jax.jit(functools.partial(synthesis.synthesize, spec=model.spec))
     size = min(len(sources), batch_that_fits(model.spec.generator.size))
     order = np.arange(len(sources)).reshape(-1, per_class).T.ravel()
-    for start in range(0, len(order), size):
+
+    def dispatch(start: int) -> tuple[np.ndarray, tuple[jax.Array, ...]]:
         k = np.take(order, range(start, start + size), mode="wrap")  # of one shape
-        images, partners, t = step(model.sampler, keys[k], sources[k])
-        made = (k, to_uint8(images), sources[k], np.asarray(partners), np.asarray(t))
-        yield tuple(part[: len(order) - start] for part in made)
+        return k, _synthesize(model.sampler, keys[k], sources[k], spec=model.spec)
+
+    starts = range(0, len(order), size)
+    waiting = dispatch(0)
+    for start in starts:
+        k, made = waiting
+        if start != starts[-1]:
+            waiting = dispatch(start + size)  # computed while others use these
+        images, partners, t = map(np.asarray, made)
+        parts = (k, images, sources[k], partners, t)
+        yield tuple(part[: len(order) - start] for part in parts)
 
 
-def _write_images(config, directory, dataset, model, key, origin) -> int:
-    """Writes `per_class` PNGs of each class and their manifest; returns how many."""
-    per_class, lines = config.sample.per_class, {}
+def write_images(
+    directory: pathlib.Path,
+    dataset: Dataset,
+    model: Restored,
+    key: jax.Array,
+    per_class: int,
+    origin: Mapping[str, Any],
+) -> int:
+    """Writes `per_class` PNGs of each class and their manifest; returns how many.
+
+    Args:
+      directory: where manifest.jsonl and images/<class>/*.png will be.
+      key: see `synthesize_classes`. origin: put into every line of the manifest.
+    """
+    lines: dict[int, dict[str, Any]] = {}
     folders = export.folder_names(dataset.class_names)
     for folder in folders:
         (directory / "images" / folder).mkdir(parents=True)
-    batches = synthesize_classes(model, key, per_class)
-    new = itertools.chain.from_iterable(zip(*batch, strict=True) for batch in batches)
-    for k, image, i, j, t in new:
+
+    def write(k, image, i, j, t) -> tuple[int, dict[str, Any]]:
         label = int(dataset.labels[i])
         name = f"images/{folders[label]}/{k % per_class:05d}.png"
         png = encode_png(image)
         (directory / name).write_bytes(png)
-        lines[int(k)] = {
+        return int(k), {
             "file": name,
             "label": label,
             "class": dataset.class_names[label],
@@ -174,6 +202,10 @@ def _write_images(config, directory, dataset, model, key, origin) -> int:
             **origin,
             "sha256": hashlib.sha256(png).hexdigest(),
         }
+
+    with ThreadPoolExecutor() as threads:  # encoding lets others compute
+        for batch in synthesize_classes(model, key, per_class):
+            lines.update(threads.map(write, *batch))
     ordered = [json.dumps(lines[k]) for k in sorted(lines)]
     loop.write_lines(directory / "manifest.jsonl", ordered)
     return len(lines)

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 
 from cglo_jax import cglo, codes
 from configs import cifar100
-from experiments import benchmark_steps, torch_steps
+from experiments import benchmark_steps, our_steps, torch_steps
 
 
 def count(tree) -> int:
@@ -29,7 +29,7 @@ def theirs():
 
 
 def test_networks_are_as_large_as_ours(theirs):
-    config = benchmark_steps._prepare(cifar100.get_config("10"))
+    config = our_steps.prepare(cifar100.get_config("10"))
     dataset = create_dataset(100, classes=100, size=32, channels=3)
     spec = cglo.create_spec(config, dataset)
     init = jax.eval_shape(
@@ -42,7 +42,7 @@ def test_networks_are_as_large_as_ours(theirs):
 
 
 def test_codes_are_updated_as_ours(theirs):
-    config = benchmark_steps._prepare(cifar100.get_config("10"))
+    config = our_steps.prepare(cifar100.get_config("10"))
     dataset = create_dataset(100, classes=100, size=32, channels=3)
     spec = cglo.create_spec(config, dataset)
     table = codes.create_codes(jnp.asarray(theirs.z.numpy()), spec.adam)
@@ -109,6 +109,6 @@ def test_lines_of_the_table_by_hand():
 def test_programs_take_turns():
     order = []
     programs = {name: lambda name=name: order.append(name) for name in "ab"}
-    times = benchmark_steps.take_turns(programs, turns=2, steps=3)
-    assert "".join(order) == "aaaabbbb" * 4  # two turns and a step of each to warm up
+    times = our_steps.take_turns(programs, turns=2, steps=3, wait=lambda _: None)
+    assert "".join(order) == "aaaabbbb" * 3  # a turn, and a step of each, to warm up
     assert {name: len(t) for name, t in times.items()} == {"a": 2, "b": 2}

@@ -1,0 +1,129 @@
+"""Training steps of ours with random images and weights, to measure them."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cglo_jax import cglo, classifier, classify, parallel, synthesis, train
+from cglo_jax.data import Dataset
+from experiments import machine
+
+IMAGES = 1000  # in memory
+Program = Callable[[], Any]  # takes a step, returns what to wait for
+
+
+def create_dataset(config: ConfigDict, classes: int, n: int = 0) -> Dataset:
+    """Makes n random images of the size that `config` trains on; 0: enough for a step's timing."""
+    side = config.dataset.crop or config.dataset.size or 32
+    rng = np.random.default_rng(0)
+    n = n or (IMAGES if side == 32 else 64)
+    return Dataset(
+        images=rng.integers(0, 256, (n, side, side, 3), np.uint8),
+        labels=(np.arange(n) % classes).astype(np.int32),
+        class_names=tuple(map(str, range(classes))),
+        ids=tuple(map(str, range(n))),
+        split="train",
+    )
+
+
+def prepare(config: ConfigDict) -> ConfigDict:
+    """Changes a configuration to random weights and the type that the device is best at."""
+    config.external_weights = False
+    config.reconstruction.weights = config.classify.weights = "random"
+    config.dtype = machine.compute_dtype()
+    return config
+
+
+def create_batches(n: int, size: int) -> Callable[[], np.ndarray]:
+    """Returns what gives the indices of `size` of n images, others every time."""
+    rng = np.random.default_rng(1)
+    return lambda: rng.permutation(n)[:size].astype(np.int32)
+
+
+class Ours(NamedTuple):
+    """A step of ours with all that it takes."""
+
+    step_fn: parallel.MappedStep
+    state: Any
+    shared: Any
+    batches: Callable[[], np.ndarray]
+
+    def shard(self) -> jax.Array:
+        """Returns the next batch on the device."""
+        return parallel.shard(self.batches(), jax.local_devices()[:1])
+
+    def create_program(self) -> Program:
+        """Returns what takes a step; it gives the state away, and can be asked for once."""
+        state = self.state
+
+        def step() -> Any:
+            nonlocal state
+            state, metrics = self.step_fn(state, self.shared, self.shard())
+            return metrics
+
+        return step
+
+    def count_flops(self) -> float:
+        """Returns the FLOPs of a step, before XLA optimises it."""
+        lowered = self.step_fn.lower(self.state, self.shared, self.shard())
+        return lowered.cost_analysis()["flops"]
+
+
+def our_cglo(config: ConfigDict, dataset: Dataset, cache_gb: float) -> Ours:
+    """Returns the step of cGLO."""
+    devices = tuple(parallel.choose_devices(1))
+    spec = cglo.create_spec(config, dataset)
+    vgg, _ = train.load_vgg(config)
+    key, n, dim = jax.random.key(0), len(dataset.ids), config.latent.dim
+    shared = cglo.create_shared(key, dataset, vgg, cache_gb, spec=spec)
+    shared = parallel.replicate(shared, devices)
+    state = parallel.create_replicated(
+        cglo.init_state, devices, key, spec=spec, n=n, dim=dim
+    )
+    step_fn = train.compiled_step(spec, True, devices)
+    return Ours(step_fn, state, shared, create_batches(n, config.train.batch_size))
+
+
+def our_classifier(config: ConfigDict, dataset: Dataset) -> Ours:
+    """Returns the step of the baseline classifier."""
+    devices = tuple(parallel.choose_devices(1))
+    spec = classifier.create_spec(config, dataset, "baseline")
+    n = len(dataset.ids)
+    model = {"params": {}, "batch_stats": {}, "z": np.zeros((n, 0), np.float32)}
+    sampler = synthesis.create_sampler(model, dataset)
+    key = jax.random.key(0)
+    shared = classifier.Shared(
+        key, dataset.images, None, dataset.class_weights, sampler
+    )
+    shared = parallel.replicate(shared, devices)
+    state = parallel.create_replicated(classifier.init_state, devices, key, spec=spec)
+    step_fn = classify.compiled_step(spec, devices)
+    return Ours(step_fn, state, shared, create_batches(n, config.classify.batch_size))
+
+
+def take_turns(
+    programs: Mapping[str, Program],
+    turns: int,
+    steps: int,
+    wait: Callable[[Any], Any] = jax.block_until_ready,
+) -> dict[str, list[float]]:
+    """Returns {program: seconds per step of each turn}, after a turn to warm up.
+
+    Programs take turns, A B C A B C ..., as timings of shared machines drift. A turn starts with a
+    step that is not timed: memory that the last program freed has to be allocated again.
+    """
+    times = {name: [] for name in programs}
+    for turn in range(turns + 1):
+        for name, step in programs.items():
+            wait(step())
+            began = time.perf_counter()
+            for _ in range(steps):
+                result = step()
+            wait(result)
+            if turn:
+                times[name].append((time.perf_counter() - began) / steps)
+    return times
