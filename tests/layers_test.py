@@ -182,10 +182,16 @@ def test_max_pool_equals_flax_with_gradients(side):
     np.testing.assert_array_equal(ours[1], flax[1])
 
 
-def test_max_pool_shares_the_gradient_of_equal_maxima():
-    x = jnp.array([[3.0, 3.0], [1.0, 2.0]]).reshape(1, 2, 2, 1)
-    gradient = jax.grad(lambda x: layers.max_pool_2x2(x).sum())(x)
-    np.testing.assert_array_equal(gradient[0, :, :, 0], [[0.5, 0.5], [0, 0]])
+def test_max_pool_gives_the_gradient_to_the_first_of_equal_maxima_as_flax_does():
+    x = jnp.floor(normal(0, 4, 6, 6, 5))  # of few values: many windows have equal maxima
+    weights = normal(1, 4, 3, 3, 5)
+
+    def gradient(pool, x):
+        return jax.grad(lambda x: (pool(x) * weights).sum())(x)
+
+    expected = gradient(lambda x: nn.max_pool(x, (2, 2), (2, 2)), x)
+    np.testing.assert_array_equal(gradient(layers.max_pool_2x2, x), expected)
+    assert layers.max_pool_2x2(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize("side", [(1, 1), (2, 2), (3, 1), (4, 6), (5, 7), (16, 15)])

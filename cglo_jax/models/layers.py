@@ -119,12 +119,39 @@ def conv_transpose_4x4_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def max_pool_2x2(x: jax.Array) -> jax.Array:
     """Halves the sides of [B, H, W, C] by maxima; an odd last row or column is dropped.
 
-    Equal maxima share the gradient, where `nn.max_pool` gives it to the first.
+    The first of equal maxima has the gradient, row by row, as in `nn.max_pool` and PyTorch.
     """
     h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    top = jnp.maximum(x[:, 0:h:2, 0:w:2], x[:, 0:h:2, 1:w:2])
-    bottom = jnp.maximum(x[:, 1:h:2, 0:w:2], x[:, 1:h:2, 1:w:2])
-    return jnp.maximum(top, bottom)
+    return _max_pool_even(x[:, :h, :w])
+
+
+@jax.custom_vjp
+def _max_pool_even(x: jax.Array) -> jax.Array:
+    return functools.reduce(jnp.maximum, _quarters(x))
+
+
+def _quarters(x: jax.Array) -> list[jax.Array]:
+    """Returns the four [B, H / 2, W / 2, C] that a 2x2 window meets, row by row."""
+    return [x[:, i::2, j::2] for i, j in np.ndindex(2, 2)]
+
+
+def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    y = _max_pool_even(x)
+    place = jnp.full(y.shape, 3, jnp.int8)  # of the maximum in its window
+    for i, quarter in reversed(list(enumerate(_quarters(x)[:3]))):
+        place = jnp.where(quarter == y, jnp.int8(i), place)
+    return y, place
+
+
+def _max_pool_backward(place: jax.Array, g: jax.Array) -> tuple[jax.Array]:
+    b, h, w, c = g.shape
+    windows = np.arange(4, dtype=np.int8).reshape(1, 1, 2, 1, 2, 1)
+    chosen = place[:, :, None, :, None] == windows  # [B, H / 2, 2, W / 2, 2, C]
+    spread = jnp.where(chosen, g[:, :, None, :, None], 0)
+    return (spread.reshape(b, 2 * h, 2 * w, c),)
+
+
+_max_pool_even.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def max_pool_3x3(x: jax.Array) -> jax.Array:
