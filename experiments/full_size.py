@@ -11,7 +11,7 @@ as the official ones are and are prepared by `cglo_jax.prepare` itself; only the
 expects is theirs.
 
 The first step's time is the program's own (timings.jsonl) and includes compilation. A later step's
-is the time between two lines of metrics.jsonl, one a step, watched every POLL_S seconds from outside.
+is the time between two lines of metrics.jsonl, one a step, watched every `watched.POLL_S` seconds from outside.
 Memory is the largest resident set of the process as the kernel counted it, without a GPU's
 own memory. More options, such as --config.dtype=bfloat16, are passed on. Prints a Markdown table
 and appends its rows to RESULTS; a stage that fails ends this with its output.
@@ -21,19 +21,15 @@ import argparse
 import collections
 import datetime
 import hashlib
-import itertools
 import json
-import os
 import pathlib
 import platform
 import re
 import shutil
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,14 +38,13 @@ from PIL import Image
 from cglo_jax import loop, prepare, train
 from cglo_jax.checkpoints import restore_latest_model
 from cglo_jax.results import read_result, result_path
-from experiments import entry
+from experiments import entry, watched, work
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = pathlib.Path(__file__).parent / "results" / "full_size.jsonl"
 CONFIGS = {"cub": "configs/cub.py:2", "cifar100": "configs/cifar100.py:10"}
 METHODS = ("baseline", "cglo")
 RUNS = ("train", "sample", *(f"classify {method}" for method in METHODS), "report")
-POLL_S = 0.005
 CUB = "caltech_birds2011"
 CLASSES, TRAIN, TEST = 200, 3, 1  # made-up classes, and images of each
 LISTED = 2  # of the TRAIN images, by the split file: as many as configs/cub.py:2 wants
@@ -113,57 +108,10 @@ def prepare_birds(folder: pathlib.Path) -> None:
         prepare.ARCHIVES[CUB] = official
 
 
-# Processes, measured from outside
-
-# A process's largest resident set begins with that of the one that starts it: this one is small.
-_LAUNCHER = """
-import json, os, sys, time
-began = time.perf_counter()
-to_stderr = [(os.POSIX_SPAWN_DUP2, 2, 1)]
-pid = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=to_stderr)
-_, status, usage = os.wait4(pid, 0)
-wall_s = round(time.perf_counter() - began, 2)
-print(json.dumps([os.waitstatus_to_exitcode(status), wall_s, usage.ru_maxrss]))
-"""
+# Stages
 
 
-class Usage(NamedTuple):
-    """What a process took."""
-
-    status: int  # its exit status, negative if a signal ended it
-    wall_s: float  # seconds from start to end
-    peak_gb: float  # largest resident set in 1e9 bytes
-    intervals_s: list[float]  # seconds between the lines that it added to a file
-
-
-def _count_lines(path: pathlib.Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def watch(command: Sequence[str], log: pathlib.Path, lines: pathlib.Path) -> Usage:
-    """Runs `command`, an absolute path and its arguments, in ROOT to its end (Linux).
-
-    Args:
-      log: gets what it prints. lines: the file whose new lines are timed.
-    """
-    with log.open("wb") as file:
-        launcher = [sys.executable, "-c", _LAUNCHER, *command]
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(launcher, stdout=pipe, stderr=file, cwd=ROOT)
-    arrivals, seen, runs = [], _count_lines(lines), True
-    while runs:
-        time.sleep(POLL_S)
-        runs = process.poll() is None
-        if (count := _count_lines(lines)) > seen:
-            arrivals += [time.perf_counter()] * (count - seen)
-            seen = count
-    with process.stdout:
-        status, wall_s, peak_kib = json.load(process.stdout)
-    intervals = [round(b - a, 3) for a, b in itertools.pairwise(arrivals)]
-    return Usage(status, wall_s, round(peak_kib * 1024 / 1e9, 3), intervals)
-
-
-def run_stage(workdir: pathlib.Path, run: str, options: Sequence[str]) -> Usage:
+def run_stage(workdir: pathlib.Path, run: str, options: Sequence[str]) -> watched.Usage:
     """Runs a stage of cglo_jax.main, such as 'train', or 'classify cglo' for one method.
 
     Raises:
@@ -175,7 +123,7 @@ def run_stage(workdir: pathlib.Path, run: str, options: Sequence[str]) -> Usage:
     if method:
         command.append(f"--config.classify.methods=('{method}',)")
     log = workdir.with_name(f"{run.replace(' ', '-')}.log")
-    usage = watch(command, log, workdir / "metrics.jsonl")
+    usage = watched.run(command, log, workdir / "metrics.jsonl")
     if usage.status:
         output = log.read_text(errors="replace")
         raise SystemExit(f"{output}{run}: exit status {usage.status}")
@@ -186,7 +134,7 @@ def run_stage(workdir: pathlib.Path, run: str, options: Sequence[str]) -> Usage:
 # Rows and table
 
 
-def create_row(workdir: pathlib.Path, run: str, usage: Usage) -> dict[str, Any]:
+def create_row(workdir: pathlib.Path, run: str, usage: watched.Usage) -> dict[str, Any]:
     """Puts together what was measured of one run and what it trained, as a JSON object."""
     stage, _, method = run.partition(" ")
     row = {"stage": run, "wall_s": usage.wall_s, "peak_gb": usage.peak_gb}
@@ -209,7 +157,7 @@ def create_row(workdir: pathlib.Path, run: str, usage: Usage) -> dict[str, Any]:
         "batch_size": batch,
         "first_step_s": timing["compile_s"],
         "later_steps_s": usage.intervals_s,
-        "images_per_s": round(batch / max(median, POLL_S), 2),
+        "images_per_s": round(batch / max(median, watched.POLL_S), 2),
     }
 
 
@@ -280,7 +228,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_results(root / "run", usages, options)
 
 
-def write_results(workdir: pathlib.Path, usages: list[Usage], flags: list[str]) -> None:
+def write_results(
+    workdir: pathlib.Path, usages: list[watched.Usage], flags: list[str]
+) -> None:
     """Prints the table and appends its rows to RESULTS."""
     result = read_result(result_path(workdir, METHODS[0], 0))
     common = {
@@ -288,7 +238,7 @@ def write_results(workdir: pathlib.Path, usages: list[Usage], flags: list[str]) 
         "options": [re.sub(r"=/.*/", "=", flag) for flag in flags],
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": work.count_cores(),
         "environment": result["environment"],
     }
     rows = [create_row(workdir, run, u) for run, u in zip(RUNS, usages, strict=True)]

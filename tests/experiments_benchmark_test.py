@@ -104,11 +104,3 @@ def test_lines_of_the_table_by_hand():
         "| cglo | ours | 2000.0 (2000.0-2000.0) | 50 |  |",
         "| cglo | PyTorch | 2000.0 (1500.0-3500.0) |  | 2.00 / 1.00 |",
     ]
-
-
-def test_programs_take_turns():
-    order = []
-    programs = {name: lambda name=name: order.append(name) for name in "ab"}
-    times = our_steps.take_turns(programs, turns=2, steps=3, wait=lambda _: None)
-    assert "".join(order) == "aaaabbbb" * 3  # a turn, and a step of each, to warm up
-    assert {name: len(t) for name, t in times.items()} == {"a": 2, "b": 2}

@@ -2,9 +2,6 @@
 
 import argparse
 import json
-import pathlib
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +11,7 @@ from PIL import Image
 from cglo_jax import data, loop, prepare
 from cglo_jax.checkpoints import Checkpoints
 from configs import cub
-from experiments import full_size
+from experiments import full_size, watched
 
 SHRUNKEN = {
     "devices": "1",
@@ -37,14 +34,6 @@ SHRUNKEN = {
 def _small(tmp_path, monkeypatch):
     monkeypatch.setattr(full_size, "SIDES", (40, 30))
     monkeypatch.setattr(full_size, "RESULTS", tmp_path / "full_size.jsonl")
-
-
-def run_python(tmp_path: pathlib.Path, code: str) -> tuple[full_size.Usage, str]:
-    """Watches a program that may append to the file in sys.argv[1]."""
-    log, lines = tmp_path / "log", tmp_path / "lines"
-    lines.write_text("an older line\n")
-    usage = full_size.watch([sys.executable, "-c", code, str(lines)], log, lines)
-    return usage, log.read_text()
 
 
 def test_birds_are_prepared_as_tfds_reads_cub(tmp_path):
@@ -82,41 +71,6 @@ def test_birds_are_prepared_as_tfds_reads_cub(tmp_path):
     fields.shots = 3  # there are three, of which two are listed
     with pytest.raises(data.UserError, match="has only 2 training images"):
         data.load(fields)
-
-
-def test_memory_is_that_of_the_process_alone(tmp_path):
-    ours = np.ones(300_000_000, np.uint8)  # would count too without the launcher
-    peaks = []
-    for megabytes in (50, 250):
-        code = f"x = b'1' * {megabytes * 10**6}"
-        usage, _ = run_python(tmp_path, code)
-        assert usage.status == 0
-        peaks.append(usage.peak_gb)
-    assert len(ours) == 300_000_000
-    assert 0.05 < peaks[0] < 0.1
-    assert peaks[1] - peaks[0] == pytest.approx(0.2, abs=0.01)
-
-
-def test_times_are_those_between_lines(tmp_path):
-    code = (
-        "import sys, time\n"
-        "for wait in (0.1, 0.3, 0.6):\n"
-        "    time.sleep(wait)\n"
-        "    open(sys.argv[1], 'a').write('line\\n')\n"
-        "print('out')\n"
-        "sys.exit('err')\n"
-    )
-    began = time.perf_counter()
-    usage, printed = run_python(tmp_path, code)
-    assert usage.status == 1
-    assert usage.intervals_s == pytest.approx([0.3, 0.6], abs=0.1)
-    assert 1.0 <= usage.wall_s <= time.perf_counter() - began
-    assert sorted(printed.split()) == ["err", "out"]
-
-
-def test_a_killed_process_is_no_success(tmp_path):
-    usage, _ = run_python(tmp_path, "import os; os.kill(os.getpid(), 9)")
-    assert usage.status == -9
 
 
 def test_a_stage_that_fails_is_shown(tmp_path):
@@ -172,7 +126,7 @@ def test_rows_by_hand(tmp_path):
         model = {"params": {"a": np.ones((n, 3)), "b": np.ones(2)}, "z": np.ones(9)}
         with Checkpoints(tmp_path / folder) as checkpoints:
             checkpoints.save(4, model, {"step": np.ones(1)}, {})
-    usage = full_size.Usage(0, 12.5, 1.5, [0.3, 0.1, 0.4])
+    usage = watched.Usage(0, 12.5, 1.5, [0.3, 0.1, 0.4])
     common = {"wall_s": 12.5, "peak_gb": 1.5}
     steps = {"later_steps_s": [0.3, 0.1, 0.4]}
     assert full_size.create_row(tmp_path, "train", usage) == common | steps | {

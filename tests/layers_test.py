@@ -183,7 +183,9 @@ def test_max_pool_equals_flax_with_gradients(side):
 
 
 def test_max_pool_gives_the_gradient_to_the_first_of_equal_maxima_as_flax_does():
-    x = jnp.floor(normal(0, 4, 6, 6, 5))  # of few values: many windows have equal maxima
+    x = jnp.floor(
+        normal(0, 4, 6, 6, 5)
+    )  # of few values: many windows have equal maxima
     weights = normal(1, 4, 3, 3, 5)
 
     def gradient(pool, x):
