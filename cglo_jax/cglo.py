@@ -58,23 +58,19 @@ class Shared(NamedTuple):
 
 
 def create_shared(
-    key: jax.Array,
-    dataset: Dataset,
-    vgg: dict[str, Any],
-    cache_gb: float,
-    *,
-    spec: Any,
-    outline: bool = False,
+    key: jax.Array, dataset: Dataset, vgg: dict[str, Any], cache_gb: float, *, spec: Any
 ) -> Shared:
-    """Returns what the steps on `dataset` read; cache_gb: see `reconstruction.cache_features`.
+    """Returns what the steps on `dataset` read; cache_gb: see `reconstruction.cache_features`."""
+    features = cache_features(dataset.images, vgg, cache_gb, spec=spec)
+    outline = outline_shared(key, dataset, vgg, cache_gb, spec=spec)
+    return outline._replace(features=features)
 
-    As an outline it has shapes and types for features.
-    """
-    features = (
-        cached_shapes(len(dataset.ids), cache_gb, spec=spec)
-        if outline
-        else cache_features(dataset.images, vgg, cache_gb, spec=spec)
-    )
+
+def outline_shared(
+    key: jax.Array, dataset: Dataset, vgg: dict[str, Any], cache_gb: float, *, spec: Any
+) -> Shared:
+    """Returns `create_shared` with shapes and types in the place of features."""
+    features = cached_shapes(len(dataset.ids), cache_gb, spec=spec)
     labels, weights = dataset.labels, dataset.class_weights
     return Shared(key, dataset.images, labels, weights, vgg, features)
 

@@ -236,17 +236,6 @@ def _train(
     )
     size = parallel.per_device(c.batch_size, n, devices, "classify.batch_size")
     step_fn = compiled_step(spec, devices, constants)
-    init = functools.partial(classifier.init_state, spec=spec)
-    memory.check(
-        config,
-        step_fn,
-        jax.eval_shape(init, key_init),
-        shared,
-        (size, 2) if semi_supervised else (size,),
-        devices,
-        "lower config.classify.batch_size",
-    )
-    shared = parallel.replicate(shared, devices)
     state = create_state(key_init, spec, body, devices)
     order = BatchOrder(key_order, np.arange(n), size)
     if semi_supervised:
@@ -261,7 +250,11 @@ def _train(
     directory = result_path(workdir, spec.method, seed).parent
     return loop.run_steps(
         parallel.create_take_steps(
-            choose, lambda: shared, devices, config.steps_per_call
+            choose,
+            lambda: shared,
+            devices,
+            config.steps_per_call,
+            functools.partial(memory.check, config, "classify", shared),
         ),
         state,
         split_state=_split_state,

@@ -23,7 +23,8 @@ def get_config() -> ConfigDict:
     # one whole run (cGLO and classifiers) each; 3 in the paper [P 4.3]
     config.seeds = (0, 1, 2)
     config.devices = 0  # local devices to use, 0 = all
-    # steps that one call from Python takes, 0 = 1 on a CPU (more are slow there), 10 elsewhere
+    # steps that one call from Python takes, 0 = 1 on a CPU (more are slow there), 10 elsewhere;
+    # another number may round otherwise, and so may other periods of logs and checkpoints with it
     config.steps_per_call = 0
     # refuse to train what needs more memory than is free
     config.check_memory = True

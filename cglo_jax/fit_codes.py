@@ -20,7 +20,7 @@ import numpy as np
 from flax import struct
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, codes, loop, parallel, train
+from cglo_jax import cglo, codes, loop, memory, parallel, train
 from cglo_jax.checkpoints import Checkpoints
 from cglo_jax.config import check_fingerprint
 from cglo_jax.data import Dataset
@@ -260,7 +260,6 @@ def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
     use_weak = spec.gamma > 0 and bool((dataset.labels[new] >= 0).any())
     _, key_step, key_order = _split_key(seed)
     fixed = cglo.create_shared(key_step, dataset, vgg, cache_gb=0, spec=spec)
-    fixed = parallel.replicate(fixed, devices)
     shared = Shared(fixed, trained.params, trained.batch_stats)
     order = BatchOrder(key_order, new, size)
     step_fn = compiled_step(spec, use_weak, devices)
@@ -278,7 +277,11 @@ def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
     per_epoch = max(1, total // c.epochs)
     loop.run_steps(
         parallel.create_take_steps(
-            choose, lambda: shared, devices, config.steps_per_call
+            choose,
+            lambda: shared,
+            devices,
+            config.steps_per_call,
+            functools.partial(memory.check, config, "train", shared),
         ),
         parallel.create_replicated(_create_state, devices, model["z"], spec=spec),
         split_state=split_state,

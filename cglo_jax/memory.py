@@ -1,13 +1,13 @@
 """What training needs of a device's memory, projected before anything is compiled."""
 
 import collections
+import contextlib
 import math
 import pathlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Literal
 from ml_collections import ConfigDict
 
@@ -17,7 +17,10 @@ GB = 1e9
 # What XLA reads where its operand lies, mostly.
 _VIEWS = {"broadcast_in_dim", "expand_dims", "pad", "reshape", "slice", "squeeze"}
 _MEMINFO = pathlib.Path("/proc/meminfo")
-_CGROUP = pathlib.Path("/sys/fs/cgroup")  # version 2, as containers see their own
+_OWN_CGROUPS = pathlib.Path("/proc/self/cgroup")
+_CGROUP = pathlib.Path("/sys/fs/cgroup")
+# What Linux gives back when memory is short, by version 2 or 1.
+_RECLAIMABLE = ("active_file", "inactive_file", "slab_reclaimable")
 
 
 def tree_bytes(tree: Any) -> int:
@@ -49,7 +52,7 @@ def project(
 
 def _by_field(shared: NamedTuple) -> dict[str, int]:
     """Returns the bytes of each field; those of a field with fields of its own by them."""
-    parts: dict[str, int] = {}
+    parts: dict[str, int] = {}  # names are distinct in what trainers share
     for name, tree in shared._asdict().items():
         parts |= (
             _by_field(tree) if hasattr(tree, "_asdict") else {name: tree_bytes(tree)}
@@ -70,8 +73,8 @@ def _peak(jaxpr: Any, in_place: Collection[Any]) -> int:
         last |= dict.fromkeys(used, i)
         if equation.primitive.name in _VIEWS:
             source |= dict.fromkeys(equation.outvars, used[0] if used else None)
-    results = {source.get(v, v) for v in jaxpr.outvars if not isinstance(v, Literal)}
-    last |= dict.fromkeys(results, len(jaxpr.eqns))
+    kept = {source.get(v, v) for v in jaxpr.outvars if not isinstance(v, Literal)}
+    last |= dict.fromkeys(kept, len(jaxpr.eqns))
     ends = collections.defaultdict(list)
     for v, i in last.items():
         ends[i].append(v)
@@ -84,8 +87,10 @@ def _peak(jaxpr: Any, in_place: Collection[Any]) -> int:
             for v in equation.outvars
             if v not in source and v not in in_place
         }
-        inside = _peak_inside(equation, in_place)
-        most = max(most, live + max(sum(new.values()), inside))
+        inside, results = _peak_inside(equation, in_place), sum(new.values())
+        # A loop's results grow beside what its body needs; a call's are among that.
+        loops = equation.primitive.name in ("scan", "while")
+        most = max(most, live + (inside + results if loops else max(inside, results)))
         sizes |= {v: size for v, size in new.items() if v in last}
         live += sum(size for v, size in new.items() if v in last)
         live -= sum(sizes.get(v, 0) for v in ends[i])
@@ -138,56 +143,91 @@ def free_bytes(device: jax.Device) -> int | None:
 
 
 def _free_on_host() -> int | None:
-    """Returns the least that Linux and the container leave; None elsewhere."""
+    """Returns the least that Linux and the process's control groups leave; None elsewhere."""
     try:
         lines = _MEMINFO.read_text().splitlines()
     except OSError:
         return None
     fields = dict(line.split(":") for line in lines)
-    free = int(fields["MemAvailable"].split()[0]) * 1024
+    free = [int(fields["MemAvailable"].split()[0]) * 1024]
+    for folder, names in _control_groups():
+        with contextlib.suppress(OSError, ValueError):  # no limit is "max"
+            limit, used = (int((folder / name).read_text()) for name in names)
+            rows = (folder / "memory.stat").read_text().splitlines()
+            stat = dict(row.split() for row in rows)
+            reclaimable = sum(int(stat.get(name, 0)) for name in _RECLAIMABLE)
+            free.append(limit - used + reclaimable)
+    return max(0, min(free))
+
+
+def _control_groups() -> Iterator[tuple[pathlib.Path, tuple[str, str]]]:
+    """Yields folders of control groups of this process with their files of limit and use."""
     try:
-        limit = int((_CGROUP / "memory.max").read_text())  # "max" without one
-        used = int((_CGROUP / "memory.current").read_text())
-        stat = dict(
-            line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines()
-        )
-    except (OSError, ValueError):
-        return free
-    return min(free, limit - used + int(stat.get("inactive_file", 0)))
+        lines = _OWN_CGROUPS.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:  # version 2
+            root, names = _CGROUP, ("memory.max", "memory.current")
+        elif "memory" in controllers.split(","):
+            root = _CGROUP / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        own = pathlib.PurePosixPath(path.lstrip("/"))
+        # In a container the path may be the host's, which is not there.
+        for group in (own, *own.parents):
+            yield root / group, names
 
 
 def check(
     config: ConfigDict,
+    stage: str,
+    shared: NamedTuple,
     step_fn: Callable,
     state: Any,
-    shared: NamedTuple,
-    batch: tuple[int, ...],
-    devices: Sequence[jax.Device],
-    advice: str,
+    batch: jax.Array,
 ) -> None:
-    """Checks that a run fits into what is free on the devices; CPU devices share the host's memory.
+    """Checks that what a run needs besides its state fits into what is free on its devices.
+
+    CPU devices share the host's memory.
 
     Args:
-      step_fn, state, shared: see `project`.
-      batch: shape of the indices of a step's images [B, ...].
-      advice: what can be done, for the message.
+      stage: section of the config that has the batch size, for the message.
+      shared, step_fn, batch: see `project`. state: is on the devices.
 
     Raises:
       UserError: it does not; the message has the arithmetic. Never with `check_memory` False.
     """
-    free = free_bytes(devices[0]) if config.check_memory else None
+    devices = batch.sharding.device_set
+    device = next(iter(devices))
+    free = free_bytes(device) if config.check_memory else None
     if free is None:
         return
-    n = len(devices)
-    indices = jax.ShapeDtypeStruct((n, batch[0] // n, *batch[1:]), jnp.int32)
-    parts = project(step_fn, state, shared, indices)
-    copies = n if devices[0].platform == "cpu" else 1
+    parts = project(step_fn, state, shared, batch)
+    del parts["state"]
+    copies = 1
+    if device.platform == "cpu":
+        copies = len(devices)
+        # They are on the host twice while they are copied, before the first step.
+        twice = parts.get("features", 0) - copies * parts["a step"]
+        free -= max(0, twice)
     needed = copies * sum(parts.values())
     if needed <= free:
         return
-    large = {name: size for name, size in parts.items() if copies * size > needed / 200}
-    terms = ", ".join(f"{name} {size / GB:.2f}" for name, size in large.items())
-    times = f"{copies} devices x ({terms})" if copies > 1 else terms
+    largest = max(parts, key=parts.get)
+    advice = {
+        "a step": f"lower config.{stage}.batch_size",
+        "features": "lower config.reconstruction.cache_gb",
+    }.get(largest, "use fewer or smaller images")
+    small = {name for name, size in parts.items() if copies * size < needed / 100}
+    terms = [f"{k} {v / GB:.2f}" for k, v in parts.items() if k not in small]
+    if small:
+        terms.append(f"other {sum(parts[name] for name in small) / GB:.2f}")
+    times = (
+        f"{copies} devices x ({' + '.join(terms)})" if copies > 1 else " + ".join(terms)
+    )
     raise UserError(
         f"training needs about {needed / GB:.2f} GB of memory ({times}), {free / GB:.2f} GB are "
         f"free: {advice}, or try it with --config.check_memory=False"

@@ -1,8 +1,10 @@
 """What a program sets for its process before JAX starts, where the environment does not say otherwise."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
+import platform
 import sys
 
 # Which operations XLA:CPU gives to YNNPACK. Without convolutions they go to Eigen, whose weight
@@ -12,11 +14,13 @@ _YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _ALL_BUT_CONVOLUTIONS = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 _POLICY = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_PROCESSOR = pathlib.Path("/proc/cpuinfo")
+_PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
 _MOST_PROGRAMS = 10**9  # bytes of compiled programs that are kept
 
 
 def start() -> None:
-    """Prepares the process of a program; everything that is run from a shell begins with it."""
+    """Prepares the process of a program that computes, at its very beginning."""
     use_huge_pages()
     keep_programs()
     prepare()
@@ -40,33 +44,65 @@ def cache_dir() -> pathlib.Path:
 
 
 def keep_programs() -> None:
-    """Lets JAX keep what it compiles in `cache_dir()`/programs.
+    """Lets JAX keep what takes it more than a second to compile in a folder of `cache_dir()`.
 
-    A program is found again by its operations, flags, compiler, threads and kind of processor. An
-    empty JAX_COMPILATION_CACHE_DIR keeps none; so does a folder that cannot be written to.
+    JAX finds a program again by its operations, flags and compiler, but what XLA:CPU makes of it is
+    for a number of threads and the instructions of a processor: each has a folder of its own. A
+    JAX_COMPILATION_CACHE_DIR of the environment stays. Nothing is kept where that cannot be, or
+    where others could write: programs are run as they lie there.
     """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    folder = cache_dir() / "programs"
+    root = cache_dir() / "programs"
+    given = os.environ.get(_PROGRAMS)
+    if given is not None and not pathlib.Path(given).is_relative_to(root):
+        return  # else it is of the process that started this one
+    os.environ.pop(_PROGRAMS, None)
+    folder = root / f"{_count_threads()}-threads-{_hash_instructions()}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _remove_oldest(folder, _MOST_PROGRAMS)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shared = folder.stat().st_mode & 0o022
     except OSError:
         return
-    if os.access(folder, os.W_OK):
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    if shared or not os.access(folder, os.W_OK):
+        return
+    _remove_oldest(root, _MOST_PROGRAMS)
+    os.environ[_PROGRAMS] = str(folder)
+    if "jax" in sys.modules:  # which has read the environment before
+        sys.modules["jax"].config.update("jax_compilation_cache_dir", str(folder))
 
 
-def _remove_oldest(folder: pathlib.Path, most: int) -> None:
-    """Removes the oldest files of a folder until the others have at most `most` bytes.
+def _count_threads() -> int:
+    """Returns the threads that XLA:CPU computes with."""
+    if asked := os.environ.get("NPROC", ""):
+        return int(asked) if asked.isdigit() else 0
+    if hasattr(os, "sched_getaffinity"):  # on Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _hash_instructions() -> str:
+    """Returns a short digest of the instructions that this processor has."""
+    try:
+        lines = _PROCESSOR.read_text().splitlines()
+        known = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):  # not Linux
+        known = platform.machine() + platform.processor()
+    return hashlib.sha256(known.encode()).hexdigest()[:8]
+
+
+def _remove_oldest(root: pathlib.Path, most: int) -> None:
+    """Removes the oldest programs below a folder until the others have at most `most` bytes.
 
     JAX's own limit fails for good once a process is killed while it writes.
     """
-    entries = sorted((entry.stat().st_mtime, entry) for entry in folder.iterdir())
-    for _, entry in reversed(entries):
-        most -= entry.stat().st_size
+    entries = []
+    for path in root.glob("*/*-cache"):
+        with contextlib.suppress(OSError):  # another process removed it
+            entries.append((path.stat().st_mtime, path.stat().st_size, path))
+    for _, size, path in sorted(entries, reverse=True):
+        most -= size
         if most < 0:
-            entry.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def use_huge_pages() -> None:

@@ -31,7 +31,7 @@ class Progress:
     def _say(self, text: str) -> None:
         tqdm.write(f"{self._name}: {text}", file=sys.stderr)
 
-    def first_steps(self, seconds: float, taken: int = 1) -> None:
+    def first_steps(self, seconds: float, taken: int) -> None:
         """Tells how long the first call took, which includes compilation; `taken` steps."""
         self._compiled = time.perf_counter()
         self._step += taken

@@ -54,7 +54,9 @@ def restore(
     )
     spec = synthesis.create_spec(config, dataset)
     spec = spec._replace(generator=spec.generator.clone(axis_name=None))
-    sampler = jax.device_put(synthesis.create_sampler(model, dataset))
+    sampler = synthesis.create_sampler(model, dataset)
+    variables, z = jax.device_put((sampler.variables, sampler.z))
+    sampler = sampler._replace(variables=variables, z=z)
     return Restored(sampler, spec, model["z"], step)
 
 
@@ -65,10 +67,10 @@ def paint(model: Restored, z: jax.Array, keys: jax.Array) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames="spec")
-def _synthesize(
+def synthesize_uint8(
     sampler: Sampler, keys: jax.Array, indices: jax.Array, *, spec: SampleSpec
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Computes `synthesis.synthesize` with images as uint8."""
+    """Computes `synthesis.synthesize` with images as uint8 in [0, 255]."""
     images, partners, t = synthesis.synthesize(sampler, keys, indices, spec=spec)
     return to_uint8(images), partners, t
 
@@ -146,7 +148,7 @@ def synthesize_classes(
       (k int [B], images uint8 [B, H, W, C], positions i of the images that they were made beside, j
       of their partners, t), see `synthesis.synthesize`.
     """
-    members, counts, _ = map(np.asarray, model.sampler.classes)
+    members, counts, _ = model.sampler.classes
     turn = np.arange(per_class) % counts[:, None]  # [K, per_class]
     sources = np.take_along_axis(members, turn, 1).ravel()
     keys = codes.example_keys(key, jnp.arange(len(sources)))
@@ -155,7 +157,7 @@ def synthesize_classes(
 
     def dispatch(start: int) -> tuple[np.ndarray, tuple[jax.Array, ...]]:
         k = np.take(order, range(start, start + size), mode="wrap")  # of one shape
-        return k, _synthesize(model.sampler, keys[k], sources[k], spec=model.spec)
+        return k, synthesize_uint8(model.sampler, keys[k], sources[k], spec=model.spec)
 
     starts = range(0, len(order), size)
     waiting = dispatch(0)

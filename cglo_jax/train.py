@@ -128,28 +128,15 @@ def run(
     key_init, key_step, key_order = jax.random.split(jax.random.key(seed), 3)
     (vgg, resnet), origin = load_weights(config)
     cache_gb = config.reconstruction.cache_gb
-
-    @functools.cache
-    def shared() -> (
-        cglo.Shared
-    ):  # made at the first step: a finished run needs none of it
-        made = cglo.create_shared(key_step, dataset, vgg, cache_gb, spec=spec)
-        return parallel.replicate(made, devices)
-
     schedule = Schedule(config, dataset, key_order, devices)
-    sizes = {"spec": spec, "n": len(dataset.ids), "dim": config.latent.dim}
-    memory.check(
-        config,
-        compiled_step(spec, True, devices),
-        jax.eval_shape(functools.partial(cglo.init_state, **sizes), key_init),
-        cglo.create_shared(key_step, dataset, vgg, cache_gb, spec=spec, outline=True),
-        (schedule.batch_size,),
-        devices,
-        "lower config.train.batch_size or config.reconstruction.cache_gb",
-    )
-    first_codes = init_codes.draw(config, key_init, dataset, resnet)
     state = parallel.create_replicated(
-        cglo.init_state, devices, key_init, first_codes, **sizes
+        cglo.init_state,
+        devices,
+        key_init,
+        init_codes.draw(config, key_init, dataset, resnet),
+        spec=spec,
+        n=len(dataset.ids),
+        dim=config.latent.dim,
     )
     ids = hash_ids(dataset.ids)
 
@@ -163,8 +150,16 @@ def run(
         labelled, indices = schedule(step)
         return compiled_step(spec, labelled, devices), indices
 
+    reads = (key_step, dataset, vgg, cache_gb)
+    outline = cglo.outline_shared(*reads, spec=spec)
     return loop.run_steps(
-        parallel.create_take_steps(choose, shared, devices, config.steps_per_call),
+        parallel.create_take_steps(
+            choose,
+            lambda: cglo.create_shared(*reads, spec=spec),
+            devices,
+            config.steps_per_call,
+            functools.partial(memory.check, config, "train", outline),
+        ),
         state,
         split_state=split_with_ids,
         merge_state=merge_state,

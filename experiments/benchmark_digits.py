@@ -30,7 +30,8 @@ def main() -> None:
     print("| run | seconds | most memory, GB |\n|---|---|---|")
     runs = []
     with tempfile.TemporaryDirectory() as directory:
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{directory}/programs"
+        os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+        os.environ["CGLO_CACHE"] = directory
         for i in range(args.runs):
             log = pathlib.Path(directory, f"{i}.log")
             command = [sys.executable, *COMMAND, f"--workdir={directory}/{i}"]

@@ -45,7 +45,7 @@ def create_model(config: ConfigDict, dataset: Dataset) -> sample.Restored:
     spec = synthesis.create_spec(config, dataset)
     spec = spec._replace(generator=spec.generator.clone(axis_name=None))
     sampler = synthesis.create_sampler(model, dataset)
-    return sample.Restored(jax.device_put(sampler), spec, model["z"], step=0)
+    return sample.Restored(sampler, spec, model["z"], step=0)
 
 
 def create_ways(
@@ -57,12 +57,15 @@ def create_ways(
     size = batch_that_fits(dataset.images.shape[1])
     indices = np.arange(size, dtype=np.int32) % len(dataset.ids)
     keys = codes.example_keys(key, jnp.asarray(indices))
-    program = jax.jit(functools.partial(synthesis.synthesize, spec=model.spec))
 
     def alone() -> int:
-        batches = [program(model.sampler, keys, indices) for _ in range(-(-n // size))]
-        jax.block_until_ready(batches)
-        return len(batches) * size
+        batches = -(-n // size)
+        for _ in range(batches):
+            made = sample.synthesize_uint8(
+                model.sampler, keys, indices, spec=model.spec
+            )
+        jax.block_until_ready(made)
+        return batches * size
 
     def to_memory() -> int:
         batches = sample.synthesize_classes(model, key, per_class)

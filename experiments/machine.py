@@ -29,7 +29,8 @@ def describe() -> dict[str, Any]:
         "platform": platform.platform(),
         "cores": work.count_cores(),
         "settings": {
-            name: os.environ.get(name) for name in ("XLA_FLAGS", "GLIBC_TUNABLES")
+            name: os.environ.get(name)
+            for name in ("XLA_FLAGS", "GLIBC_TUNABLES", "NPROC")
         },
         "environment": environment(jax.local_devices()[:1]),
     }

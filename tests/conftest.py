@@ -12,7 +12,7 @@ from typing import NamedTuple
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # t-SNE of few points on shared cores
 os.environ.setdefault("GLIBC_TUNABLES", "")  # no program starts itself anew
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")  # tests count compilations
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # tests count compilations
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),

@@ -139,21 +139,32 @@ class Kind:
     ],
 )
 def test_steps_are_taken_together_where_one_program_takes_them(per_call, calls):
-    first, second = Kind("first"), Kind("second")
+    first, second, asked, told = Kind("first"), Kind("second"), [], []
 
     def choose(step):
+        asked.append(step)
         return first if step < 5 else second, np.array([step, -step])
 
-    take_steps = parallel.create_take_steps(choose, lambda: None, FOUR[:1], per_call)
+    def create_shared():
+        told.append("shared")
+        return np.zeros(3)
+
+    def check(step_fn, state, batch):
+        told.append((step_fn, state, batch.shape))
+
+    take_steps = parallel.create_take_steps(
+        choose, create_shared, FOUR[:1], per_call, check
+    )
     state, step, counts = [], 0, []
     while step < 10:
-        state, told, taken = take_steps(state, step, 10 - step)
-        assert told == ("several" if taken > 1 else "one")
+        state, metrics, taken = take_steps(state, step, 10 - step)
+        assert metrics == ("several" if taken > 1 else "one")
         counts.append(taken)
         step += taken
     assert counts == calls
+    assert asked == list(range(10))
     assert state == [("first" if i < 5 else "second", [i, -i]) for i in range(10)]
-    assert take_steps([], 0, 2)[2] <= 2  # never more than may be
+    assert told == [(first, [], (1, 2)), "shared"]
 
 
 def test_pmap_batch_keeps_the_device_axis():

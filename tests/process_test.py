@@ -1,10 +1,12 @@
 """Tests of cglo_jax/process.py."""
 
 import os
+import pathlib
 import subprocess
 import sys
 
 import jax
+import pytest
 
 from cglo_jax import process
 
@@ -101,48 +103,94 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     assert process.cache_dir() == tmp_path / "home" / ".cache" / "cglo_jax"
 
 
-def test_programs_are_kept_and_found_again(tmp_path):
-    program = """
+PROGRAM = """
 process.keep_programs()
 import jax
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.monitoring.register_event_listener(lambda event, **_: print(event.split("/")[-1]))
 jax.jit(lambda x: x + 1)(1.0)
 """
-    hits = []
-    for _ in range(2):
-        lines = run(program, CGLO_CACHE=str(tmp_path))
-        hits.append((lines.count("cache_misses") > 0, lines.count("cache_hits") > 0))
-    assert hits == [(True, False), (False, True)]
-    assert any((tmp_path / "programs").glob("jit__lambda-*-cache"))
 
 
-def test_what_the_environment_says_of_kept_programs_counts(monkeypatch, tmp_path):
+@pytest.mark.parametrize("first", ["", "import jax\n"])
+def test_programs_are_kept_and_found_again(tmp_path, first):
+    seen = []
+    for threads in ("2", "2", "1"):
+        lines = run(
+            first + PROGRAM,
+            CGLO_CACHE=str(tmp_path),
+            NPROC=threads,
+            JAX_ENABLE_COMPILATION_CACHE="true",
+        )
+        seen.append((lines.count("cache_misses") > 0, lines.count("cache_hits") > 0))
+    # Programs for two threads are not for one.
+    assert seen == [(True, False), (False, True), (True, False)]
+    folders = {path.parent for path in tmp_path.glob("programs/*/jit__lambda-*-cache")}
+    assert {folder.name[0] for folder in folders} == {"1", "2"}
+    assert all(folder.stat().st_mode & 0o777 == 0o700 for folder in folders)
+
+
+@pytest.fixture(name="root")
+def _root(monkeypatch, tmp_path):
+    """The folder that programs are kept in, of an environment that says nothing of it."""
     monkeypatch.setenv("CGLO_CACHE", str(tmp_path))
-    monkeypatch.setenv(_PROGRAMS, "")
-    process.keep_programs()
-    assert os.environ[_PROGRAMS] == "" and not list(tmp_path.iterdir())
-
-
-def test_no_program_is_kept_where_that_cannot_be(monkeypatch, tmp_path):
-    (tmp_path / "programs").write_text("in the way")
-    monkeypatch.setenv("CGLO_CACHE", str(tmp_path))
+    monkeypatch.setenv("NPROC", "3")
     monkeypatch.setenv(_PROGRAMS, "to be restored")
     monkeypatch.delenv(_PROGRAMS)
+    before = jax.config.jax_compilation_cache_dir
+    yield tmp_path / "programs"
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize("given", ["", "/mine"])
+def test_what_the_environment_says_of_kept_programs_counts(root, monkeypatch, given):
+    monkeypatch.setenv(_PROGRAMS, given)
+    process.keep_programs()
+    assert os.environ[_PROGRAMS] == given and not root.exists()
+
+
+def test_a_child_with_other_threads_has_another_folder(root, monkeypatch):
+    process.keep_programs()
+    mine = os.environ[_PROGRAMS]
+    assert mine.startswith(str(root / "3-threads-"))
+    monkeypatch.setenv("NPROC", "1")
+    process.keep_programs()
+    assert os.environ[_PROGRAMS] == mine.replace("3-threads", "1-threads")
+
+
+def test_other_processors_have_another_folder(root, monkeypatch, tmp_path):
+    folders = set()
+    for flags in ("sse4 avx", "sse4 avx avx512", None):
+        (tmp_path / "cpuinfo").write_text(f"model: x\nflags : {flags}\n" * bool(flags))
+        monkeypatch.setattr(process, "_PROCESSOR", tmp_path / "cpuinfo")
+        process.keep_programs()
+        folders.add(os.environ[_PROGRAMS])
+    assert len(folders) == 3
+
+
+def test_no_program_is_kept_where_that_cannot_be(root):
+    root.write_text("in the way")
     process.keep_programs()
     assert _PROGRAMS not in os.environ
 
 
-def test_the_oldest_programs_leave(monkeypatch, tmp_path):
-    folder = tmp_path / "programs"
-    folder.mkdir()
-    for age, name in enumerate("dbca"):
-        (folder / name).write_bytes(bytes(10))
-        os.utime(folder / name, (1000 - age, 1000 - age))
-    monkeypatch.setattr(process, "_MOST_PROGRAMS", 25)
-    monkeypatch.setenv("CGLO_CACHE", str(tmp_path))
-    monkeypatch.setenv(_PROGRAMS, "to be restored")
-    monkeypatch.delenv(_PROGRAMS)
+def test_no_program_is_kept_where_others_can_write(root):
     process.keep_programs()
-    assert sorted(path.name for path in folder.iterdir()) == ["b", "d"]
+    os.chmod(os.environ[_PROGRAMS], 0o770)
+    process.keep_programs()
+    assert _PROGRAMS not in os.environ
+
+
+def test_the_oldest_programs_leave(root, monkeypatch):
+    process.keep_programs()
+    folder, other = pathlib.Path(os.environ[_PROGRAMS]), root / "9-threads-abc"
+    (folder / "xla_gpu_per_fusion_autotune_cache_dir").mkdir()
+    other.mkdir()
+    paths = [folder / "d-cache", other / "b-cache", folder / "c-cache"]
+    for age, path in enumerate(paths):
+        path.write_bytes(bytes(10))
+        os.utime(path, (1000 - age, 1000 - age))
+    monkeypatch.setattr(process, "_MOST_PROGRAMS", 25)
+    process.keep_programs()
+    assert [path.exists() for path in paths] == [True, True, False]
     assert os.environ[_PROGRAMS] == str(folder)

@@ -33,7 +33,7 @@ def run(clock, start=0, total=100, every=10):
     """Ten seconds of compilation, then a tenth of a second a step; 8 images each."""
     shown = progress.Progress("train seed 0", start, total, 8)
     clock.now += 10
-    shown.first_steps(10.0)
+    shown.first_steps(10.0, 1)
     for step in range(start + 2, total + 1):
         clock.now += 0.1
         if step % every == 0:
@@ -102,7 +102,7 @@ def test_timing_keeps_compilation_out_of_the_rate(clock):
 def test_a_run_of_one_step_has_a_timing(clock):
     shown = progress.Progress("x", 0, 1, 8)
     clock.now += 2
-    shown.first_steps(2.0)
+    shown.first_steps(2.0, 1)
     shown.update(1, VALUES)
     shown.close()
     assert shown.timing()["steps"] == 1
@@ -111,5 +111,5 @@ def test_a_run_of_one_step_has_a_timing(clock):
 
 def test_nothing_is_said_of_a_step_compiled_before(capsys, clock):
     shown = progress.Progress("train seed 1", 0, 10, 8)
-    shown.first_steps(0.01)
+    shown.first_steps(0.01, 1)
     assert capsys.readouterr().err == ""

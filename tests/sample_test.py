@@ -117,13 +117,13 @@ def test_pngs_are_the_generators_images_of_the_drawn_pairs(
 def test_batches_have_one_size_and_the_classes_in_turn(trained, monkeypatch):
     config, dataset, workdir = trained
     model, sizes = sample.restore(config, workdir, dataset, 0), []
-    make = sample._synthesize
+    make = sample.synthesize_uint8
 
     def watched(sampler, keys, i, *, spec):
         sizes.append(len(i))
         return make(sampler, keys, i, spec=spec)
 
-    monkeypatch.setattr(sample, "_synthesize", watched)
+    monkeypatch.setattr(sample, "synthesize_uint8", watched)
     monkeypatch.setattr(sample, "batch_that_fits", lambda side: 4)
     batches = list(sample.synthesize_classes(model, jax.random.key(0), 2))
     assert sizes == [4, 4]

@@ -11,7 +11,15 @@ import pytest
 from conftest import assert_trees_equal, create_config, create_dataset, differ
 from PIL import Image
 
-from cglo_jax import checkpoints, fit_codes, init_codes, pretrained, sample, train
+from cglo_jax import (
+    checkpoints,
+    fit_codes,
+    init_codes,
+    parallel,
+    pretrained,
+    sample,
+    train,
+)
 from cglo_jax.errors import UserError
 from cglo_jax.models import resnet
 from cglo_jax.order import Schedule
@@ -52,18 +60,32 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, monkeypatc
     assert ["cross_entropy" in r for r in records] == [True, True, True, False] * 2
 
 
-def test_steps_in_one_call_are_the_steps_one_by_one(tmp_path):
+@pytest.mark.parametrize("devices", [1, 2])
+def test_steps_in_one_call_are_the_steps_one_by_one(tmp_path, monkeypatch, devices):
     dataset = create_dataset(20, unlabelled=8)  # epochs of 3 + 1 steps
-    changes = {"train.log_every_steps": 4, "train.epochs": 1}
-    states = []
-    for several in (1, 3):
-        workdir = tmp_path / str(several)
+    changes = {"train.log_every_steps": 4, "devices": devices}
+    calls, several = [], parallel.MappedStep.several
+
+    def spied(self, state, shared, batches):
+        calls.append(batches.shape[:2])
+        return several(self, state, shared, batches)
+
+    monkeypatch.setattr(parallel.MappedStep, "several", spied)
+    states = {}
+    for per_call, name in ((1, "one"), (3, "whole"), (3, "cut")):
+        workdir = tmp_path / name
         workdir.mkdir()
-        config = create_config(steps_per_call=several, **changes)
-        states.append(train.run(config, workdir, dataset, 0))
+        config = create_config(steps_per_call=per_call, **changes)
+        with monkeypatch.context() as patch:
+            if name == "cut":
+                interrupt_at(patch, 6)
+                with pytest.raises(KeyboardInterrupt):
+                    train.run(config, workdir, dataset, 0)
+        states[name] = train.run(config, workdir, dataset, 0)
+    assert calls == [(devices, 3)] * 4  # of whole, and of cut before and after
+    assert_trees_equal(states["whole"], states["cut"])
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
-    jax.tree.map(close, *states)
-    train.run(create_config(steps_per_call=2, **changes), workdir, dataset, 0)
+    jax.tree.map(close, states["one"], states["whole"])
 
 
 def test_another_seed_is_another_run(tmp_path):
