@@ -41,7 +41,7 @@ def prepare(config: ConfigDict) -> ConfigDict:
 def create_batches(n: int, size: int) -> Callable[[], np.ndarray]:
     """Returns what gives the indices of `size` of n images, others every time."""
     rng = np.random.default_rng(1)
-    return lambda: rng.permutation(n)[:size].astype(np.int32)
+    return lambda: rng.choice(n, size, replace=False).astype(np.int32)
 
 
 class Ours(NamedTuple):

@@ -1,7 +1,10 @@
 """Tests of experiments/our_steps.py and of the benchmarks that need no PyTorch."""
 
+import dataclasses
+import statistics
 import sys
 
+import numpy as np
 import pytest
 from conftest import create_config, create_dataset
 
@@ -36,6 +39,25 @@ def test_steps_are_taken_and_measured():
     config = create_config(**{"classify.width": 1})
     step = our_steps.our_classifier(config, dataset).create_program()
     assert step()["loss"] > 0
+
+
+def test_a_step_takes_no_more_time_and_memory_with_more_images():
+    programs, own = {}, []
+    for n in (1000, 300_000):
+        dataset = dataclasses.replace(
+            create_dataset(),
+            images=np.zeros((n, 8, 8, 1), np.uint8),
+            labels=np.arange(n, dtype=np.int32) % 3,
+            ids=tuple(map(str, range(n))),
+        )
+        ours = our_steps.our_cglo(create_config(), dataset, 0)
+        own.append(benchmark_scale.measure_memory(ours)["xla_own"])
+        programs[n] = ours.create_program()
+    assert own[0] == own[1]
+    times = our_steps.take_turns(programs, turns=7, steps=5)
+    few, many = (statistics.median(seconds) for seconds in times.values())
+    # A copy of the codes would take longer than the step. The benchmark has the true ratio.
+    assert many < 1.5 * few
 
 
 def test_lines_of_the_scale_tables_by_hand():
