@@ -207,13 +207,11 @@ def check(
         return
     parts = project(step_fn, state, shared, batch)
     del parts["state"]
-    copies = 1
-    if device.platform == "cpu":
-        copies = len(devices)
-        # They are on the host twice while they are copied, before the first step.
-        twice = parts.get("features", 0) - copies * parts["a step"]
-        free -= max(0, twice)
-    needed = copies * sum(parts.values())
+    on_host = device.platform == "cpu"
+    copies = len(devices) if on_host else 1
+    # On the host they are there twice while they are copied, before the first step.
+    copied = max(0, parts.get("features", 0) - copies * parts["a step"]) * on_host
+    needed = copies * sum(parts.values()) + copied
     if needed <= free:
         return
     largest = max(parts, key=parts.get)
@@ -225,10 +223,12 @@ def check(
     terms = [f"{k} {v / GB:.2f}" for k, v in parts.items() if k not in small]
     if small:
         terms.append(f"other {sum(parts[name] for name in small) / GB:.2f}")
-    times = (
-        f"{copies} devices x ({' + '.join(terms)})" if copies > 1 else " + ".join(terms)
-    )
+    text = " + ".join(terms)
+    if copies > 1:
+        text = f"{copies} devices x ({text})"
+    if copied > needed / 100:
+        text += f" + a copy of the features {copied / GB:.2f}"
     raise UserError(
-        f"training needs about {needed / GB:.2f} GB of memory ({times}), {free / GB:.2f} GB are "
+        f"training needs about {needed / GB:.2f} GB of memory ({text}), {free / GB:.2f} GB are "
         f"free: {advice}, or try it with --config.check_memory=False"
     )

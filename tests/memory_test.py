@@ -196,16 +196,16 @@ def refuse(monkeypatch, free, features=100_000, devices=1, **changes):
 def test_what_does_not_fit_is_refused_with_the_arithmetic(monkeypatch):
     # 205, 410 and 4 MB of arrays; the features are on the host once more while they are copied.
     message = (
-        r"^training needs about 0\.62 GB of memory \(images 0\.20 \+ features 0\.41 \+ "
-        r"other 0\.00\), 0\.59 GB are free: lower config\.reconstruction\.cache_gb, or "
-        r"try it with --config\.check_memory=False$"
+        r"^training needs about 1\.03 GB of memory \(images 0\.20 \+ features 0\.41 \+ "
+        r"other 0\.00 \+ a copy of the features 0\.41\), 1\.00 GB are free: lower "
+        r"config\.reconstruction\.cache_gb, or try it with --config\.check_memory=False$"
     )
     with pytest.raises(UserError, match=message):
         refuse(monkeypatch, 10**9)
     refuse(monkeypatch, int(1.1e9))
     refuse(monkeypatch, None)
     refuse(monkeypatch, 10**9, check_memory=False)
-    with pytest.raises(UserError, match=r"1\.24 GB .*\(2 devices x \(images 0\.20 \+"):
+    with pytest.raises(UserError, match=r"1\.65 GB .*\(2 devices x \(images 0\.20 \+"):
         refuse(monkeypatch, int(1.5e9), devices=2)
     with pytest.raises(UserError, match="free: use fewer or smaller images, or"):
         refuse(monkeypatch, 10**8, features=10)
