@@ -56,13 +56,25 @@ class Ours(NamedTuple):
         """Returns the next batch on the device."""
         return parallel.shard(self.batches(), jax.local_devices()[:1])
 
-    def create_program(self) -> Program:
-        """Returns what takes a step; it gives the state away, and can be asked for once."""
-        state = self.state
+    def create_program(self, per_call: int = 1) -> Program:
+        """Returns what takes a step; it gives the state away, and can be asked for once.
+
+        Args:
+          per_call: steps that are collected, and taken in one call of Python.
+        """
+        state, metrics, waiting = self.state, None, []
+        devices = jax.local_devices()[:1]
 
         def step() -> Any:
-            nonlocal state
-            state, metrics = self.step_fn(state, self.shared, self.shard())
+            nonlocal state, metrics
+            waiting.append(self.batches())
+            if len(waiting) == per_call == 1:
+                batch = parallel.shard(waiting.pop(), devices)
+                state, metrics = self.step_fn(state, self.shared, batch)
+            elif len(waiting) == per_call:
+                batches = parallel.shard_steps(np.stack(waiting), devices)
+                waiting.clear()
+                state, metrics = self.step_fn.several(state, self.shared, batches)
             return metrics
 
         return step

@@ -36,6 +36,15 @@ def test_steps_are_taken_and_measured():
     assert 0.5 < sizes["own"] / sizes["xla_own"] < 2
     program = ours.create_program()
     assert [program()["loss"] > 0 for _ in range(2)] == [True, True]
+    one, three = (
+        our_steps.our_cglo(create_config(), dataset, 0).create_program(per_call)
+        for per_call in (1, 3)
+    )
+    taken = [(one(), three()) for _ in range(6)]
+    assert [metrics is None for _, metrics in taken] == [True, True, *[False] * 4]
+    for i in (2, 5):  # the third step of a call
+        metrics, last = taken[i]
+        assert float(last["loss"]) == pytest.approx(float(metrics["loss"]), 1e-4)
     config = create_config(**{"classify.width": 1})
     step = our_steps.our_classifier(config, dataset).create_program()
     assert step()["loss"] > 0
