@@ -216,7 +216,7 @@ def check(
         return
     largest = max(parts, key=parts.get)
     advice = {
-        "a step": f"lower config.{stage}.batch_size",
+        "a step": f"lower config.{stage}.batch_size or the networks' widths",
         "features": "lower config.reconstruction.cache_gb",
     }.get(largest, "use fewer or smaller images")
     small = {name for name, size in parts.items() if copies * size < needed / 100}
