@@ -235,11 +235,11 @@ def _train(
         key_step, images, dataset.canvas, dataset.class_weights, sampler
     )
     size = parallel.per_device(c.batch_size, n, devices, "classify.batch_size")
-    step_fn = compiled_step(spec, devices, constants)
     state = create_state(key_init, spec, body, devices)
     order = BatchOrder(key_order, np.arange(n), size)
     if semi_supervised:
         pool_order = BatchOrder(key_pool, mixmatch.choose_pool(dataset, size), size)
+    step_fn = compiled_step(spec, devices, constants)
 
     def choose(step: int) -> tuple[parallel.MappedStep, np.ndarray]:
         batch = order(step)

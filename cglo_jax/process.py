@@ -1,4 +1,4 @@
-"""What a program sets for its process before JAX starts, where the environment does not say otherwise."""
+"""What a program sets for its process before JAX starts; what the environment says counts."""
 
 import contextlib
 import hashlib

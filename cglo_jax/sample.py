@@ -52,6 +52,13 @@ def restore(
     model, _, step = train.restore_model(
         config, workdir, dataset, seed, complete=complete
     )
+    return put_on_device(config, dataset, model, step)
+
+
+def put_on_device(
+    config: ConfigDict, dataset: Dataset, model: dict[str, Any], step: int
+) -> Restored:
+    """Puts a model, see `train.restore_model`, on one device, to sample from."""
     spec = synthesis.create_spec(config, dataset)
     spec = spec._replace(generator=spec.generator.clone(axis_name=None))
     sampler = synthesis.create_sampler(model, dataset)

@@ -1,6 +1,6 @@
 """How long the README's first run takes, and its memory, as a whole process.
 
-    python -m experiments.benchmark_digits                # 3 runs, 8 minutes on two cores
+    python -m experiments.benchmark_digits                # 3 runs, 6 minutes on two cores
 
 `python -m cglo_jax.main --config=configs/digits.py --stage=all` in a new work directory: imports,
 compilation, three seeds of everything, figures and report. The first run finds no compiled programs

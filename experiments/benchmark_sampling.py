@@ -5,7 +5,8 @@
 A generator with random weights makes images between random codes: of CIFAR-100's shape (32 px) and
 of CUB-200's (224 px). "G alone" computes batches and leaves them on the device; "to memory" is what
 `sample.synthesize_classes` yields, uint8 on the host; "to disk" are PNGs, their digests and the
-manifest, as the stage writes them. The three take turns, after one turn to warm up. What disk that is, TMPDIR says.
+manifest, as the stage writes them; what disk that is, TMPDIR says. The three take turns, after one
+turn to warm up.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, codes, loop, sample, synthesis
+from cglo_jax import cglo, codes, loop, sample
 from cglo_jax.data import Dataset, batch_that_fits
 from configs import cifar100, cub
 from experiments import entry, machine, our_steps
@@ -42,10 +43,7 @@ def create_model(config: ConfigDict, dataset: Dataset) -> sample.Restored:
         "batch_stats": state.batch_stats["generator"],
         "z": np.asarray(state.codes.z),
     }
-    spec = synthesis.create_spec(config, dataset)
-    spec = spec._replace(generator=spec.generator.clone(axis_name=None))
-    sampler = synthesis.create_sampler(model, dataset)
-    return sample.Restored(sampler, spec, model["z"], step=0)
+    return sample.put_on_device(config, dataset, model, step=0)
 
 
 def create_ways(
@@ -102,10 +100,9 @@ def main() -> None:
                 if turn:
                     rates[way].append(made / (time.perf_counter() - began))
         for way, own in rates.items():
-            low, middle, high = statistics.quantiles(own, n=4)
             pairs = zip(own, rates["G alone"], strict=True)
             share = statistics.median(a / b for a, b in pairs)
-            spread = f"{middle:,.0f} ({low:,.0f}-{high:,.0f})"
+            spread = our_steps.quartiles(own, ",.0f")
             print(f"| {name} | {way} | {spread} | {share:.2f} |", flush=True)
         record = {"row": name, "images_per_s": rates, **machine.describe()}
         loop.append_record(RESULTS, record)

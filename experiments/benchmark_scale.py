@@ -34,10 +34,7 @@ def create_networks() -> dict[str, our_steps.Ours]:
         ("WRN-28-10", cifar100.get_config("10"), 100),
         ("ResNet-50", cub.get_config("10"), 200),
     ):
-        our_steps.prepare(config)
-        config.classify.dropout = 0.0
-        if not machine.on_gpu():
-            config.classify.batch_size = 16
+        our_steps.prepare_classifier(config)
         dataset = our_steps.create_dataset(config, classes)
         steps[name] = our_steps.our_classifier(config, dataset)
     return steps
@@ -62,11 +59,10 @@ def times_to_markdown(times: Mapping[int, Sequence[float]]) -> str:
     lines = ["| n | ms a step | over the first |", "|---|---|---|"]
     first = next(iter(times.values()))
     for n, seconds in times.items():
-        low, middle, high = (1000 * q for q in statistics.quantiles(seconds, n=4))
         ratios = [own / base for own, base in zip(seconds, first, strict=True)]
         cells = [
             f"{n:,}",
-            f"{middle:.1f} ({low:.1f}-{high:.1f})",
+            our_steps.quartiles([1000 * s for s in seconds], ".1f"),
             f"{statistics.median(ratios):.3f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -4,8 +4,8 @@
     python -m experiments.benchmark_steps                 # all rows; some minutes on two cores
     python -m experiments.benchmark_steps --rows=cglo
 
-Ours and PyTorch's, see torch_steps.py, take turns in one process. Printed are the medians and quartiles of a turn's seconds per step
-and the median of the turns' ratios. Both have memory in huge pages where Linux leaves the choice,
+Ours and PyTorch's, see torch_steps.py, take turns in one process. Printed are the medians and
+quartiles of a turn's seconds per step and the median of the turns' ratios. Both have memory in huge pages where Linux leaves the choice,
 see cglo_jax/process.py. With a GPU, networks compute in bfloat16. Images and weights are random:
 they do not change the work. "Cached": VGG-16's features of the images are computed once. "With the
 authors' passes" is our network with the passes of their code, not their network.
@@ -38,6 +38,8 @@ from experiments.our_steps import (
     our_cglo,
     our_classifier,
     prepare,
+    prepare_classifier,
+    quartiles,
     take_turns,
 )
 
@@ -92,9 +94,7 @@ def create_classifier(
     config: ConfigDict, classes: int, net: torch.nn.Module
 ) -> tuple[dict[str, Program], float, int]:
     """The step of a classifier, of 16 images or on a GPU the configuration's, see `create_cglo`."""
-    config = prepare(config)
-    config.classify.dropout = 0.0
-    config.classify.batch_size = config.classify.batch_size if machine.on_gpu() else 16
+    prepare_classifier(config)
     dataset = create_dataset(config, classes)
     ours = our_classifier(config, dataset)
     flops = ours.count_flops()
@@ -147,7 +147,7 @@ def to_markdown(
     lines = []
     ours = {name: times[name] for name in times if name.startswith("ours")}
     for name, seconds in times.items():
-        low, middle, high = statistics.quantiles(seconds, n=4)
+        middle = statistics.median(seconds)
         share = f"{100 * flops / middle / peak:.0f}" if name == "ours" else ""
         ratios = [
             f"{statistics.median(t / o for t, o in zip(seconds, own, strict=True)):.2f}"
@@ -155,7 +155,7 @@ def to_markdown(
             else ""
             for own in ours.values()
         ]
-        spread = f"{1000 * middle:.1f} ({1000 * low:.1f}-{1000 * high:.1f})"
+        spread = quartiles([1000 * s for s in seconds], ".1f")
         cells = [row, name, spread, share, " / ".join(filter(None, ratios))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """Whether computing in bfloat16 costs accuracy: networks in bfloat16, all else in float32.
 
-    python -m experiments.precision --data=digits         # about 20 minutes on two cores
+    python -m experiments.precision --data=digits --jobs=2   # 10 minutes on two cores
 
 A row each for baseline and cGLO in either type, on equal draws of labelled images. On a CPU bfloat16 is
 emulated and slow; it rounds as a GPU's does.

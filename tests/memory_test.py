@@ -1,6 +1,5 @@
 """Tests of cglo_jax/memory.py: what is projected, what is free, and the refusal."""
 
-import dataclasses
 import functools
 import pathlib
 from typing import NamedTuple
@@ -11,8 +10,9 @@ import numpy as np
 import pytest
 from conftest import create_config, create_dataset
 
-from cglo_jax import cglo, classifier, classify, memory, parallel, synthesis, train
+from cglo_jax import cglo, classify, memory, parallel, train
 from cglo_jax.errors import UserError
+from experiments import benchmark_scale, our_steps
 
 DEVICES = tuple(jax.local_devices()[:1])
 ROW = 4096  # bytes of a row of 1024 floats
@@ -91,53 +91,16 @@ def test_loops_branches_and_views_are_counted(step, rows, least, most):
     assert least * ROW <= own <= most * ROW
 
 
-@dataclasses.dataclass
-class Case:
-    """A trainer's step with all it takes."""
-
-    step_fn: parallel.MappedStep
-    state: object
-    shared: object
-
-    def compare(self, batch_size=16):
-        """-> (projected, XLA's own) bytes of temporary arrays."""
-        indices = parallel.shard(np.arange(batch_size, dtype=np.int32), DEVICES)
-        arguments = (self.state, self.shared, indices)
-        projected = memory.project(self.step_fn, *arguments)
-        compiled = self.step_fn.lower(*arguments).compile()
-        analysis = compiled.memory_analysis()
-        parts = dict(projected)
-        del parts["a step"]
-        arguments = sum(parts.values()) + indices.nbytes
-        assert arguments == pytest.approx(analysis.argument_size_in_bytes, rel=0.01)
-        return projected["a step"], analysis.temp_size_in_bytes
-
-
 def of_cglo(loss):
     changes = {"reconstruction.loss": loss, "reconstruction.weights": "random"}
-    config = create_config(**changes, **{"generator.width": 16})
+    sizes = {"generator.width": 16, "train.batch_size": 16}
     dataset = create_dataset(24, size=32, channels=3)
-    spec = cglo.create_spec(config, dataset)
-    vgg, _ = train.load_vgg(config)
-    init = functools.partial(cglo.init_state, spec=spec, n=24, dim=8)
-    key = jax.random.key(0)
-    shared = cglo.outline_shared(key, dataset, vgg, 1.0, spec=spec)
-    step_fn = train.compiled_step(spec, True, DEVICES)
-    return Case(step_fn, jax.eval_shape(init, key), shared)
+    return our_steps.our_cglo(create_config(**changes, **sizes), dataset, 1.0)
 
 
 def of_classifier():
-    config = create_config(**{"classify.width": 4})
-    dataset = create_dataset(24, size=32, channels=3)
-    spec = classifier.create_spec(config, dataset, "baseline")
-    init = functools.partial(classifier.init_state, spec=spec)
-    key = jax.random.key(0)
-    model = {"params": {}, "batch_stats": {}, "z": np.zeros((24, 0), np.float32)}
-    sampler = synthesis.create_sampler(model, dataset)
-    weights = dataset.class_weights
-    shared = classifier.Shared(key, dataset.images, None, weights, sampler)
-    step_fn = classify.compiled_step(spec, DEVICES)
-    return Case(step_fn, jax.eval_shape(init, key), shared)
+    config = create_config(**{"classify.width": 4, "classify.batch_size": 16})
+    return our_steps.our_classifier(config, create_dataset(24, size=32, channels=3))
 
 
 @pytest.mark.parametrize(
@@ -150,8 +113,9 @@ def of_classifier():
     ids=["perceptual", "laplacian", "classifier"],
 )
 def test_what_is_projected_is_what_xla_allocates(create):
-    projected, allocated = create().compare()
-    assert 0.6 < projected / allocated < 1.6
+    sizes = benchmark_scale.measure_memory(create())
+    assert sizes["arguments"] == pytest.approx(sizes["xla_arguments"], rel=0.01)
+    assert 0.6 < sizes["own"] / sizes["xla_own"] < 1.6
 
 
 def test_an_image_takes_its_code_its_moments_and_its_pixels():
@@ -234,6 +198,7 @@ def test_a_run_that_does_not_fit_compiles_nothing(
     assert not [a for a in steps if not isinstance(a[-1], jax.core.Tracer)]
     run(create_config(check_memory=False, **{"classify.methods": ("baseline",)}))
     assert [a for a in steps if not isinstance(a[-1], jax.core.Tracer)]
+    run(create_config(**{"classify.methods": ("baseline",)}))  # it is finished
 
 
 @pytest.fixture(name="host")
