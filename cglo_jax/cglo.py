@@ -113,6 +113,12 @@ class StepSpec:
         return optax.piecewise_constant_schedule(1.0, dict(self.lr_drops))(step)
 
 
+def scale_rates(spec: StepSpec, factor: float) -> StepSpec:
+    """Returns the constants with all learning rates times `factor`."""
+    names = ("generator_lr", "code_lr", "weak_lr")
+    return dataclasses.replace(spec, **{n: getattr(spec, n) * factor for n in names})
+
+
 def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
     """Builds networks and optimisers from the config, for the images of `dataset`."""
     _, height, width, channels = dataset.images.shape

@@ -1,6 +1,15 @@
-"""Checkpoints: thin over Orbax. Item `model` is what sampling or inference needs, `train` the rest."""
+"""Checkpoints: Orbax writes the arrays, a manifest says that they are whole.
 
+A checkpoint is a folder named after its step. It is written under another name, synced, given its
+manifest and renamed, so there is never half of one; and it is verified, every byte, when it is read. Item
+`model` is what sampling or inference needs, `train` the rest.
+"""
+
+import concurrent.futures
 import pathlib
+import re
+import shutil
+import sys
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -8,100 +17,217 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from cglo_jax import manifest, storage
 from cglo_jax.errors import UserError
+
+_KEPT = 2
+_SAVING, _DAMAGED = ".saving", ".damaged"  # of folders that are no checkpoints
 
 
 class Checkpoints:
     """The checkpoints of one run in one directory, the two newest kept.
 
-    A context manager: leaving it waits until what was saved is on disk. A save counts only when
-    complete; what a killed process left half-written is ignored and cleaned up.
+    A context manager: leaving it waits until what was saved is on disk. One object at a time may
+    write to a directory (`lock.hold`); any number may read.
+
+    Args:
+      devices: that the run computes on, for the manifest.
+      read_only: change nothing in the directory.
     """
 
-    def __init__(self, directory: pathlib.Path, *, read_only: bool = False):
-        # Orbax logs every file it opens, and the traceback of a Ctrl-C while it waits; what
-        # goes wrong is raised as well.
+    def __init__(
+        self, directory: pathlib.Path, *, devices: int = 1, read_only: bool = False
+    ):
+        # Orbax logs every file it opens; what goes wrong is raised as well.
         logging.set_verbosity(logging.FATAL)
-        registry = ocp.handlers.create_default_handler_registry(
-            model=ocp.PyTreeCheckpointHandler(),
-            train=ocp.PyTreeCheckpointHandler(),
-            meta=ocp.JsonCheckpointHandler(),
-        )
-        if read_only:
-            options = ocp.CheckpointManagerOptions(read_only=True)
-        else:
-            options = ocp.CheckpointManagerOptions(
-                preservation_policy=preservation_policy.LatestN(2),
-                cleanup_tmp_directories=True,
-            )
         self.directory = directory.absolute()
-        self._manager = ocp.CheckpointManager(
-            self.directory, options=options, handler_registry=registry
-        )
+        self._devices = devices
+        self._read_only = read_only
+        self._verified: dict[int, dict[str, Any]] = {}  # manifests by step
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
+        self._pending: concurrent.futures.Future | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+
+    def wait(self) -> None:
+        """Returns when what was saved is on disk; raises what went wrong."""
+        if self._pending:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def _steps(self) -> list[int]:
+        """Steps of the folders there are, damaged ones too, the newest first."""
+        if not self.directory.is_dir():
+            return []
+        names = [p.name for p in self.directory.iterdir() if p.is_dir()]
+        return sorted((int(n) for n in names if re.fullmatch(r"\d+", n)), reverse=True)
 
     def latest_step(self) -> int | None:
-        """Returns the newest complete step, None if there is none."""
-        return self._manager.latest_step()
+        """Returns the newest undamaged step, None if nothing was ever saved.
+
+        Says on standard error which newer ones are damaged. A writer puts those aside.
+
+        Raises:
+          UserError: there are checkpoints, and all are damaged.
+        """
+        self.wait()
+        damaged: dict[int, str] = {}
+        for step in self._steps():
+            try:
+                self._verify(step)
+            except manifest.Damaged as why:
+                damaged[step] = str(why)
+                continue
+            self._tell_of(damaged, step)
+            return step
+        if damaged:
+            told = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
+            raise UserError(
+                f"no checkpoint in {self.directory} can be used ({told}): put an undamaged copy "
+                "there, or start over with --fresh, which keeps the old files aside"
+            )
+        return None
+
+    def _verify(self, step: int) -> dict[str, Any]:
+        if step not in self._verified:
+            self._verified[step] = manifest.verify(self.directory / str(step), step)
+        return self._verified[step]
+
+    def _tell_of(self, damaged: Mapping[int, str], used: int) -> None:
+        for step, why in damaged.items():
+            path = self.directory / str(step)
+            text = f"{path} is damaged: {why}; using step {used}"
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+            if not self._read_only:
+                storage.remove_folder(path.with_name(path.name + _DAMAGED))
+                storage.rename(path, path.with_name(path.name + _DAMAGED))
 
     def save(self, step: int, model: Any, train: Any, meta: Mapping[str, Any]) -> None:
-        """Saves two trees of arrays and a JSON object; the arrays are copied before it returns."""
-        items = ocp.args.Composite(
-            model=ocp.args.PyTreeSave(model),
-            train=ocp.args.PyTreeSave(train),
-            meta=ocp.args.JsonSave(dict(meta)),
-        )
-        self._manager.save(step, args=items)
+        """Saves two trees of arrays and a JSON object; the arrays are copied before it returns.
+
+        They are written while the caller goes on.
+
+        Raises:
+          UserError: the checkpoint before could not be written; the ones before that are intact.
+        """
+        self.wait()
+        # Copies: the caller may donate the arrays, which on CPU lie in the same memory.
+        model, train = jax.tree.map(np.array, jax.device_get((model, train)))
+        self._pending = self._writer.submit(self._write, step, model, train, dict(meta))
+
+    def _write(self, step: int, model: Any, train: Any, meta: dict[str, Any]) -> None:
+        temporary = self.directory / f"{step}{_SAVING}"
+        try:
+            storage.make_folder(self.directory)
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            for name, tree in (("model", model), ("train", train)):
+                _save_tree(temporary / name, tree)
+            storage.sync_tree(temporary)
+            environment = manifest.describe_environment(self._devices)
+            manifest.write(temporary, step, meta, environment)
+            storage.rename(temporary, self.directory / str(step))
+        except Exception as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise UserError(
+                f"cannot save step {step} to {self.directory}: {storage.explain(error)}; what was "
+                "saved before is intact: mend that, and the same command goes on from there"
+            ) from error
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        """Removes what is too old or damaged, and what a killed process left."""
+        kept = {str(step) for step in self._steps()[:_KEPT]}
+        for path in self.directory.iterdir():
+            if path.is_dir() and path.name not in kept:
+                storage.remove_folder(path)
 
     def meta(self, step: int) -> dict[str, Any]:
         """Returns the JSON object saved with `step`."""
-        return self._manager.restore(
-            step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-        ).meta
+        return self._verify(step)["meta"]
+
+    def environment(self, step: int) -> dict[str, Any]:
+        """Returns `manifest.describe_environment` of the process that saved `step`."""
+        return self._verify(step)["environment"]
 
     def restore(self, step: int, model: Any, train: Any) -> tuple[Any, Any]:
-        """Returns the two trees; the arguments give their structure, shapes and placement now."""
+        """Returns the two trees as NumPy arrays; the arguments give structure, shapes and dtypes.
 
-        def item(abstract: Any) -> ocp.args.PyTreeRestore:
-            return ocp.args.PyTreeRestore(
-                abstract,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-            )
-
-        restored = self._manager.restore(
-            step, args=ocp.args.Composite(model=item(model), train=item(train))
-        )
-        return restored.model, restored.train
+        Raises:
+          UserError: those of the checkpoint are others.
+        """
+        given = {"model": model, "train": train}
+        trees = [self._load(step, name, tree) for name, tree in given.items()]
+        return trees[0], trees[1]
 
     def restore_model(self, step: int) -> Any:
         """Returns only `model`, as NumPy arrays in nested dicts, on any machine."""
-        tree = self._manager.item_metadata(step)["model"].tree
-        as_numpy = jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
-        )
-        item = ocp.args.PyTreeRestore(tree, restore_args=as_numpy)
-        return self._manager.restore(step, args=ocp.args.Composite(model=item)).model
+        return self._load(step, "model", None)
+
+    def _load(self, step: int, name: str, like: Any) -> Any:
+        path = self.directory / str(step) / name
+        self._verify(step)
+        try:
+            tree = _load_tree(path, like)
+            if like is not None:
+                jax.tree.map(_check_same, like, tree)
+        except Exception as error:
+            raise UserError(
+                f"{path} is not what this program saves ({storage.explain(error)}): use the "
+                "version that saved it, or start over with --fresh"
+            ) from error
+        return tree
+
+
+def _handler() -> ocp.PyTreeCheckpointHandler:
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}
+    )
+    return ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+
+
+def _save_tree(path: pathlib.Path, tree: Any) -> None:
+    path.mkdir()
+    handler = _handler()
+    handler.save(path, args=ocp.args.PyTreeSave(tree))
+    handler.finalize(path)
+    handler.close()
+
+
+def _load_tree(path: pathlib.Path, like: Any) -> Any:
+    handler = _handler()
+    tree = handler.metadata(path).tree if like is None else like
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    args = ocp.args.PyTreeRestore(tree, restore_args=as_numpy)
+    restored = handler.restore(path, args=args)
+    handler.close()
+    return restored
+
+
+def _check_same(expected: Any, found: np.ndarray) -> None:
+    one, other = (f"{a.dtype}{list(a.shape)}" for a in (expected, found))
+    if one != other:
+        raise ValueError(f"an array is {other} instead of {one}")
 
 
 def restore_latest_model(
     directory: pathlib.Path, hint: str
 ) -> tuple[Any, dict[str, Any], int]:
-    """Returns (model, meta, step) of the newest checkpoint in `directory`.
+    """Returns (model, meta, step) of the newest undamaged checkpoint in `directory`.
 
     Raises:
       UserError: there is none; `hint` says what makes one.
     """
-    if not directory.is_dir():
-        raise UserError(f"no checkpoint in {directory}: {hint}")
     with Checkpoints(directory, read_only=True) as checkpoints:
         step = checkpoints.latest_step()
         if step is None:
-            raise UserError(f"no complete checkpoint in {directory}: {hint}")
+            raise UserError(f"no checkpoint in {directory}: {hint}")
         return checkpoints.restore_model(step), checkpoints.meta(step), step

@@ -1,5 +1,6 @@
 """The final classifier, trained with each augmentation method for the same steps (section 4.2)."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -12,7 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import classifier, loop, memory, mixmatch, parallel, pretrained, train
+from cglo_jax import (
+    classifier,
+    loop,
+    memory,
+    mixmatch,
+    parallel,
+    pretrained,
+    storage,
+    train,
+)
 from cglo_jax.config import check_fingerprint, classify_fingerprint
 from cglo_jax.data import Dataset, batch_that_fits, to_float
 from cglo_jax.errors import UserError
@@ -141,7 +151,7 @@ def run(
         "codes_added_later": perceptual["added"],
         "environment": environment(devices),
     }
-    loop.write_atomically(path, json.dumps(result, indent=1) + "\n")
+    storage.write_atomically(path, json.dumps(result, indent=1) + "\n")
     text = f"top-1 {top1:.2f} %, top-5 {top5:.2f} % of {n_test} images"
     print(f"{name}: {text}", flush=True)
 
@@ -235,28 +245,32 @@ def _train(
         key_step, images, dataset.canvas, dataset.class_weights, sampler
     )
     size = parallel.per_device(c.batch_size, n, devices, "classify.batch_size")
-    state = create_state(key_init, spec, body, devices)
     order = BatchOrder(key_order, np.arange(n), size)
     if semi_supervised:
         pool_order = BatchOrder(key_pool, mixmatch.choose_pool(dataset, size), size)
-    step_fn = compiled_step(spec, devices, constants)
 
-    def choose(step: int) -> tuple[parallel.MappedStep, np.ndarray]:
-        batch = order(step)
-        if semi_supervised:
-            batch = np.stack([batch, pool_order(step)], 1)
-        return step_fn, batch
+    def create(rate: float) -> tuple[parallel.TakeSteps, classifier.ClassifierState]:
+        scaled = dataclasses.replace(spec, lr=spec.lr * rate)
+        step_fn = compiled_step(scaled, devices, constants)
 
-    directory = result_path(workdir, spec.method, seed).parent
-    return loop.run_steps(
-        parallel.create_take_steps(
+        def choose(step: int) -> tuple[parallel.MappedStep, np.ndarray]:
+            batch = order(step)
+            if semi_supervised:
+                batch = np.stack([batch, pool_order(step)], 1)
+            return step_fn, batch
+
+        take_steps = parallel.create_take_steps(
             choose,
             lambda: shared,
             devices,
             config.steps_per_call,
             functools.partial(memory.check, config, "classify", shared),
-        ),
-        state,
+        )
+        return take_steps, create_state(key_init, spec, body, devices)
+
+    directory = result_path(workdir, spec.method, seed).parent
+    job = loop.Job(
+        create=create,
         split_state=_split_state,
         merge_state=_merge_state,
         devices=devices,
@@ -269,7 +283,10 @@ def _train(
         images_per_step=size,
         log_every=c.log_every_steps,
         save_every=c.checkpoint_every_epochs * c.steps_per_epoch,
+        rollbacks=config.rollbacks,
+        rollback_factor=config.rollback_factor,
     )
+    return loop.run_steps(job)
 
 
 def _split_state(state: classifier.ClassifierState) -> tuple[Any, Any]:

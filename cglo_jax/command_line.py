@@ -36,7 +36,11 @@ _STAGE = flags.DEFINE_enum(
     "train: generator and codes; sample: images and figures; classify: classifiers with "
     "and without them; report: tables and verdict; all: these in turn, nothing trained twice.",
 )
-
+_FRESH = flags.DEFINE_boolean(
+    "fresh",
+    False,
+    "Start over: what is in the work directory is kept beside it, as NAME.old-1.",
+)
 
 _NO_CONFIG = "no --config: try --config=configs/digits.py, or --help"
 
@@ -47,6 +51,7 @@ class Command(NamedTuple):
     config: ConfigDict
     workdir: pathlib.Path
     stage: str
+    fresh: bool
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -56,7 +61,12 @@ def parse(argv: Sequence[str]) -> Command:
       UserError: a flag, a file, a field or a value is wrong.
     """
     app.define_help_flags()
-    for flag in (_CONFIG, _WORKDIR, _STAGE):  # --help shows those of argv[0] only
+    for flag in (
+        _CONFIG,
+        _WORKDIR,
+        _STAGE,
+        _FRESH,
+    ):  # --help shows those of argv[0] only
         flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[flag.name])
     _check_field_names(argv)
     path = _config_argument(argv).partition(":")[0]
@@ -82,7 +92,12 @@ def parse(argv: Sequence[str]) -> Command:
             "other values, no other fields"
         )
     validate(config)
-    return Command(config, _workdir(), _STAGE.value)
+    if _FRESH.value and _STAGE.value not in ("all", "train"):
+        raise UserError(
+            f"--fresh sets the whole run aside, and --stage={_STAGE.value} needs it: use "
+            "--stage=all or --stage=train"
+        )
+    return Command(config, _workdir(), _STAGE.value, _FRESH.value)
 
 
 def _workdir() -> pathlib.Path:

@@ -28,6 +28,10 @@ def get_config() -> ConfigDict:
     config.steps_per_call = 0
     # refuse to train what needs more memory than is free
     config.check_memory = True
+    # how often to go back to the newest checkpoint, with all learning rates multiplied by
+    # rollback_factor, when a loss or the state is infinite or NaN; 0: the run ends then
+    config.rollbacks = 0
+    config.rollback_factor = 0.5  # of each time
     # compute dtype, float32 or bfloat16; parameters stay float32
     config.dtype = "float32"
     # False: refuse all weights that were trained on other images; the report says so

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cglo_jax import loop
+from cglo_jax import storage
 
 _VERSION = "1.0.0"  # of the TFDS data set
 _SHARD_IMAGES = 10_000  # per file of the TFDS data set
@@ -62,7 +62,7 @@ def write(
       class_names: K names, indexed by label.
       name: `config.dataset.name`.
     """
-    records = loop.read_records(directory / "manifest.jsonl")
+    records = storage.read_records(directory / "manifest.jsonl")
     if "npz" in formats:
         _write_npz(directory, records, class_names)
     if "tfds" in formats:

@@ -234,8 +234,8 @@ def _restore_state(directory, spec, devices) -> cglo.TrainState:
         init = functools.partial(cglo.init_state, spec=spec, n=n, dim=dim)
         abstract, rest = train.split_state(jax.eval_shape(init, jax.random.key(0)))
         abstract["ids"] = model["ids"]
-        abstract, rest = parallel.replicated_like((abstract, rest), devices)
-        return train.merge_state(*checkpoints.restore(step, abstract, rest))
+        trees = checkpoints.restore(step, abstract, rest)
+        return train.merge_state(*parallel.replicate(trees, devices))
 
 
 def _create_state(z: jax.Array, *, spec: cglo.StepSpec) -> FitState:
@@ -262,10 +262,20 @@ def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
     fixed = cglo.create_shared(key_step, dataset, vgg, cache_gb=0, spec=spec)
     shared = Shared(fixed, trained.params, trained.batch_stats)
     order = BatchOrder(key_order, new, size)
-    step_fn = compiled_step(spec, use_weak, devices)
 
-    def choose(step: int) -> tuple[parallel.MappedStep, np.ndarray]:
-        return step_fn, order(step)
+    def create(rate: float) -> tuple[parallel.TakeSteps, FitState]:
+        step_fn = compiled_step(cglo.scale_rates(spec, rate), use_weak, devices)
+        take_steps = parallel.create_take_steps(
+            lambda step: (step_fn, order(step)),
+            lambda: shared,
+            devices,
+            config.steps_per_call,
+            functools.partial(memory.check, config, "train", shared),
+        )
+        z = model["z"]
+        return take_steps, parallel.create_replicated(
+            _create_state, devices, z, spec=spec
+        )
 
     def split_state(state: FitState) -> tuple[dict[str, Any], dict[str, Any]]:
         rest = {"step": state.step, "code_opt_state": state.codes.opt_state}
@@ -275,15 +285,8 @@ def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
         return FitState(rest["step"], codes.Codes(model["z"], rest["code_opt_state"]))
 
     per_epoch = max(1, total // c.epochs)
-    loop.run_steps(
-        parallel.create_take_steps(
-            choose,
-            lambda: shared,
-            devices,
-            config.steps_per_call,
-            functools.partial(memory.check, config, "train", shared),
-        ),
-        parallel.create_replicated(_create_state, devices, model["z"], spec=spec),
+    job = loop.Job(
+        create=create,
         split_state=split_state,
         merge_state=merge_state,
         devices=devices,
@@ -296,4 +299,7 @@ def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
         images_per_step=size,
         log_every=c.log_every_steps,
         save_every=c.checkpoint_every_epochs * per_epoch,
+        rollbacks=config.rollbacks,
+        rollback_factor=config.rollback_factor,
     )
+    loop.run_steps(job)

@@ -1,104 +1,171 @@
 """The loop that every trainer shares: step, log, save, resume, each period in sight."""
 
 import contextlib
-import json
-import math
-import os
+import dataclasses
+import itertools
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from ml_collections import ConfigDict
 
-from cglo_jax import parallel
+from cglo_jax import finite, interrupts, manifest, parallel, storage
 from cglo_jax.checkpoints import Checkpoints
 from cglo_jax.config import (
     check_fingerprint,
-    classify_fingerprint,
-    flatten,
-    train_fingerprint,
 )
 from cglo_jax.errors import UserError
 from cglo_jax.progress import Progress
 
 
-def run_steps(
-    take_steps: parallel.TakeSteps,
-    state: Any,
-    *,
-    split_state: Callable[[Any], tuple[Any, Any]],
-    merge_state: Callable[[Any, Any], Any],
-    devices: Sequence[jax.Device],
-    checkpoint_dir: pathlib.Path,
-    meta: Mapping[str, Any],
-    workdir: pathlib.Path,
-    tags: Mapping[str, Any],
-    total: int,
-    steps_per_epoch: int,
-    images_per_step: int,
-    log_every: int,
-    save_every: int,
-) -> Any:
-    """Takes steps until `total`, from the newest checkpoint if there is one.
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What one trainer gives to the loop.
 
-    Args:
-      take_steps: see `parallel.create_take_steps`; donates its state.
-      state: before step 0, replicated.
+    Attributes:
+      create: factor of the learning rates -> (what takes steps, see `parallel.create_take_steps`,
+        the state before step 0, replicated). A call donates its state.
       split_state, merge_state: state <-> (model, rest), the two items of a checkpoint.
-      meta: saved beside them, with the batch size; the `fingerprint` dict and all other
-        values but `notes`, which are for people, must be the same when resuming.
+      devices: that steps are taken on.
+      checkpoint_dir, workdir: where checkpoints, and where metrics.jsonl and timings.jsonl go.
+      meta: saved in a checkpoint, with the batch size and the rates' factor; the `fingerprint` dict
+        and all other values but `notes`, which are for people, must be the same when resuming.
       tags: put into every line of metrics.jsonl and timings.jsonl; identify this run in them.
+      total: steps in all.
       log_every, save_every: in steps; the last step is logged and saved in any case.
+      rollbacks: how often to go back to the newest checkpoint, with lower learning rates, when a value
+        is not finite; 0 = never.
+      rollback_factor: what they are multiplied by then.
+    """
+
+    create: Callable[[float], tuple[parallel.TakeSteps, Any]]
+    split_state: Callable[[Any], tuple[Any, Any]]
+    merge_state: Callable[[Any, Any], Any]
+    devices: Sequence[jax.Device]
+    checkpoint_dir: pathlib.Path
+    workdir: pathlib.Path
+    meta: Mapping[str, Any]
+    tags: Mapping[str, Any]
+    total: int
+    steps_per_epoch: int
+    images_per_step: int
+    log_every: int
+    save_every: int
+    rollbacks: int
+    rollback_factor: float
+
+    @property
+    def name(self) -> str:
+        """For people: "train seed 0"."""
+        return " ".join(
+            f"seed {v}" if k == "seed" else str(v) for k, v in self.tags.items()
+        )
+
+    @property
+    def metrics(self) -> pathlib.Path:
+        """The file that metrics are appended to."""
+        return self.workdir / "metrics.jsonl"
+
+
+def run_steps(job: Job) -> Any:
+    """Takes all steps of a job, from its newest checkpoint if there is one.
+
+    After SIGINT or SIGTERM (`interrupts.install`) it saves the step it is at.
 
     Returns:
-      The state after step `total`.
+      The state after the last step.
 
     Raises:
-      UserError: the checkpoints are of another run, or a metric or the state is not finite.
+      UserError: the checkpoints are of another run or damaged, or a metric or the state is not
+        finite.
+      interrupts.Interrupted: after such a signal.
     """
-    # Fewer images than a batch make its size depend on the number of devices.
-    meta = {**meta, "batch_size": images_per_step}
+    rate = None
+    for rollbacks in itertools.count():
+        try:
+            return _take_all(job, rate)
+        except _Spoiled as error:
+            rate = error.rate * job.rollback_factor
+            text = f"{job.name}: {error}; nothing was saved since the last checkpoint"
+            if rollbacks == job.rollbacks:
+                raise UserError(
+                    f"{text}: use lower learning rates, or --config.rollbacks=3 to go on from there "
+                    "with lower ones"
+                ) from None
+            again = f"going on from there with learning rates times {rate:g}"
+            print(f"{text}: {again}", file=sys.stderr, flush=True)
+
+
+class _Spoiled(finite.NotFinite):
+    """The same with the factor of the learning rates that it came with."""
+
+    def __init__(self, why: finite.NotFinite, rate: float):
+        super().__init__(str(why))
+        self.rate = rate
+
+
+def _take_all(job: Job, rate: float | None) -> Any:
+    """Takes the steps with learning rates times `rate`, by default as the checkpoint has them."""
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints(checkpoint_dir))
-        start, state = _resume(
-            checkpoints, state, split_state, merge_state, meta, devices
+        checkpoints = stack.enter_context(
+            Checkpoints(job.checkpoint_dir, devices=len(job.devices))
         )
-        drop_records(workdir / "metrics.jsonl", tags, after_step=start)
-        name = " ".join(str(v) if k != "seed" else f"seed {v}" for k, v in tags.items())
+        start, saved_rate = _find_start(checkpoints, job)
+        rate = rate or saved_rate
+        take_steps, state = job.create(rate)
+        if start:
+            state = _restore(checkpoints, start, state, job)
         progress = stack.enter_context(
-            contextlib.closing(Progress(name, start, total, images_per_step))
-        )
-        scalars = stack.enter_context(_Scalars(workdir, tags, start, total))
-        began, step = time.perf_counter(), start
-        while step < total:
-            ends = (
-                (step // log_every + 1) * log_every,
-                (step // save_every + 1) * save_every,
+            contextlib.closing(
+                Progress(job.name, start, job.total, job.images_per_step)
             )
-            state, metrics, taken = take_steps(state, step, min(*ends, total) - step)
+        )
+        _tell_start(progress, checkpoints, start, job)
+        storage.drop_records(job.metrics, job.tags, after_step=start)
+        scalars = stack.enter_context(_Scalars(job.workdir, job.tags, start, job.total))
+        watch = finite.Watch()
+        began, step, stop = time.perf_counter(), start, False
+        while step < job.total and not stop:
+            ends = (
+                (step // job.log_every + 1) * job.log_every,
+                (step // job.save_every + 1) * job.save_every,
+            )
+            most = min(*ends, job.total) - step
+            state, metrics, taken = take_steps(state, step, most)
             step += taken
+            watch.note(metrics, step)
             if step == start + taken:
                 jax.block_until_ready(metrics)
                 progress.first_steps(time.perf_counter() - began, taken)
-            save = step % save_every == 0 or step == total
-            if save or step % log_every == 0:
+                # Only from here on is there something to save.
+                stack.enter_context(interrupts.deferred())
+            stop = interrupts.requested()
+            save = step % job.save_every == 0 or step == job.total
+            log = save or step % job.log_every == 0
+            if log or stop:
+                try:
+                    watch.check(state, step)
+                except finite.NotFinite as why:
+                    raise _Spoiled(why, rate) from None
+            if log:
                 values = {k: float(v) for k, v in metrics.items()}
-                _check_finite(values, step, name)
-                epoch = round(step / steps_per_epoch, 4)
-                line = {**tags, "step": step, "epoch": epoch, **values}
-                append_record(workdir / "metrics.jsonl", line)
+                epoch = round(step / job.steps_per_epoch, 4)
+                line = {**job.tags, "step": step, "epoch": epoch, **values}
+                storage.append_record(job.metrics, line)
                 scalars.write(step, values)
                 progress.update(step, values)
-            if save:
-                # The metrics are of the state before this step's update.
-                _check_finite({"the state": float(_largest(state))}, step, name)
-                checkpoints.save(step, *split_state(state), meta)
-    if start < total:
-        timing = progress.timing()
-        append_record(workdir / "timings.jsonl", {**tags, **timing})
+            if save or stop:
+                storage.sync(job.metrics)  # no checkpoint without the lines before it
+                meta = {**_complete_meta(job), "rate": rate}
+                checkpoints.save(step, *job.split_state(state), meta)
+        checkpoints.wait()
+        if start < step:
+            timing = {**job.tags, **progress.timing(step)}
+            storage.append_record(job.workdir / "timings.jsonl", timing)
+        if stop:
+            interrupts.raise_requested()
     return state
 
 
@@ -129,149 +196,61 @@ class _Scalars(contextlib.AbstractContextManager):
             self._writer.close()
 
 
-def _resume(checkpoints, state, split_state, merge_state, meta, devices):
-    """Returns (step, state) of the newest checkpoint, or (0, state) without one."""
+def _complete_meta(job: Job) -> dict[str, Any]:
+    # Fewer images than a batch make its size depend on the number of devices.
+    return {**job.meta, "batch_size": job.images_per_step}
+
+
+def _find_start(checkpoints: Checkpoints, job: Job) -> tuple[int, float]:
+    """Returns the newest step saved, 0 without one, and the factor of the learning rates then.
+
+    Raises:
+      UserError: it is another run's.
+    """
     step = checkpoints.latest_step()
     if step is None:
-        return 0, state
-    where = str(checkpoints.directory)
-    saved = checkpoints.meta(step)
+        return 0, 1.0
+    where, meta = str(checkpoints.directory), _complete_meta(job)
+    saved = dict(checkpoints.meta(step))
+    rate = saved["rate"]
     check_fingerprint(saved["fingerprint"], meta["fingerprint"], where)
     # Other images change much else; they are what people should hear of.
     for names in (
         ["images"],
-        sorted((saved.keys() | meta.keys()) - {"fingerprint", "notes"}),
+        sorted((saved.keys() | meta.keys()) - {"fingerprint", "notes", "rate"}),
     ):
         check_fingerprint(
             {name: saved.get(name) for name in names},
             {name: meta.get(name) for name in names},
             where,
         )
-    abstract = parallel.replicated_like(split_state(state), devices)
-    return step, merge_state(*checkpoints.restore(step, *abstract))
+    return step, rate
 
 
-def _check_finite(values: dict[str, float], step: int, name: str) -> None:
-    """Raises UserError for the first value that is infinite or NaN."""
-    for term, value in values.items():
-        if not math.isfinite(value):
-            raise UserError(
-                f"{name}: {term} is {value} at step {step}; nothing was saved since the "
-                "last checkpoint: use lower learning rates"
-            )
+def _restore(checkpoints: Checkpoints, step: int, state: Any, job: Job) -> Any:
+    """Returns the state of a step; `state` gives its structure."""
+    like = job.split_state(jax.eval_shape(lambda: state))
+    trees = checkpoints.restore(step, *like)
+    return job.merge_state(*parallel.replicate(trees, job.devices))
 
 
-@jax.jit
-def _largest(state: Any) -> jax.Array:
-    """Returns the largest absolute value in a tree, infinite or NaN if one is."""
-    leaves = jax.tree.leaves(state)
-    return jnp.stack(
-        [jnp.abs(a).max(initial=0).astype(jnp.float32) for a in leaves]
-    ).max()
-
-
-def check_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Checks what can be checked of a work directory before images are read.
-
-    Raises:
-      UserError: it lies among the images, or what is there was made with another configuration.
-    """
-    images = config.dataset.path and pathlib.Path(config.dataset.path).expanduser()
-    if images and workdir.resolve().is_relative_to(images.resolve()):
-        raise UserError(
-            f"--workdir={workdir} lies in config.dataset.path={images}, whose folders are "
-            "classes: choose another one"
-        )
-    if (workdir / "config.json").exists():
-        _check_config(config, workdir / "config.json")
-
-
-def open_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Creates the work directory and writes config.json, the fields of the newest call.
-
-    Raises:
-      UserError: what is there was made with another configuration, or the directory cannot
-        be written to.
-    """
-    check_workdir(config, workdir)
-    path = workdir / "config.json"
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(flatten(config), indent=1) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"cannot write to --workdir={workdir}: {error.strerror}"
-        ) from None
-
-
-def _check_config(config: ConfigDict, path: pathlib.Path) -> None:
-    """Checks that checkpoints and results beside config.json are of this configuration.
-
-    Each of them is checked again, with its own record, when it is read; this refuses a call
-    before it adds another configuration's runs to them.
-    """
-    if any(path.parent.glob("classifiers/*/result.json")):
-        fields = classify_fingerprint(config)
-    elif any(path.parent.glob("checkpoints/*/*")):
-        fields = train_fingerprint(config)
-    else:
+def _tell_start(
+    progress: Progress, checkpoints: Checkpoints, start: int, job: Job
+) -> None:
+    """Tells of a start that people may not expect."""
+    if not start:
+        lines = storage.read_records(job.metrics)
+        if any(all(line.get(k) == v for k, v in job.tags.items()) for line in lines):
+            progress.say("ended before its first checkpoint: starting anew")
         return
-    try:
-        saved = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        return  # damaged; it is written anew
-    check_fingerprint({k: saved.get(k) for k in fields}, fields, str(path.parent))
-
-
-def append_record(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Appends one JSON line, in one write."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads JSON lines; a last line that a killed process left half-written is left out.
-
-    Raises:
-      UserError: another line is damaged.
-    """
-    if not path.exists():
-        return []
-    records = []
-    text = path.read_text(encoding="utf-8", errors="replace")
-    for number, line in enumerate(text.split("\n")[:-1], 1):
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            raise UserError(
-                f"{path} is damaged: remove its line {number} and run this again"
-            ) from None
-    return records
-
-
-def drop_records(path: pathlib.Path, tags: Mapping[str, Any], after_step: int) -> None:
-    """Removes the lines with these tags past a step, which are written again; all without one."""
-    records = read_records(path)
-    kept = [
-        r
-        for r in records
-        if r.get("step", math.inf) <= after_step
-        or any(r.get(k) != v for k, v in tags.items())
+    now = manifest.describe_environment(len(job.devices))
+    saved = checkpoints.environment(start)
+    others = [
+        f"{k} {saved.get(k)}, now {now[k]}" for k in now if saved.get(k) != now[k]
     ]
-    if path.exists():
-        write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept))
-
-
-def write_lines(path: pathlib.Path, lines: Sequence[str]) -> None:
-    """Writes a file of these lines, or removes it if there are none."""
-    if lines:
-        write_atomically(path, "".join(f"{line}\n" for line in lines))
-    else:
-        path.unlink(missing_ok=True)
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a whole file or none: a reader never sees half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    if others and start < job.total:
+        others = "; ".join(others)
+        progress.say(
+            f"step {start} was saved with {others}: the draws are the same, what is computed "
+            "from them may round otherwise"
+        )

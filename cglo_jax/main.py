@@ -4,38 +4,53 @@ python -m cglo_jax.main --config=configs/digits.py --workdir=runs/digits --stage
 """
 
 import sys
+from typing import TYPE_CHECKING
 
-from cglo_jax import command_line, process
+from cglo_jax import interrupts, storage
 from cglo_jax.errors import UserError
 
+if TYPE_CHECKING:
+    from cglo_jax.command_line import Command
 
-def main(command: command_line.Command) -> None:
+_GO_ON = "the same command goes on from the last checkpoint"
+
+
+def main(command: "Command") -> None:
     """Runs the stages that the command asks for."""
     from cglo_jax import (  # JAX: seconds
         classify,
         data,
-        fit_codes,
-        loop,
         methods,
         report,
-        sample,
         train,
+        workdirs,
     )
 
-    config, workdir, stage = command
+    config, workdir, stage, fresh = command
     methods.check_names(config.classify.methods)
     if stage == "report":
         report.run(config, workdir)
         return
-    loop.check_workdir(config, workdir)
-    train_set, test_set = datasets = data.load(config.dataset)
-    print(data.describe(train_set, test_set), flush=True)
+    if not fresh:
+        workdirs.check(config, workdir)
+    datasets = data.load(config.dataset)
+    print(data.describe(*datasets), flush=True)
     loaders = {"train": train.load_weights, "classify": classify.load_body}
     for name, load in loaders.items():  # they fail before anything is written
         if stage in ("all", name) and (origin := load(config)[1]).external:
             print(f"{name} uses {origin.text}", flush=True)
-    loop.open_workdir(config, workdir)
-    loop.write_lines(workdir / "skipped.txt", train_set.skipped)
+    if fresh and (old := workdirs.set_aside(workdir)):
+        print(f"what was in {workdir} is in {old} now", flush=True)
+    with workdirs.hold(config, workdir):
+        _run_stages(command, datasets)
+
+
+def _run_stages(command: "Command", datasets) -> None:
+    from cglo_jax import classify, fit_codes, report, sample, train
+
+    config, workdir, stage, _ = command
+    train_set = datasets[0]
+    storage.write_lines(workdir / "skipped.txt", train_set.skipped)
     if stage in ("all", "train"):
         for seed in config.seeds:
             if config.train.only_codes:
@@ -55,17 +70,29 @@ def main(command: command_line.Command) -> None:
 
 
 def run() -> None:
-    """Entry point: one line and status 2 for a user's error, 130 for an interrupt."""
-    process.start()
+    """Entry point: one line and a status for what can go wrong.
+
+    2 for a user's error or a file that cannot be written, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    interrupts.install()
     try:
+        from cglo_jax import command_line, process  # slow to import
+
+        process.start()
         main(command_line.parse(sys.argv))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        message = "interrupted: the same command goes on from the last checkpoint"
-        print(f"\n{message}", file=sys.stderr)
-        sys.exit(130)
+        _end(f"error: {error}", 2)
+    except OSError as error:
+        if not error.filename and not error.errno:
+            raise
+        _end(f"error: {storage.explain(error)}; mend that, and {_GO_ON}", 2)
+    except interrupts.Interrupted as signal:
+        _end(f"\ninterrupted: {_GO_ON}", signal.status)
+
+
+def _end(text: str, status: int) -> None:
+    print(text, file=sys.stderr)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -99,14 +99,6 @@ def shard_steps(batches: np.ndarray, devices: Sequence[jax.Device]) -> jax.Array
     return jax.device_put(split.swapaxes(0, 1), _sharding(devices, AXIS))
 
 
-def replicated_like(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Returns the shapes of `tree`'s arrays with today's replicated placement, to restore into."""
-    place = _sharding(devices)
-    return jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), tree
-    )
-
-
 class MappedStep:
     """`step(state, shared, batch) -> (state, metrics)` mapped over devices.
 

@@ -56,7 +56,7 @@ def keep_programs() -> None:
     if given is not None and not pathlib.Path(given).is_relative_to(root):
         return  # else it is of the process that started this one
     os.environ.pop(_PROGRAMS, None)
-    folder = root / f"{_count_threads()}-threads-{_hash_instructions()}"
+    folder = root / f"{count_threads()}-threads-{_hash_instructions()}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         shared = folder.stat().st_mode & 0o022
@@ -70,7 +70,7 @@ def keep_programs() -> None:
         sys.modules["jax"].config.update("jax_compilation_cache_dir", str(folder))
 
 
-def _count_threads() -> int:
+def count_threads() -> int:
     """Returns the threads that XLA:CPU computes with."""
     if asked := os.environ.get("NPROC", ""):
         return int(asked) if asked.isdigit() else 0

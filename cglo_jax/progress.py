@@ -24,11 +24,12 @@ class Progress:
         self._values: dict[str, float] = {}
         self._bar = None
         if start >= total:
-            self._say(f"done before, at step {total}")
+            self.say(f"done before, at step {total}")
         elif start:
-            self._say(f"resumed at step {start} of {total}")
+            self.say(f"resumed at step {start} of {total}")
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Writes a line about the loop."""
         tqdm.write(f"{self._name}: {text}", file=sys.stderr)
 
     def first_steps(self, seconds: float, taken: int) -> None:
@@ -38,7 +39,7 @@ class Progress:
         self._timed_from = self._step
         if seconds > 1:  # else it was compiled before
             first = "step" if taken == 1 else f"{taken} steps"
-            self._say(f"compiled and took the first {first} in {seconds:.1f} s")
+            self.say(f"compiled and took the first {first} in {seconds:.1f} s")
         if sys.stderr.isatty():
             self._bar = tqdm(
                 total=self._total,
@@ -60,7 +61,7 @@ class Progress:
             self._told = now
             left = (now - self._compiled) / max(1, step - self._timed_from)
             left = tqdm.format_interval(left * (self._total - step))
-            self._say(f"step {step}/{self._total}, {self._text()}, {left} left")
+            self.say(f"step {step}/{self._total}, {self._text()}, {left} left")
 
     def _text(self) -> str:
         terms = [f"{k} {v:.4g}" for k, v in self._values.items()]
@@ -75,8 +76,9 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    def timing(self) -> dict[str, float]:
-        """Returns wall_s, compile_s (first call), steps and images_per_s after it."""
+    def timing(self, step: int) -> dict[str, float]:
+        """Returns wall_s, compile_s (first call), steps and images_per_s after it, until `step`."""
+        self._step = step
         return {
             "wall_s": round(time.perf_counter() - self._began, 3),
             "compile_s": round(self._compiled - self._began, 3),

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cglo_jax import appendix, loop, sections
+from cglo_jax import appendix, sections, storage
 from cglo_jax import config as config_lib
 from cglo_jax.errors import UserError
 from cglo_jax.page import Page, to_html, to_markdown
@@ -37,8 +37,8 @@ def write(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
       UserError: there are no results, a file cannot be used, or results are not comparable.
     """
     page = _create_page(workdir, config)
-    loop.write_atomically(workdir / "report.md", to_markdown(page))
-    loop.write_atomically(workdir / "report.html", to_html(page))
+    storage.write_atomically(workdir / "report.md", to_markdown(page))
+    storage.write_atomically(workdir / "report.html", to_html(page))
     return [text for _, text in page.verdicts]
 
 
@@ -144,7 +144,7 @@ def _check_comparable(a: dict[str, Any], b: dict[str, Any]) -> None:
 
 def _read_lines(path: pathlib.Path, names: set[str]) -> list[dict[str, Any]]:
     """Reads JSON lines that must have `names`."""
-    records = loop.read_records(path)
+    records = storage.read_records(path)
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict) or names - record.keys():
             raise UserError(

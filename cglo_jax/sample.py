@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cglo_jax import codes, export, figures, loop, synthesis, train
+from cglo_jax import codes, export, figures, storage, synthesis, train
 from cglo_jax.data import Dataset, batch_that_fits, to_uint8
 from cglo_jax.synthesis import Sampler, SampleSpec
 
@@ -120,8 +120,10 @@ def run(
     temporary.rename(directory)
     timing = {"wall_s": round(time.perf_counter() - began, 3), "images": n}
     tags = {"stage": "sample", "seed": seed}
-    loop.drop_records(workdir / "timings.jsonl", tags, after_step=0)  # of older images
-    loop.append_record(workdir / "timings.jsonl", {**tags, **timing})
+    storage.drop_records(
+        workdir / "timings.jsonl", tags, after_step=0
+    )  # of older images
+    storage.append_record(workdir / "timings.jsonl", {**tags, **timing})
     return directory
 
 
@@ -216,7 +218,7 @@ def write_images(
         for batch in synthesize_classes(model, key, per_class):
             lines.update(threads.map(write, *batch))
     ordered = [json.dumps(lines[k]) for k in sorted(lines)]
-    loop.write_lines(directory / "manifest.jsonl", ordered)
+    storage.write_lines(directory / "manifest.jsonl", ordered)
     return len(lines)
 
 

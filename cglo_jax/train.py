@@ -129,15 +129,7 @@ def run(
     (vgg, resnet), origin = load_weights(config)
     cache_gb = config.reconstruction.cache_gb
     schedule = Schedule(config, dataset, key_order, devices)
-    state = parallel.create_replicated(
-        cglo.init_state,
-        devices,
-        key_init,
-        init_codes.draw(config, key_init, dataset, resnet),
-        spec=spec,
-        n=len(dataset.ids),
-        dim=config.latent.dim,
-    )
+    z = init_codes.draw(config, key_init, dataset, resnet)
     ids = hash_ids(dataset.ids)
 
     def split_with_ids(
@@ -146,21 +138,36 @@ def run(
         model, rest = split_state(state)
         return {**model, "ids": ids}, rest
 
-    def choose(step: int) -> tuple[parallel.MappedStep, np.ndarray]:
-        labelled, indices = schedule(step)
-        return compiled_step(spec, labelled, devices), indices
-
     reads = (key_step, dataset, vgg, cache_gb)
     outline = cglo.outline_shared(*reads, spec=spec)
-    return loop.run_steps(
-        parallel.create_take_steps(
+
+    def create(rate: float) -> tuple[parallel.TakeSteps, cglo.TrainState]:
+        scaled = cglo.scale_rates(spec, rate)
+
+        def choose(step: int) -> tuple[parallel.MappedStep, np.ndarray]:
+            labelled, indices = schedule(step)
+            return compiled_step(scaled, labelled, devices), indices
+
+        state = parallel.create_replicated(
+            cglo.init_state,
+            devices,
+            key_init,
+            z,
+            spec=spec,
+            n=len(dataset.ids),
+            dim=config.latent.dim,
+        )
+        take_steps = parallel.create_take_steps(
             choose,
             lambda: cglo.create_shared(*reads, spec=spec),
             devices,
             config.steps_per_call,
             functools.partial(memory.check, config, "train", outline),
-        ),
-        state,
+        )
+        return take_steps, state
+
+    job = loop.Job(
+        create=create,
         split_state=split_with_ids,
         merge_state=merge_state,
         devices=devices,
@@ -182,7 +189,10 @@ def run(
         images_per_step=schedule.batch_size,
         log_every=config.train.log_every_steps,
         save_every=config.train.checkpoint_every_epochs * schedule.steps_per_epoch,
+        rollbacks=config.rollbacks,
+        rollback_factor=config.rollback_factor,
     )
+    return loop.run_steps(job)
 
 
 def checkpoint_dir(workdir: pathlib.Path, seed: int) -> pathlib.Path:

@@ -46,6 +46,7 @@ _POSITIVE = (
 _NOT_NEGATIVE = (
     "devices",
     "steps_per_call",
+    "rollbacks",
     "dataset.size",
     "dataset.crop",
     "dataset.shots",
@@ -151,12 +152,8 @@ def _validate_ranges(flat: dict[str, Any]) -> None:
         _check(0 <= flat[name] <= 1, name, flat[name], "between 0 and 1")
     fill = flat["classify.pad_value"]
     _check(-1 <= fill <= 1, "classify.pad_value", fill, "between -1 and 1")
-    _check(
-        0 < flat["report.confidence"] < 1,
-        "report.confidence",
-        flat["report.confidence"],
-        "between 0 and 1",
-    )
+    for name in ("report.confidence", "rollback_factor"):
+        _check(0 < flat[name] < 1, name, flat[name], "between 0 and 1")
 
 
 def _validate_lists(flat: dict[str, Any]) -> None:

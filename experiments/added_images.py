@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, codes, data, fit_codes, loop, train
+from cglo_jax import cglo, codes, data, fit_codes, storage, train
 from cglo_jax.reconstruction import reconstruction_loss
 from cglo_jax.results import environment
 from configs import digits
@@ -105,7 +105,7 @@ def main() -> None:
     for row in rows:
         cells = [str(row["seed"]), *(f"{row[name]:.3f}" for name in names[1:])]
         print(f"| {' | '.join(cells)} |")
-    loop.write_atomically(RESULTS, "".join(json.dumps(row) + "\n" for row in rows))
+    storage.write_atomically(RESULTS, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 if __name__ == "__main__":

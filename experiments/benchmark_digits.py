@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 
-from cglo_jax import loop
+from cglo_jax import storage
 from cglo_jax.errors import UserError
 from experiments import entry, machine, watched
 
@@ -43,7 +43,7 @@ def main() -> None:
     if len(runs) > 1:
         again = statistics.median(r["wall_s"] for r in runs[1:])
         print(f"\nwith compiled programs of the first run: {again:.1f} s (median)")
-    loop.append_record(RESULTS, {"runs": runs, **machine.describe()})
+    storage.append_record(RESULTS, {"runs": runs, **machine.describe()})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, codes, loop, sample
+from cglo_jax import cglo, codes, sample, storage
 from cglo_jax.data import Dataset, batch_that_fits
 from configs import cifar100, cub
 from experiments import entry, machine, our_steps
@@ -105,7 +105,7 @@ def main() -> None:
             spread = our_steps.quartiles(own, ",.0f")
             print(f"| {name} | {way} | {spread} | {share:.2f} |", flush=True)
         record = {"row": name, "images_per_s": rates, **machine.describe()}
-        loop.append_record(RESULTS, record)
+        storage.append_record(RESULTS, record)
 
 
 if __name__ == "__main__":

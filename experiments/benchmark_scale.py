@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cglo_jax import loop, memory
+from cglo_jax import memory, storage
 from configs import cifar100, cub
 from experiments import entry, machine, our_steps
 
@@ -116,7 +116,7 @@ def main() -> None:
         "steps_per_turn": args.steps,
         **machine.describe(),
     }
-    loop.append_record(RESULTS, record)
+    storage.append_record(RESULTS, record)
 
 
 if __name__ == "__main__":

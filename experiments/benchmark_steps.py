@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import torch
 from ml_collections import ConfigDict
 
-from cglo_jax import loop
+from cglo_jax import storage
 from cglo_jax.data import Dataset
 from configs import cifar100, cub
 from experiments import entry, machine, torch_networks, torch_steps, work
@@ -191,7 +191,7 @@ def main() -> None:
             "torch_threads": torch.get_num_threads(),
             **machine.describe(),
         }
-        loop.append_record(RESULTS, record)
+        storage.append_record(RESULTS, record)
 
 
 if __name__ == "__main__":

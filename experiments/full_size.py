@@ -35,7 +35,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cglo_jax import loop, prepare, train
+from cglo_jax import prepare, storage, train
 from cglo_jax.checkpoints import restore_latest_model
 from cglo_jax.results import read_result, result_path
 from experiments import entry, watched, work
@@ -142,7 +142,7 @@ def create_row(workdir: pathlib.Path, run: str, usage: watched.Usage) -> dict[st
         return row
     timing = next(
         line
-        for line in loop.read_records(workdir / "timings.jsonl")
+        for line in storage.read_records(workdir / "timings.jsonl")
         if line["stage"] == stage and line.get("method", "") == method
     )
     directory = train.checkpoint_dir(workdir, 0)
@@ -244,7 +244,7 @@ def write_results(
     rows = [create_row(workdir, run, u) for run, u in zip(RUNS, usages, strict=True)]
     print(table(rows))
     for row in rows:
-        loop.append_record(RESULTS, {**row, **common})
+        storage.append_record(RESULTS, {**row, **common})
 
 
 if __name__ == "__main__":

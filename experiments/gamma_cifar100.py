@@ -15,7 +15,7 @@ import statistics
 import jax
 import numpy as np
 
-from cglo_jax import cglo, data, loop, losses, parallel, train
+from cglo_jax import cglo, data, losses, parallel, storage, train
 from cglo_jax.order import Schedule
 from cglo_jax.results import environment
 from configs import cifar100
@@ -74,7 +74,7 @@ def main() -> None:
     print("| | reconstruction loss |\n|---|---|")
     for name, value in rows.items():
         print(f"| {name} | {value:.3f} |")
-        loop.append_record(RESULTS, {"run": name, "reconstruction": value, **common})
+        storage.append_record(RESULTS, {"run": name, "reconstruction": value, **common})
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cglo_jax import loop
+from cglo_jax import storage
 from cglo_jax.results import environment
 from experiments import entry, flax_networks
 
@@ -222,7 +222,7 @@ def measure() -> None:
             if not agrees(row):
                 failures.append(" ".join(texts[:4]))
     lines = [json.dumps(record) + "\n" for record in records]
-    loop.write_atomically(RESULTS, "".join(lines))
+    storage.write_atomically(RESULTS, "".join(lines))
     if failures:
         raise SystemExit(f"does not agree: {', '.join(failures)}")
 

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import classifier, data, loop, quality, sample
+from cglo_jax import classifier, data, quality, sample, storage
 from cglo_jax.checkpoints import restore_latest_model
 from cglo_jax.config import check_fingerprint, get_config
 from cglo_jax.errors import UserError
@@ -248,7 +248,7 @@ def main() -> None:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "environment": environment(jax.local_devices()[:1]),
     }
-    loop.append_record(RESULTS, record)
+    storage.append_record(RESULTS, record)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,11 @@ from cglo_jax import (
     codes,
     data,
     figures,
-    loop,
     sample,
+    storage,
     train,
     validation,
+    workdirs,
 )
 from cglo_jax.results import read_result, result_path
 from cglo_jax.verdict import standard_error
@@ -82,7 +83,7 @@ def _write_rows(results: dict[str, dict[int, dict]]) -> None:
         for name, runs in results.items()
         for seed, run in runs.items()
     ]
-    loop.write_atomically(RESULTS, "".join(json.dumps(row) + "\n" for row in rows))
+    storage.write_atomically(RESULTS, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def main() -> None:
@@ -103,7 +104,7 @@ def main() -> None:
     pictures, results = {"image": train_set.images[shown]}, {"no cGLO": {}}
     for name, config in losses.items():
         workdir = args.workdir / name.replace(" ", "-").lower()
-        loop.open_workdir(config, workdir)
+        workdirs.create(config, workdir)
         methods = {name: "cglo"} | (
             {"no cGLO": "baseline"} if not results["no cGLO"] else {}
         )

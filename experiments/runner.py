@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from cglo_jax import loop
+from cglo_jax import storage
 from cglo_jax.errors import UserError
 from cglo_jax.profiles import PROFILES
 from experiments import entry, estimate, runs, tables, work
@@ -227,7 +227,7 @@ def write_table(
     names = (table.name, scale, data, choice.profile)
     path = runs.RESULTS.with_name("-".join(names) + ".md")
     if results:
-        loop.write_atomically(path, text)
+        storage.write_atomically(path, text)
     return text
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from cglo_jax import loop
+from cglo_jax import storage
 from cglo_jax.config import (
     classify_fingerprint,
     flatten,
@@ -245,7 +245,7 @@ def finished() -> dict[str, dict[str, Any]]:
 
 def _of_version(path: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the lines of RESULTS_VERSION; the first ones have no version."""
-    lines = loop.read_records(path)
+    lines = storage.read_records(path)
     return [line for line in lines if line.get("version", 1) == RESULTS_VERSION]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cglo_jax import classify, data, loop, train
+from cglo_jax import classify, data, storage, train, workdirs
 from cglo_jax.results import read_result, result_path
 from configs import digits
 from experiments import entry
@@ -58,7 +58,7 @@ def run_one(cell: Cell, seed: int, root: pathlib.Path) -> None:
     config = create_config(overrides, seed)
     name = "_".join(f"{k.split('.')[-1]}={v}" for k, v in overrides.items()) or method
     workdir = root / name / str(seed)
-    loop.open_workdir(config, workdir)
+    workdirs.create(config, workdir)
     sets = data.load(config.dataset)
     if method == "cglo":
         train.run(config, workdir, sets[0], seed)
@@ -67,7 +67,7 @@ def run_one(cell: Cell, seed: int, root: pathlib.Path) -> None:
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     line = {"method": method, "overrides": overrides, "seed": seed, "date": date}
     kept = {k: result[k] for k in ("top1", "n_test", "steps", "environment")}
-    loop.append_record(RESULTS, {**line, **kept})
+    storage.append_record(RESULTS, {**line, **kept})
 
 
 def accuracies(cell: Cell, seeds: Sequence[int]) -> dict[int, float]:
@@ -75,7 +75,7 @@ def accuracies(cell: Cell, seeds: Sequence[int]) -> dict[int, float]:
     method, overrides = cell
     return {
         r["seed"]: r["top1"]
-        for r in loop.read_records(RESULTS)
+        for r in storage.read_records(RESULTS)
         if r["method"] == method and r["overrides"] == overrides and r["seed"] in seeds
     }
 

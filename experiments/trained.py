@@ -6,7 +6,7 @@ import pathlib
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cglo_jax import data, loop, sample, train, validation
+from cglo_jax import data, sample, train, validation, workdirs
 from configs import cifar100
 
 FIGURES = pathlib.Path(__file__).parent / "figures"
@@ -49,7 +49,7 @@ def train_cglo(
     validation.validate(config)
     dataset, test_set = data.load(config.dataset)
     print(data.describe(dataset, test_set), flush=True)
-    loop.open_workdir(config, workdir)
+    workdirs.create(config, workdir)
     seed = config.seeds[0]
     train.run(config, workdir, dataset, seed)
     return dataset, sample.restore(config, workdir, dataset, seed)

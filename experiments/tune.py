@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import classify, data, loop, parallel
+from cglo_jax import classify, data, parallel, storage, workdirs
 from cglo_jax.data import Dataset
 from cglo_jax.errors import UserError
 from cglo_jax.results import environment, read_result, result_path
@@ -103,7 +103,7 @@ def score(
     for fold in range(folds):
         train_set, test_set = cut_fold(dataset, fold, folds)
         directory = workdir / f"fold-{fold}-of-{folds}"
-        loop.open_workdir(config, directory)
+        workdirs.create(config, directory)
         seed = config.seeds[0]
         classify.run(config, directory, (train_set, test_set), "baseline", seed)
         path = result_path(directory, "baseline", seed)
@@ -187,12 +187,12 @@ def tune(arguments: argparse.Namespace, shots: int) -> None:
     stamp = {"date": date, "environment": environment(parallel.choose_devices(1))}
     done = [
         {k: v for k, v in line.items() if k not in stamp}
-        for line in loop.read_records(TRIALS)
+        for line in storage.read_records(TRIALS)
     ]
     for line in lines:
         if line not in done:
-            loop.append_record(TRIALS, {**line, **stamp})
-    loop.append_record(TUNED, {**best, "trials": len(lines), **stamp})
+            storage.append_record(TRIALS, {**line, **stamp})
+    storage.append_record(TUNED, {**best, "trials": len(lines), **stamp})
     _print_table(lines, best)
 
 

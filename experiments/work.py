@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cglo_jax import classify, data, loop, train
+from cglo_jax import classify, data, storage, train, workdirs
 from cglo_jax.config import flatten, get_config
 from cglo_jax.errors import UserError
 from cglo_jax.order import total_steps
@@ -92,7 +92,7 @@ def train_cglo(run: Run, root: pathlib.Path) -> None:
     """Trains the cGLO of a run, or goes on with it."""
     directory = cglo_dir(run, root)
     with _quietly(directory):
-        loop.open_workdir(run.config, directory)
+        workdirs.create(run.config, directory)
         train.run(run.config, directory, load(run.config.dataset)[0], run.seed)
 
 
@@ -111,7 +111,7 @@ def run_one(run: Run, root: pathlib.Path, jobs: int) -> dict[str, Any]:
         if run.cglo and not link.is_symlink():
             name = pathlib.Path("..", cglo_dir(run, root).name, "checkpoints")
             link.symlink_to(name, target_is_directory=True)
-        loop.open_workdir(run.config, directory)
+        workdirs.create(run.config, directory)
         path = result_path(directory, run.method, run.seed)
         line = _describe(run)
         sets = load(run.config.dataset)
@@ -124,7 +124,7 @@ def run_one(run: Run, root: pathlib.Path, jobs: int) -> dict[str, Any]:
         line |= {name: result["fingerprint"][name] for name in _IMAGES}
         line |= _describe_cglo(run, root) if run.cglo else {}
         line |= {"jobs": jobs, "environment": result["environment"]}
-        loop.append_record(runs.RESULTS, line)
+        storage.append_record(runs.RESULTS, line)
         shutil.rmtree(path.parent / "checkpoints", ignore_errors=True)
     return line
 
@@ -152,7 +152,7 @@ def _describe(run: Run) -> dict[str, Any]:
 def _describe_cglo(run: Run, root: pathlib.Path) -> dict[str, Any]:
     """Returns steps and seconds of a cGLO; these are None if it was not trained in one go."""
     steps = total_steps(run.config, load(run.config.dataset)[0])
-    timings = loop.read_records(cglo_dir(run, root) / "timings.jsonl")
+    timings = storage.read_records(cglo_dir(run, root) / "timings.jsonl")
     # None if it was killed after its last checkpoint, the last of several if it was resumed.
     whole = bool(timings) and timings[-1]["steps"] == steps
     return {

@@ -1,7 +1,8 @@
 """Tests of cglo_jax/checkpoints.py."""
 
+import errno
+import os
 import shutil
-import threading
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from cglo_jax import parallel
+from cglo_jax import checkpoints, parallel, storage
 from cglo_jax.checkpoints import Checkpoints, restore_latest_model
 from cglo_jax.errors import UserError
 
@@ -51,9 +52,9 @@ def directory(tmp_path):
 
 
 def save(directory, *steps, **kwargs):
-    with Checkpoints(directory) as checkpoints:
+    with Checkpoints(directory) as saved:
         for step in steps:
-            checkpoints.save(step, *create_trees(step, **kwargs), META)
+            saved.save(step, *create_trees(step, **kwargs), META)
 
 
 @pytest.mark.parametrize(("saved_on", "restored_on"), [(1, 1), (1, 4), (4, 1)])
@@ -61,93 +62,148 @@ def test_both_trees_come_back_bit_for_bit_on_any_devices(
     directory, saved_on, restored_on
 ):
     save(directory, 7, devices=saved_on)
-    devices = jax.local_devices()[:restored_on]
-    trees = create_trees(7)
-    with Checkpoints(directory) as checkpoints:
-        assert checkpoints.latest_step() == 7
-        assert checkpoints.meta(7) == META
-        restored = checkpoints.restore(7, *parallel.replicated_like(trees, devices))
-    assert_equal(restored, trees)
-    assert restored[0]["z"].sharding.device_set == set(devices)
+    trees = create_trees(7, devices=restored_on)
+    with Checkpoints(directory) as saved:
+        assert saved.latest_step() == 7
+        assert saved.meta(7) == META
+        restored = saved.restore(7, *jax.eval_shape(lambda: trees))
+    assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(restored))
+    assert_equal(restored, jax.device_get(trees))
 
 
 def test_what_is_saved_is_the_state_at_that_moment(directory):
     # A step that donates the saved buffers may run before they are on disk.
     change = jax.jit(lambda x: x + 1, donate_argnums=0)
     x = jnp.zeros(1_000_000)
-    with Checkpoints(directory) as checkpoints:
+    with Checkpoints(directory) as saved:
         for step in range(1, 4):
             x = change(x)
-            checkpoints.save(step, {"x": x}, {"y": x * 2}, META)
+            saved.save(step, {"x": x}, {"y": x * 2}, META)
             for _ in range(3):
                 x = change(x)
         del x
-    with Checkpoints(directory) as checkpoints:
-        np.testing.assert_array_equal(checkpoints.restore_model(3)["x"], 9.0)
-        np.testing.assert_array_equal(checkpoints.restore_model(2)["x"], 5.0)
+    with Checkpoints(directory) as saved:
+        np.testing.assert_array_equal(saved.restore_model(3)["x"], 9.0)
+        np.testing.assert_array_equal(saved.restore_model(2)["x"], 5.0)
 
 
-def test_restore_model_gives_numpy_and_never_opens_the_rest(directory):
+def test_restore_model_gives_numpy_and_its_meta(directory):
     save(directory, 3, devices=4)
-    assert (directory / "3" / "train").is_dir()
-    shutil.rmtree(directory / "3" / "train")
     model, meta, step = restore_latest_model(directory, "")
     assert (step, meta) == (3, META)
     assert all(type(leaf) is np.ndarray for leaf in jax.tree.leaves(model))
     assert_equal(model, jax.device_get(create_trees(3)[0]))
 
 
-def test_an_interrupt_while_saving_is_raised_and_not_logged(
-    directory, monkeypatch, caplog
-):
-    save(directory, 1)
-    join = threading.Thread.join
+def test_restore_model_decodes_nothing_else(directory, monkeypatch):
+    save(directory, 3)
+    load, loaded = checkpoints._load_tree, []
 
-    def interrupted(thread, *args, **kwargs):
-        if "finalize" in thread.name:
-            monkeypatch.setattr(threading.Thread, "join", join)
-            raise KeyboardInterrupt
-        join(thread, *args, **kwargs)
+    def spied(path, like):
+        loaded.append(path.name)
+        return load(path, like)
 
-    with pytest.raises(KeyboardInterrupt), Checkpoints(directory) as checkpoints:
-        checkpoints.save(2, *create_trees(2), META)
-        monkeypatch.setattr(threading.Thread, "join", interrupted)
-        checkpoints.save(3, *create_trees(3), META)  # waits for the one before
-    assert caplog.records == []
-    assert restore_latest_model(directory, "")[2] == 2
+    monkeypatch.setattr(checkpoints, "_load_tree", spied)
+    restore_latest_model(directory, "")
+    assert loaded == ["model"]
 
 
 def test_the_two_newest_are_kept(directory):
     save(directory, 10, 20, 30, 40)
     assert {p.name for p in directory.iterdir()} == {"30", "40"}
-    with Checkpoints(directory) as checkpoints:
-        assert checkpoints.latest_step() == 40
+    with Checkpoints(directory) as saved:
+        assert saved.latest_step() == 40
         np.testing.assert_array_equal(
-            checkpoints.restore_model(30)["z"], create_trees(30)[0]["z"]
+            saved.restore_model(30)["z"], create_trees(30)[0]["z"]
         )
 
 
 def test_without_a_checkpoint_the_error_says_what_makes_one(directory):
     hint = "run --stage=train first"
-    with pytest.raises(UserError, match=f"no checkpoint in .*seed-0: {hint}"):
-        restore_latest_model(directory, hint)
-    assert not directory.exists()  # reading makes nothing
-    directory.mkdir(parents=True)
-    with pytest.raises(UserError, match=f"no complete checkpoint in .*seed-0: {hint}"):
-        restore_latest_model(directory, hint)
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"no checkpoint in .*seed-0: {hint}"):
+            restore_latest_model(directory, hint)
+        if directory.exists():
+            break
+        directory.mkdir(parents=True)  # reading made nothing
 
 
-def test_a_half_written_checkpoint_is_ignored_and_cleaned_up(directory):
+def test_what_a_killed_process_left_is_ignored_and_cleaned_up(directory):
     save(directory, 1)
-    # Orbax writes here and renames when all is on disk.
-    half = directory / "2.orbax-checkpoint-tmp"
-    shutil.copytree(directory / "1", half)
-    (half / "_CHECKPOINT_METADATA").unlink()
-    shutil.rmtree(half / "train")
+    names = ["2.saving", "0.removed", "0.damaged"]
+    for name in names:
+        shutil.copytree(directory / "1", directory / name)
     assert restore_latest_model(directory, "")[2] == 1
-    assert half.exists()  # a reader changes nothing
-    with Checkpoints(directory) as checkpoints:
-        assert checkpoints.latest_step() == 1
-        checkpoints.save(2, *create_trees(2), META)
-    assert not half.exists()
+    assert (directory / "2.saving").exists()  # a reader changes nothing
+    save(directory, 2)
+    assert {p.name for p in directory.iterdir()} == {"1", "2"}
     assert restore_latest_model(directory, "")[2] == 2
+
+
+def test_the_one_before_a_damaged_one_is_used_and_it_is_put_aside(directory, capsys):
+    save(directory, 1, 2)
+    file = next(p for p in (directory / "2").rglob("*") if p.parent.name == "d")
+    file.write_bytes(file.read_bytes()[:-1])
+    name = file.relative_to(directory / "2")
+    assert restore_latest_model(directory, "")[2] == 1
+    said = capsys.readouterr().err
+    assert f"{directory / '2'} is damaged: {name} has " in said
+    assert said.endswith("; using step 1\n")
+    assert (directory / "2").exists()  # a reader changes nothing
+    with Checkpoints(directory) as written:
+        assert written.latest_step() == 1
+        assert {p.name for p in directory.iterdir()} == {"1", "2.damaged"}
+        written.save(2, *create_trees(2), META)
+    assert {p.name for p in directory.iterdir()} == {"1", "2"}
+
+
+def test_with_damaged_ones_only_nothing_starts_over(directory):
+    save(directory, 1, 2)
+    for step in "12":
+        (directory / step / "manifest.json").unlink()
+    before = sorted(directory.rglob("*"))
+    for read_only in (True, False):
+        opened = Checkpoints(directory, read_only=read_only)
+        message = r"step 2: manifest.json is missing; step 1: .*--fresh"
+        with pytest.raises(UserError, match=message), opened as damaged:
+            damaged.latest_step()
+    assert sorted(directory.rglob("*")) == before
+
+
+def test_what_other_code_saved_is_refused(directory):
+    save(directory, 1)
+    model, train = jax.eval_shape(lambda: create_trees(1))
+    smaller = {**model, "z": jax.ShapeDtypeStruct((4, 2), np.float32)}
+    renamed = {**model, "codes": model["z"]}
+    with Checkpoints(directory, read_only=True) as saved:
+        with pytest.raises(
+            UserError, match=r"float32\[5, 2\] instead of float32\[4, 2"
+        ):
+            saved.restore(1, smaller, train)
+        with pytest.raises(UserError, match="model is not what this program saves"):
+            saved.restore(1, renamed, train)
+
+
+def test_a_save_that_fails_leaves_the_others_and_says_why(directory, monkeypatch):
+    save(directory, 1)
+
+    def full(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(storage, "sync_tree", full)
+    message = (
+        f"cannot save step 2 to {directory}: No space left on device; what was saved"
+    )
+    with pytest.raises(UserError, match=message):
+        save(directory, 2)
+    assert {p.name for p in directory.iterdir()} == {"1"}
+
+
+def test_the_manifest_tells_by_which_program_and_on_what_it_was_saved(directory):
+    save(directory, 1)
+    with Checkpoints(directory, read_only=True) as saved:
+        environment = saved.environment(1)
+    assert environment["jax"] == jax.__version__
+    assert environment["backend"] == "cpu"
+    assert environment["threads"] == int(os.environ["NPROC"])
+    assert environment["processes"] == environment["devices"] == 1

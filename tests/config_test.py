@@ -20,6 +20,8 @@ FREE = {
     "devices",
     "steps_per_call",
     "check_memory",
+    "rollbacks",
+    "rollback_factor",
     "external_weights",
     # Where it lies; its content is compared otherwise.
     "dataset.data_dir",

@@ -14,11 +14,11 @@ from cglo_jax import (
     classify,
     codes,
     data,
-    loop,
     quality,
     sample,
     synthesis,
     train,
+    workdirs,
 )
 from cglo_jax.errors import UserError
 from cglo_jax.results import read_result, result_path
@@ -203,7 +203,7 @@ def run(trained, monkeypatch):
     config, dataset, workdir = trained
     datasets = dataset, create_dataset(30, seed=1, split="test")
     monkeypatch.setattr(data, "load", lambda fields: datasets)
-    loop.open_workdir(config, workdir)
+    workdirs.create(config, workdir)
     classify.run(config, workdir, datasets, "baseline", 0)
     return workdir, datasets
 
@@ -304,7 +304,7 @@ def test_unfinished_runs_are_refused(run, tmp_path, monkeypatch):
 
 def test_config_is_read_as_it_was_written(tmp_path):
     config = create_config(**{"sample.t_values": (0.2, 0.3)})
-    loop.open_workdir(config, tmp_path)
+    workdirs.create(config, tmp_path)
     assert experiment.read_config(tmp_path).to_dict() == config.to_dict()
     (tmp_path / "config.json").write_text('{"no.such": 1}')
     with pytest.raises(UserError, match="cannot be used"):

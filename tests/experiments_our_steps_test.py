@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import create_config, create_dataset
 
-from cglo_jax import loop
+from cglo_jax import storage
 from cglo_jax.errors import UserError
 from experiments import (
     benchmark_digits,
@@ -101,7 +101,7 @@ def test_the_digits_run_is_measured_or_its_end_shown(tmp_path, monkeypatch, caps
     monkeypatch.setattr(benchmark_digits, "COMMAND", ("-c", program.format(1)))
     benchmark_digits.main()
     assert capsys.readouterr().out.count("\n| ") == 2
-    (record,) = loop.read_records(tmp_path / "results.jsonl")
+    (record,) = storage.read_records(tmp_path / "results.jsonl")
     assert [0 < run["wall_s"] < 60 for run in record["runs"]] == [True, True]
     monkeypatch.setattr(benchmark_digits, "COMMAND", ("-c", program.format(0)))
     with pytest.raises(UserError, match=r"(?s)failed: .*ZeroDivisionError"):

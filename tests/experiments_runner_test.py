@@ -13,7 +13,7 @@ import sys
 import pytest
 from conftest import create_config
 
-from cglo_jax import classify, loop, train
+from cglo_jax import classify, storage, train
 from cglo_jax.errors import UserError
 from experiments import runner, runs, scales, tables, work
 from experiments.tables import Row, Table, by_shots
@@ -95,7 +95,7 @@ def test_a_table_from_end_to_end(tmp_path, capsys, monkeypatch):
 
 
 def check_lines(tmp_path):
-    lines = loop.read_records(runs.RESULTS)
+    lines = storage.read_records(runs.RESULTS)
     assert len({line["digest"] for line in lines}) == 6
     assert len({line["images"] for line in lines}) == 2  # of the seeds
     assert len({line["test_images"] for line in lines}) == 1
@@ -129,7 +129,7 @@ def check_lines(tmp_path):
 
 def check_table(tmp_path):
     top1 = {}
-    for line in loop.read_records(runs.RESULTS):
+    for line in storage.read_records(runs.RESULTS):
         top1.setdefault(line["row"], []).append(line["top1"])
     text = written(tmp_path)
     part = text.partition("### 2 labelled")[2].partition("###")[0]
@@ -193,7 +193,7 @@ def test_seeds_choose_what_is_run_not_what_is_shown(tmp_path, monkeypatch, capsy
         "environment": {**dict.fromkeys(versions, "1"), "devices": 1},
     }
     texts = ("date", "platform", "classifier_weights", "perceptual_weights")
-    loop.append_record(runs.RESULTS, {**line, **dict.fromkeys(texts, "some")})
+    storage.append_record(runs.RESULTS, {**line, **dict.fromkeys(texts, "some")})
     arguments = ("--columns=2", "--rows=Baseline", "--seeds=7,0,7")
     assert call(tmp_path, *arguments) == 1
     printed = capsys.readouterr().out.splitlines()
@@ -228,14 +228,14 @@ def check_dry_run(tmp_path, capsys):
 
 def check_what_was_lost_is_run_again(tmp_path, trained, classified):
     """A line that is lost comes back from its work directory, or is run again, and no other."""
-    lines = loop.read_records(runs.RESULTS)
+    lines = storage.read_records(runs.RESULTS)
     lost = [line for line in lines if line["row"] == "longer"]
     kept = [line for line in lines if line["row"] != "longer"]
     text = "".join(json.dumps(line) + "\n" for line in kept)
     shutil.rmtree(tmp_path / "work" / "v1" / lost[1]["digest"][:12])
     runs.RESULTS.write_text(text)
     assert call(tmp_path, "--columns=2") == 0
-    again = loop.read_records(runs.RESULTS)
+    again = storage.read_records(runs.RESULTS)
     assert again[: len(kept)] == kept
     accuracies = [(line["digest"], line["top1"]) for line in lost]
     assert [(line["digest"], line["top1"]) for line in again[4:]] == accuracies
@@ -247,7 +247,7 @@ def check_what_was_lost_is_run_again(tmp_path, trained, classified):
 def test_a_run_that_is_cut_off_goes_on(tmp_path, monkeypatch, capsys):
     """Killed in its second epoch, a cGLO and then a classifier."""
     arguments = ("--columns=2", "--rows=cGLO", "--seeds=0")
-    append, steps = loop.append_record, []
+    append, steps = storage.append_record, []
 
     def die(stage: str) -> None:
         def dying(path, record):
@@ -257,21 +257,21 @@ def test_a_run_that_is_cut_off_goes_on(tmp_path, monkeypatch, capsys):
                     raise KeyboardInterrupt
             append(path, record)
 
-        monkeypatch.setattr(loop, "append_record", dying)
+        monkeypatch.setattr(storage, "append_record", dying)
 
     for stage in ("train", "classify"):
         die(stage)
         with pytest.raises(KeyboardInterrupt):
             call(tmp_path, *arguments)
         assert not runs.RESULTS.exists()
-    monkeypatch.setattr(loop, "append_record", append)
+    monkeypatch.setattr(storage, "append_record", append)
     capsys.readouterr()
     assert call(tmp_path, *arguments) == 0
-    (line,) = loop.read_records(runs.RESULTS)
+    (line,) = storage.read_records(runs.RESULTS)
     assert not line["fresh"]
     assert line["train_wall_s"] is None
     assert steps == [(s, k) for s in ("train", "classify") for k in range(1, 6)]
-    metrics = loop.read_records(
+    metrics = storage.read_records(
         tmp_path / "work" / "v1" / line["digest"][:12] / "metrics.jsonl"
     )
     assert [m["step"] for m in metrics] == [1, 2, 3, 4, 5, 6]
@@ -291,7 +291,7 @@ def check_without_timing(tmp_path, line):
     shutil.rmtree(root / line["digest"][:12])
     runs.RESULTS.unlink()
     assert call(tmp_path, "--columns=2", "--rows=cGLO", "--seeds=0") == 0
-    (again,) = loop.read_records(runs.RESULTS)
+    (again,) = storage.read_records(runs.RESULTS)
     assert again["train_wall_s"] is None
     assert again["train_steps"] == 6
     assert again["top1"] == line["top1"]
@@ -341,7 +341,7 @@ def test_workers_share_the_runs(tmp_path, monkeypatch, capfd, how):
     missing = runs.missing(runs.expand(TABLE, choice)[0])
     command = [sys.executable, "-c", FAKE_WORKER, str(runs.RESULTS), how]
     runner.run_workers(command, missing, jobs=2, gpus=0)
-    lines = loop.read_records(runs.RESULTS)
+    lines = storage.read_records(runs.RESULTS)
     assert sorted(line["digest"] for line in lines) == sorted(r.digest for r in missing)
     assert {line["threads"] for line in lines} == {"3"}
     printed = capfd.readouterr().out.splitlines()

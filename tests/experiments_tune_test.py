@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import create_config, create_dataset
 
-from cglo_jax import data, loop
+from cglo_jax import data, storage
 from cglo_jax.errors import UserError
 from configs import digits
 from experiments import scales, tune
@@ -109,7 +109,10 @@ def test_tunes_on_labelled_images_only(small, monkeypatch, capsys):
     monkeypatch.setattr(data, "load", watched)
     tune.tune(small, 2)
     assert [seed for seed, _ in read] == [0, 1]
-    trials, (best,) = loop.read_records(tune.TRIALS), loop.read_records(tune.TUNED)
+    trials, (best,) = (
+        storage.read_records(tune.TRIALS),
+        storage.read_records(tune.TUNED),
+    )
     assert len(trials) == 2
     assert best["accuracy"] == max(t["accuracy"] for t in trials)
     assert {k: best[k] for k in ("scale", "data", "shots", "trials")} == {
@@ -127,8 +130,8 @@ def test_tunes_on_labelled_images_only(small, monkeypatch, capsys):
     table = capsys.readouterr().out
     assert table.count("| taken |") == 1
     tune.tune(small, 2)  # nothing is trained or written as a trial twice
-    assert loop.read_records(tune.TRIALS) == trials
-    assert [r["lr"] for r in loop.read_records(tune.TUNED)] == [best["lr"]] * 2
+    assert storage.read_records(tune.TRIALS) == trials
+    assert [r["lr"] for r in storage.read_records(tune.TUNED)] == [best["lr"]] * 2
     results = list(small.workdir.rglob("result.json"))
     assert len(results) == 2 * 2 * 2  # trials, draws, folds
 

@@ -503,7 +503,9 @@ def test_another_perceptual_network_is_refused(grown, monkeypatch):
 def test_a_loss_that_is_not_finite_is_not_saved(grown, monkeypatch):
     drawn = codes.draw_codes
     monkeypatch.setattr(codes, "draw_codes", lambda *args: drawn(*args) * np.nan)
-    with pytest.raises(UserError, match=r"codes seed 0: \w+ is nan at step"):
+    with pytest.raises(
+        UserError, match=r"codes seed 0: cross_entropy is not finite since step 1;"
+    ):
         fit_codes.run(grown.config, grown.workdir, (ALL, TEST), 0)
-    with pytest.raises(UserError, match=r"no complete checkpoint in .*only_codes=True"):
+    with pytest.raises(UserError, match=r"made with other images .*only_codes=True"):
         train.restore_model(grown.config, grown.workdir, ALL, 0)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from cglo_jax import data, loop, prepare
+from cglo_jax import data, prepare, storage
 from cglo_jax.checkpoints import Checkpoints
 from configs import cub
 from experiments import full_size, watched
@@ -121,7 +121,9 @@ def test_rows_by_hand(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(flat))
     for method, seconds in ((None, 4.5), ("baseline", 5.5), ("cglo", 6.5)):
         tags = {"stage": "classify", "method": method} if method else {"stage": "train"}
-        loop.append_record(tmp_path / "timings.jsonl", {**tags, "compile_s": seconds})
+        storage.append_record(
+            tmp_path / "timings.jsonl", {**tags, "compile_s": seconds}
+        )
     for folder, n in (("checkpoints/seed-0", 5), ("classifiers/cglo-0/checkpoints", 7)):
         model = {"params": {"a": np.ones((n, 3)), "b": np.ones(2)}, "z": np.ones(9)}
         with Checkpoints(tmp_path / folder) as checkpoints:
@@ -155,7 +157,7 @@ def test_cub_is_measured_and_recorded(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(full_size, "RUNS", runs)
     options = [f"--config.{name}={value}" for name, value in SHRUNKEN.items()]
     full_size.main(["cub", f"--workdir={tmp_path}", "--steps=3", *options])
-    (row,) = loop.read_records(tmp_path / "full_size.jsonl")
+    (row,) = storage.read_records(tmp_path / "full_size.jsonl")
     assert row["stage"] == "classify baseline"
     assert len(row["later_steps_s"]) == 3
     assert 0 < row["first_step_s"] < row["wall_s"]
@@ -165,7 +167,7 @@ def test_cub_is_measured_and_recorded(tmp_path, monkeypatch, capsys):
     assert str(tmp_path) not in json.dumps(row)
     assert "--config.dataset.split_file=split.txt" in row["options"]
     assert "--config.classify.width=1" in row["options"]
-    lines = loop.read_records(tmp_path / "cub" / "run" / "metrics.jsonl")
+    lines = storage.read_records(tmp_path / "cub" / "run" / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     table = capsys.readouterr().out
     assert "| classify baseline | wide_resnet, 0.1 M parameters, batch 8 | " in table
@@ -177,7 +179,7 @@ def test_every_stage_of_cub_at_its_real_size(tmp_path, monkeypatch):
     for name in ("XLA_FLAGS", "NPROC"):  # those of tests are not for real sizes
         monkeypatch.delenv(name)
     full_size.main(["cub", f"--workdir={tmp_path}", "--steps=1"])
-    rows = loop.read_records(tmp_path / "full_size.jsonl")
+    rows = storage.read_records(tmp_path / "full_size.jsonl")
     assert [row["stage"] for row in rows] == list(full_size.RUNS)
     assert all(row["peak_gb"] < 16 for row in rows)
     assert (tmp_path / "cub" / "run" / "report.html").exists()

@@ -1,6 +1,6 @@
 """Tests of cglo_jax/loop.py with a trainer of one number."""
 
-import json
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 from conftest import create_config, create_dataset
 
-from cglo_jax import checkpoints, classify, loop, parallel, train
-from cglo_jax.config import flatten
+from cglo_jax import (
+    checkpoints,
+    classify,
+    interrupts,
+    loop,
+    manifest,
+    parallel,
+    storage,
+    train,
+    workdirs,
+)
 from cglo_jax.errors import UserError
 
 DEVICES = jax.local_devices()[:1]
@@ -20,7 +29,7 @@ class Trainer:
     """x <- a x + step, its metrics x before the step; remembers which steps were taken."""
 
     def __init__(self, workdir, **changes):
-        self.taken, self.calls, self.per_call = [], [], 1
+        self.taken, self.calls, self.per_call, self.rates = [], [], 1, []
         self.factor = 0.5
         self.fail_at = None
         self.workdir = workdir
@@ -37,6 +46,8 @@ class Trainer:
             "images_per_step": 8,
             "log_every": 2,
             "save_every": 4,
+            "rollbacks": 0,
+            "rollback_factor": 0.5,
             **changes,
         }
 
@@ -54,13 +65,16 @@ class Trainer:
             state, metrics = self.take_step(state, step + i)
         return state, metrics, self.calls[-1]
 
-    def run(self):
+    def create(self, rate):
+        self.rates.append(rate)
         state = {"x": jnp.ones(()), "step": jnp.zeros((), jnp.int32)}
-        state = parallel.replicate(state, DEVICES)
-        return loop.run_steps(self.take_steps, state, **self.arguments)
+        return self.take_steps, parallel.replicate(state, DEVICES)
+
+    def run(self):
+        return loop.run_steps(loop.Job(create=self.create, **self.arguments))
 
     def records(self, name="metrics"):
-        return loop.read_records(self.workdir / f"{name}.jsonl")
+        return storage.read_records(self.workdir / f"{name}.jsonl")
 
 
 def saved_steps(directory):
@@ -144,7 +158,7 @@ def test_other_runs_lines_stay(tmp_path):
         {"stage": "classify", "step": 9},
     ]
     for record in [*others, {**TAGS, "step": 9}]:
-        loop.append_record(tmp_path / "metrics.jsonl", record)
+        storage.append_record(tmp_path / "metrics.jsonl", record)
     trainer = Trainer(tmp_path)
     trainer.run()
     records = trainer.records()
@@ -179,7 +193,8 @@ def test_a_metric_that_is_not_finite_stops_the_run(tmp_path, value):
         return state, {"kl": metrics["loss"] * float(value) if step >= 5 else 0.0}
 
     trainer.take_step = spoiled
-    with pytest.raises(UserError, match=f"train seed 0: kl is {value} at step 6;"):
+    message = "train seed 0: kl is not finite since step 6; nothing was saved since"
+    with pytest.raises(UserError, match=message):
         trainer.run()
     assert saved_steps(tmp_path / "checkpoints") == {4}
     assert [r["step"] for r in trainer.records()] == [3, 4]
@@ -189,9 +204,93 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
     # x overflows in the last step before a save, whose metric is the x before it.
     trainer = Trainer(tmp_path, save_every=2, total=2)
     trainer.factor = 1e30
-    with pytest.raises(UserError, match="train seed 0: the state is inf at step 2"):
+    with pytest.raises(UserError, match="the state's x has a inf at step 2"):
         trainer.run()
-    assert saved_steps(tmp_path / "checkpoints") == set()
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_goes_back_to_its_checkpoint_with_lower_rates(tmp_path, capsys):
+    trainer = Trainer(tmp_path, rollbacks=2)
+    take_step = trainer.take_step
+
+    def spoiled(state, step):
+        state, metrics = take_step(state, step)
+        if trainer.rates[-1] > 0.3 and step == 5:
+            metrics = {"loss": metrics["loss"] * np.nan}
+        return state, metrics
+
+    trainer.take_step = spoiled
+    trainer.run()
+    assert trainer.rates == [1.0, 0.5, 0.25]
+    assert trainer.taken == [0, 1, 2, 3, 4, 5, 4, 5, 4, 5, 6, 7, 8, 9]
+    assert [r["step"] for r in trainer.records()] == [2, 4, 6, 8, 10]
+    said = capsys.readouterr().err
+    assert "loss is not finite since step 6" in said
+    assert "going on from there with learning rates times 0.25" in said
+    # A later call goes on with the lower rates.
+    Trainer.run(again := Trainer(tmp_path))
+    assert again.rates == [0.25]
+
+
+def test_a_run_that_stays_bad_ends_after_so_many_rollbacks(tmp_path):
+    trainer = Trainer(tmp_path, rollbacks=2)
+    trainer.factor = np.nan
+    with pytest.raises(UserError, match="loss is not finite since step 2"):
+        trainer.run()
+    assert trainer.rates == [1.0, 0.5, 0.25]
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_signal_saves_the_step_it_comes_in_and_leaves_no_trace(tmp_path, monkeypatch):
+    whole, cut = Trainer(tmp_path / "whole"), Trainer(tmp_path / "cut")
+    for trainer in (whole, cut):
+        trainer.workdir.mkdir()
+    requested = []
+    monkeypatch.setattr(interrupts, "_deferred", requested)
+    take_step = cut.take_step
+
+    def signalled(state, step):
+        if step == 6:
+            requested.append(15)
+        return take_step(state, step)
+
+    cut.take_step = signalled
+    with pytest.raises(interrupts.Interrupted) as stopped:
+        cut.run()
+    assert stopped.value.status == 143
+    assert saved_steps(cut.workdir / "checkpoints") == {4, 7}
+    assert [t["steps"] for t in cut.records("timings")] == [7]
+    requested.clear()
+    cut.run()
+    assert cut.taken == list(range(10))
+    whole.run()
+    metrics = [(t.workdir / "metrics.jsonl").read_bytes() for t in (whole, cut)]
+    assert metrics[0] == metrics[1]
+
+
+def test_a_resumed_run_tells_of_another_environment(tmp_path, monkeypatch, capsys):
+    Trainer(tmp_path, total=4).run()
+    describe = manifest.describe_environment
+    other = {"jaxlib": "9.9", "threads": 77}
+    monkeypatch.setattr(
+        manifest, "describe_environment", lambda n: {**describe(n), **other}
+    )
+    capsys.readouterr()
+    Trainer(tmp_path).run()
+    said = capsys.readouterr().err
+    assert "step 4 was saved with jaxlib" in said
+    assert "now 9.9; threads" in said
+    assert "devices" not in said
+
+
+def test_a_start_without_a_checkpoint_is_said(tmp_path, capsys):
+    cut = Trainer(tmp_path)
+    cut.fail_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        cut.run()
+    assert "anew" not in capsys.readouterr().err
+    Trainer(tmp_path).run()
+    assert "ended before its first checkpoint: starting anew" in capsys.readouterr().err
 
 
 def test_saved_states_restore_to_what_they_were(tmp_path):
@@ -202,122 +301,9 @@ def test_saved_states_restore_to_what_they_were(tmp_path):
     assert meta == {
         **trainer.arguments["meta"],
         "batch_size": trainer.arguments["images_per_step"],
+        "rate": 1.0,
     }
     assert float(model["x"]) == float(trainer.run()["x"])
-
-
-# Files
-
-
-def test_records_are_read_as_appended(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    assert loop.read_records(path) == []
-    records = [{"step": 1, "loss": 0.1}, {"step": 2, "name": "ä \n line"}]
-    for record in records:
-        loop.append_record(path, record)
-    assert loop.read_records(path) == records
-    assert len(path.read_text().splitlines()) == 2
-
-
-def test_a_half_written_last_line_is_left_out_and_dropped(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    for step in (1, 2):
-        loop.append_record(path, {**TAGS, "step": step})
-    whole = path.read_text()
-    path.write_text(whole + '{"stage": "train", "st')
-    assert [r["step"] for r in loop.read_records(path)] == [1, 2]
-    loop.drop_records(path, TAGS, after_step=2)
-    assert path.read_text() == whole
-
-
-def test_a_damaged_line_is_named(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: .* line 2"):
-        loop.read_records(path)
-
-
-def test_drop_records_removes_later_lines_with_these_tags_only(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    loop.drop_records(path, TAGS, after_step=0)
-    assert not path.exists()
-    other = {"stage": "train", "seed": 1}
-    records = [{**tags, "step": s} for s in (1, 2, 3) for tags in (TAGS, other)]
-    for record in records:
-        loop.append_record(path, record)
-    loop.drop_records(path, TAGS, after_step=1)
-    kept = [r for r in records if r["seed"] == 1 or r["step"] == 1]
-    assert loop.read_records(path) == kept
-    assert len(kept) == 4
-
-
-def test_write_atomically_replaces_all_or_nothing(tmp_path, monkeypatch):
-    path = tmp_path / "result.json"
-    loop.write_atomically(path, "one")
-    loop.write_atomically(path, "two")
-    assert path.read_text() == "two"
-    assert list(tmp_path.iterdir()) == [path]
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop.os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        loop.write_atomically(path, "three")
-    assert path.read_text() == "two"
-
-
-def test_open_workdir_writes_the_config(tmp_path):
-    config = create_config(**{"latent.dim": 16})
-    workdir = tmp_path / "runs" / "a"
-    loop.open_workdir(config, workdir)
-    fields = json.loads((workdir / "config.json").read_text())
-    assert fields == flatten(config)
-    assert fields["latent.dim"] == 16
-    assert fields["seeds"] == [0]
-
-
-def test_open_workdir_refuses_another_config_and_keeps_the_old(tmp_path):
-    old = create_config()
-    loop.open_workdir(old, tmp_path)
-    other = create_config(**{"latent.dim": 16})
-    loop.open_workdir(other, tmp_path)  # nothing was made yet
-    loop.open_workdir(old, tmp_path)
-    before = (tmp_path / "config.json").read_bytes()
-    (tmp_path / "checkpoints" / "seed-0" / "3").mkdir(parents=True)
-    with pytest.raises(
-        UserError, match=r"latent\.dim=8, this call has 16: use another"
-    ):
-        loop.open_workdir(other, tmp_path)
-    assert (tmp_path / "config.json").read_bytes() == before
-    # Fields of later stages are free until there is a result, and those of no result always.
-    slower = create_config(**{"classify.lr": 0.01, "seeds": (3, 4)})
-    loop.open_workdir(slower, tmp_path)
-    (tmp_path / "classifiers" / "cglo-0").mkdir(parents=True)
-    (tmp_path / "classifiers" / "cglo-0" / "result.json").write_text("{}")
-    with pytest.raises(UserError, match=r"classify\.lr=0\.01, this call has 0\.1: "):
-        loop.open_workdir(old, tmp_path)
-    slower.seeds, slower.sample.per_class = (5,), 3
-    loop.open_workdir(slower, tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    loop.open_workdir(slower, tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["seeds"] == [5]
-
-
-def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
-    file = tmp_path / "file"
-    file.write_text("")
-    for path in (file, file / "below"):
-        with pytest.raises(UserError, match=f"cannot write to --workdir={path}: "):
-            loop.open_workdir(create_config(), path)
-
-
-def test_the_check_of_a_state_sees_every_array():
-    state = {"a": jnp.array([1.0, -7.0]), "step": jnp.int32(3), "none": jnp.zeros((0,))}
-    assert float(loop._largest(state)) == 7
-    for bad in (np.nan, np.inf, -np.inf):
-        spoiled = {**state, "b": jnp.array([[0, bad]], jnp.bfloat16)}
-        assert not np.isfinite(float(loop._largest(spoiled)))
 
 
 def read_scalars(directory):
@@ -349,20 +335,25 @@ def test_no_trainer_copies_to_devices_but_explicitly(tmp_path, monkeypatch):
     """Every later step of every trainer; what is read back, a guard sees on a GPU only."""
     run_steps, guarded = loop.run_steps, []
 
-    def with_guard(take_steps, *args, **kwargs):
-        def take_guarded(state, step, most):
-            if step == 0:  # constants of the compiled program
-                return take_steps(state, step, most)
-            with jax.transfer_guard("disallow"):
-                guarded.append(kwargs["tags"]["stage"])
-                return take_steps(state, step, most)
+    def with_guard(job):
+        def create(rate):
+            take_steps, state = job.create(rate)
 
-        return run_steps(take_guarded, *args, **kwargs)
+            def take_guarded(state, step, most):
+                if step == 0:  # constants of the compiled program
+                    return take_steps(state, step, most)
+                with jax.transfer_guard("disallow"):
+                    guarded.append(job.tags["stage"])
+                    return take_steps(state, step, most)
+
+            return take_guarded, state
+
+        return run_steps(dataclasses.replace(job, create=create))
 
     monkeypatch.setattr(loop, "run_steps", with_guard)
     config = create_config()
     train_set, test_set = create_dataset(), create_dataset(12, seed=1, split="test")
-    loop.open_workdir(config, tmp_path)
+    workdirs.create(config, tmp_path)
     train.run(config, tmp_path, train_set, 0)
     for method in ("baseline", "cglo", "mixmatch"):
         classify.run(config, tmp_path, (train_set, test_set), method, 0)

@@ -175,15 +175,6 @@ def test_pmap_batch_keeps_the_device_axis():
     np.testing.assert_array_equal(np.asarray(result).reshape(8, 1), 3 * batch)
 
 
-def test_replicated_like_describes_todays_placement():
-    tree = {"a": jnp.zeros((2, 3)), "step": np.zeros((), np.int32)}
-    abstract = parallel.replicated_like(tree, FOUR[:2])
-    assert abstract["a"].shape == (2, 3)
-    assert abstract["step"].dtype == np.int32
-    assert abstract["a"].sharding.device_set == set(FOUR[:2])
-    assert abstract["a"].sharding.is_fully_replicated
-
-
 @pytest.mark.parametrize("n", [1, 4, 7, 8])
 def test_batches_of_one_shape(n):
     images = np.arange(n * 6, dtype=np.uint8).reshape(n, 2, 3)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from cglo_jax import loop
+from cglo_jax import storage
 from cglo_jax.models import resnet, vgg
 from experiments import flax_networks, parity
 from experiments.parity import Case
@@ -168,7 +168,7 @@ def test_measure_prints_and_records_and_fails_on_disagreement(
     parity.RESULTS.write_text('{"compared": "by an earlier run"}\n')
     monkeypatch.setattr(parity, "CASES", (Case("vgg16", 16),))
     parity.measure()
-    records = loop.read_records(tmp_path / "parity.jsonl")
+    records = storage.read_records(tmp_path / "parity.jsonl")
     assert [r["compared"] for r in records] == [*vgg.TAPS, GRADIENT]
     assert all(
         {"oracle", "date", "platform", "environment"} <= r.keys() for r in records
@@ -184,7 +184,7 @@ def test_measure_prints_and_records_and_fails_on_disagreement(
     monkeypatch.setattr(parity, "compare_case", lambda *_: rows)
     with pytest.raises(SystemExit, match=r"^does not agree: VGG-16 16 eval conv2_2$"):
         parity.measure()
-    records = loop.read_records(parity.RESULTS)
+    records = storage.read_records(parity.RESULTS)
     assert [r["error_float64"] for r in records] == [r["error_float64"] for r in rows]
 
     def interrupt(*_):
@@ -193,7 +193,7 @@ def test_measure_prints_and_records_and_fails_on_disagreement(
     monkeypatch.setattr(parity, "compare_case", interrupt)
     with pytest.raises(KeyboardInterrupt):
         parity.measure()
-    assert loop.read_records(parity.RESULTS) == records
+    assert storage.read_records(parity.RESULTS) == records
     assert list(tmp_path.iterdir()) == [parity.RESULTS]
 
 

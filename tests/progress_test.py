@@ -90,7 +90,7 @@ def test_it_says_where_a_run_goes_on_and_when_nothing_is_left(capsys, clock):
 
 
 def test_timing_keeps_compilation_out_of_the_rate(clock):
-    timing = run(clock, start=40, total=100).timing()
+    timing = run(clock, start=40, total=100).timing(100)
     assert timing == {
         "wall_s": 15.9,
         "compile_s": 10.0,
@@ -105,8 +105,8 @@ def test_a_run_of_one_step_has_a_timing(clock):
     shown.first_steps(2.0, 1)
     shown.update(1, VALUES)
     shown.close()
-    assert shown.timing()["steps"] == 1
-    assert shown.timing()["images_per_s"] == 0
+    assert shown.timing(1)["steps"] == 1
+    assert shown.timing(1)["images_per_s"] == 0
 
 
 def test_nothing_is_said_of_a_step_compiled_before(capsys, clock):

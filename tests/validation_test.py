@@ -25,6 +25,7 @@ OTHER_NUMBERS = {
     "mixmatch.ramp": [-0.01, 1.01],
     "classify.pad_value": [-1.01, 1.01],
     "report.confidence": [-0.5, 0.0, 1.0, 95.0],
+    "rollback_factor": [-0.5, 0.0, 1.0, 2.0],
 }
 BAD_LISTS = [
     ("seeds", ()),

@@ -1,0 +1,98 @@
+"""SIGINT (Ctrl-C) and SIGTERM: what can be saved is saved first, a second one leaves at once."""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_PATIENCE_S = 5.0  # until a process leaves that has nothing to save, whatever it is in
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asks this process to end; `status` is what it should exit with."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.status = 128 + signum
+
+
+_received: list[int] = []  # by the thread that watches, in the order of their coming
+_deferred: list[int] = []  # by the main thread, inside `deferred`
+_saving = 0  # how many `deferred` are entered
+
+
+def install() -> None:
+    """Lets the signals raise `Interrupted` in the main thread, but in `deferred`.
+
+    A thread watches as well: Python runs handlers between two of its own instructions, and a
+    compilation or a step may take minutes. It ends the process at the second signal, or if
+    nothing is to be saved and the first has not ended it after some seconds.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    for signum in _SIGNALS:
+        if signal.getsignal(signum) != signal.SIG_IGN:  # as nohup and scripts set it
+            signal.signal(signum, _raise)
+    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    threading.Thread(
+        target=_watch, args=(ours, theirs), name="interrupts", daemon=True
+    ).start()
+
+
+def _raise(signum: int, _: object) -> None:
+    if not _saving:
+        raise Interrupted(signum)
+    _deferred.append(signum)
+
+
+def _watch(ours: socket.socket, _: socket.socket) -> None:
+    """Reads each signal's number from `ours`; the other end must stay open."""
+    while number := ours.recv(1):
+        if number[0] not in _SIGNALS:
+            continue
+        _received.append(number[0])
+        name = signal.Signals(number[0]).name
+        if len(_received) > 1:
+            _leave(f"{name} again: left without saving")
+        if _saving:
+            _say(f"{name}: saving after this step; once more to leave at once")
+        else:
+            timer = threading.Timer(_PATIENCE_S, _leave, ["left"])
+            timer.daemon = True
+            timer.start()
+
+
+def _say(text: str) -> None:
+    os.write(2, f"\n{text}\n".encode())
+
+
+def _leave(text: str) -> None:
+    if _saving and len(_received) < 2:  # in time: it began to save
+        return
+    _say(text)
+    os._exit(128 + _received[0])
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Inside, signals only make `requested` true."""
+    global _saving
+    _saving += 1
+    try:
+        yield
+    finally:
+        _saving -= 1
+
+
+def requested() -> bool:
+    """Whether a signal has come."""
+    return bool(_deferred or _received)
+
+
+def raise_requested() -> None:
+    """Raises `Interrupted` if a signal has come."""
+    if requested():
+        raise Interrupted((_deferred or _received)[0])

@@ -1,0 +1,110 @@
+"""The work directory of a run: whose it is, and how it is set aside for a fresh start."""
+
+import contextlib
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from cglo_jax import lock, storage
+from cglo_jax.config import (
+    check_fingerprint,
+    classify_fingerprint,
+    flatten,
+    train_fingerprint,
+)
+from cglo_jax.errors import UserError
+
+
+def check(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Checks what can be checked of a work directory before images are read.
+
+    Raises:
+      UserError: it lies among the images, or what is there was made with another configuration.
+    """
+    images = config.dataset.path and pathlib.Path(config.dataset.path).expanduser()
+    if images and workdir.resolve().is_relative_to(images.resolve()):
+        raise UserError(
+            f"--workdir={workdir} lies in config.dataset.path={images}, whose folders are "
+            "classes: choose another one"
+        )
+    if (workdir / "config.json").exists():
+        _check_config(config, workdir / "config.json")
+
+
+@contextlib.contextmanager
+def hold(config: ConfigDict, workdir: pathlib.Path) -> Iterator[None]:
+    """Creates the work directory, and lets nobody else run in it meanwhile; see `create`."""
+    _make(workdir)
+    with lock.hold(workdir):
+        create(config, workdir)
+        yield
+
+
+def create(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Creates the work directory and writes config.json, the fields of the newest call.
+
+    Raises:
+      UserError: what is there was made with another configuration, or the directory cannot
+        be written to.
+    """
+    check(config, workdir)
+    path = workdir / "config.json"
+    _make(workdir)
+    try:
+        storage.write_atomically(path, json.dumps(flatten(config), indent=1) + "\n")
+    except OSError as error:
+        raise _refuse(workdir, error) from None
+
+
+def _make(workdir: pathlib.Path) -> None:
+    try:
+        storage.make_folder(workdir.absolute())
+    except OSError as error:
+        raise _refuse(workdir, error) from None
+
+
+def _refuse(workdir: pathlib.Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to --workdir={workdir}: {error.strerror}")
+
+
+def _check_config(config: ConfigDict, path: pathlib.Path) -> None:
+    """Checks that checkpoints and results beside config.json are of this configuration.
+
+    Each of them is checked again, with its own record, when it is read; this refuses a call
+    before it adds another configuration's runs to them.
+    """
+    if any(path.parent.glob("classifiers/*/result.json")):
+        fields = classify_fingerprint(config)
+    elif any(path.parent.glob("checkpoints/*/*")):
+        fields = train_fingerprint(config)
+    else:
+        return
+    try:
+        saved = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        return  # damaged; it is written anew
+    check_fingerprint({k: saved.get(k) for k in fields}, fields, str(path.parent))
+
+
+def set_aside(workdir: pathlib.Path) -> pathlib.Path | None:
+    """Renames a work directory to <name>.old-1, or the next number; None if there is none.
+
+    Raises:
+      UserError: it cannot be renamed, or another process runs in it.
+    """
+    if not workdir.exists():
+        return None
+    names = (workdir.with_name(f"{workdir.name}.old-{i}") for i in itertools.count(1))
+    old = next(path for path in names if not path.exists())
+    try:
+        with lock.hold(workdir):
+            storage.rename(workdir, old)
+    except OSError as error:
+        raise UserError(
+            f"cannot set --workdir={workdir} aside as {old.name} ({storage.explain(error)}): use "
+            "another --workdir"
+        ) from None
+    return old

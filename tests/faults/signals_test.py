@@ -1,0 +1,167 @@
+"""SIGINT and SIGTERM in every phase: saved, ended in time with the right status, and resumed."""
+
+import functools
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from small_run import (
+    FIELDS,
+    SAVE_EVERY,
+    STEPS,
+    Run,
+    digest_run,
+    digest_state,
+    write_images,
+)
+
+from cglo_jax import classify, parallel, storage
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+MOST_S = 10
+CLASSIFY = {"stage": "all", "classify.methods": "('baseline','cglo')"}
+
+
+def send(signum: int) -> None:
+    os.kill(os.getpid(), signum)
+
+
+def in_compile(signum: int) -> None:
+    """While the first program of a step is compiled."""
+    once = parallel.MappedStep.__call__
+
+    def first(self, *args):
+        threading.Timer(0.05, send, [signum]).start()
+        parallel.MappedStep.__call__ = once
+        return once(self, *args)
+
+    parallel.MappedStep.__call__ = first
+
+
+def in_step(signum: int, number: int) -> None:
+    """While the step with this number is taken."""
+    real, taken = parallel.MappedStep.__call__, []
+
+    def counted(self, *args):
+        taken.append(1)
+        if len(taken) == number:
+            send(signum)
+        return real(self, *args)
+
+    parallel.MappedStep.__call__ = counted
+
+
+def in_save(signum: int, number: int) -> None:
+    """While a checkpoint with this number is written, in another thread."""
+    real, saved = storage.sync_tree, []
+
+    def counted(folder):
+        saved.append(1)
+        if len(saved) == number:
+            send(signum)
+        real(folder)
+
+    storage.sync_tree = counted
+
+
+def in_eval(signum: int) -> None:
+    """While the trained classifier is tested."""
+
+    def signalled(*args):
+        send(signum)
+        return real(*args)
+
+    real, classify.evaluate = classify.evaluate, signalled
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("signals") / "images")
+
+
+@pytest.fixture(scope="module")
+def reference(images):
+    """What an uninterrupted run of all stages leaves."""
+    run = Run(images, images.parent / "whole", **CLASSIFY)
+    assert run.finish(120) == 0, run.error()
+    return digest_run(images.parent / "whole")
+
+
+def interrupt(images, workdir, signum: int, before) -> str:
+    """Runs until the signal that `before` sends; returns what was told."""
+    began = time.monotonic()
+    run = Run(images, workdir, before=functools.partial(before, signum), **CLASSIFY)
+    assert run.finish() == 128 + signum, run.error()
+    # With all that comes before the signal.
+    assert time.monotonic() - began < MOST_S + 20
+    error = run.error()
+    assert "Traceback" not in error
+    assert error.endswith(
+        "interrupted: the same command goes on from the last checkpoint\n"
+    )
+    return error
+
+
+def interrupt_everywhere(images, workdir, signum: int, seed: int) -> None:
+    """One run, interrupted while it compiles, takes a step, saves and tests."""
+    rng = random.Random(seed)
+
+    def interrupted(before, **numbers) -> int:
+        """Returns the newest step saved."""
+        said = interrupt(images, workdir, signum, functools.partial(before, **numbers))
+        if before == in_step:
+            assert "saving after this step" in said
+        return digest_state(workdir / "checkpoints" / "seed-0")[0]
+
+    compiled = interrupted(in_compile)
+    number = rng.randrange(2, 9)
+    stepped = interrupted(in_step, number=number)
+    # Between two periodic saves, too: the step that was being taken.
+    assert stepped == compiled + number
+    saves = rng.randrange(1, 3)
+    saved = interrupted(in_save, number=saves)
+    assert saved >= stepped // SAVE_EVERY * SAVE_EVERY + saves * SAVE_EVERY
+    assert interrupted(in_eval) == STEPS
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_signal_in_any_phase_is_heard_and_leaves_no_trace(
+    images, reference, tmp_path, signum
+):
+    check_everywhere(images, reference, tmp_path / "run", signum, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", SIGNALS)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_signal_in_any_phase_again(images, reference, tmp_path, signum, seed):
+    check_everywhere(images, reference, tmp_path / "run", signum, seed)
+
+
+def check_everywhere(images, reference, workdir, signum, seed) -> None:
+    interrupt_everywhere(images, workdir, signum, seed)
+    run = Run(images, workdir, **CLASSIFY)
+    assert run.finish(120) == 0, run.error()
+    assert digest_run(workdir) == reference
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+@pytest.mark.parametrize("after", [0.3, 0.6, 1.2])
+def test_a_signal_while_modules_are_imported(images, tmp_path, signum, after):
+    fields = {**FIELDS, "dataset.path": str(images)}
+    command = [sys.executable, "-m", "cglo_jax.main", "--config=configs/folder.py"]
+    command += [f"--workdir={tmp_path / 'run'}"]
+    command += [f"--config.{name}={value}" for name, value in fields.items()]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    time.sleep(after)
+    began = time.monotonic()
+    process.send_signal(signum)
+    _, error = process.communicate(timeout=30)
+    assert time.monotonic() - began < MOST_S
+    assert process.returncode == 128 + signum, error
+    assert "Traceback" not in error

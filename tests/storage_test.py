@@ -1,0 +1,106 @@
+"""Tests of cglo_jax/storage.py."""
+
+import errno
+import os
+
+import pytest
+
+from cglo_jax import storage
+from cglo_jax.errors import UserError
+
+TAGS = {"stage": "train", "seed": 0}
+
+
+def test_records_are_read_as_appended(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert storage.read_records(path) == []
+    records = [{"step": 1, "loss": 0.1}, {"step": 2, "name": "ä \n line"}]
+    for record in records:
+        storage.append_record(path, record)
+    assert storage.read_records(path) == records
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_a_half_written_last_line_is_left_out_and_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for step in (1, 2):
+        storage.append_record(path, {**TAGS, "step": step})
+    whole = path.read_text()
+    path.write_text(whole + '{"stage": "train", "st')
+    assert [r["step"] for r in storage.read_records(path)] == [1, 2]
+    storage.drop_records(path, TAGS, after_step=2)
+    assert path.read_text() == whole
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: .* line 2"):
+        storage.read_records(path)
+
+
+def test_drop_records_removes_later_lines_with_these_tags_only(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    storage.drop_records(path, TAGS, after_step=0)
+    assert not path.exists()
+    other = {"stage": "train", "seed": 1}
+    records = [{**tags, "step": s} for s in (1, 2, 3) for tags in (TAGS, other)]
+    for record in records:
+        storage.append_record(path, record)
+    storage.drop_records(path, TAGS, after_step=1)
+    kept = [r for r in records if r["seed"] == 1 or r["step"] == 1]
+    assert storage.read_records(path) == kept
+    assert len(kept) == 4
+
+
+def test_write_atomically_replaces_all_or_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    storage.write_atomically(path, "one")
+    storage.write_atomically(path, "two")
+    assert path.read_text() == "two"
+    assert list(tmp_path.iterdir()) == [path]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        storage.write_atomically(path, "three")
+    assert path.read_text() == "two"
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    storage.write_atomically(path, "one")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        storage.write_atomically(path, "two")
+    assert path.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_removed_even_after_a_kill_in_the_middle(tmp_path):
+    folder = tmp_path / "5"
+    (tmp_path / "5.removed" / "old").mkdir(parents=True)
+    (folder / "model").mkdir(parents=True)
+    storage.remove_folder(folder)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "6.removed").mkdir()
+    storage.remove_folder(tmp_path / "6.removed")
+    storage.remove_folder(tmp_path / "7")  # there is none
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_went_wrong_is_one_line():
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b")
+    assert storage.explain(full) == "No space left on device (a/b)"
+    below = ValueError(
+        'RESOURCE_EXHAUSTED: Error writing:\n "x": No space left on device'
+    )
+    assert storage.explain(below) == "No space left on device"
+    assert storage.explain(ValueError("two\nlines")) == "two lines"
+    assert storage.explain(MemoryError()) == "MemoryError"

@@ -1,0 +1,88 @@
+"""Tests of cglo_jax/workdirs.py and lock.py."""
+
+import json
+import os
+
+import pytest
+from conftest import create_config
+
+from cglo_jax import lock, workdirs
+from cglo_jax.config import flatten
+from cglo_jax.errors import UserError
+
+
+def test_create_writes_the_config(tmp_path):
+    config = create_config(**{"latent.dim": 16})
+    workdir = tmp_path / "runs" / "a"
+    workdirs.create(config, workdir)
+    fields = json.loads((workdir / "config.json").read_text())
+    assert fields == flatten(config)
+    assert fields["latent.dim"] == 16
+    assert fields["seeds"] == [0]
+
+
+def test_create_refuses_another_config_and_keeps_the_old(tmp_path):
+    old = create_config()
+    workdirs.create(old, tmp_path)
+    other = create_config(**{"latent.dim": 16})
+    workdirs.create(other, tmp_path)  # nothing was made yet
+    workdirs.create(old, tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    (tmp_path / "checkpoints" / "seed-0" / "3").mkdir(parents=True)
+    with pytest.raises(
+        UserError, match=r"latent\.dim=8, this call has 16: use another"
+    ):
+        workdirs.create(other, tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
+    # Fields of later stages are free until there is a result, and those of no result always.
+    slower = create_config(**{"classify.lr": 0.01, "seeds": (3, 4)})
+    workdirs.create(slower, tmp_path)
+    (tmp_path / "classifiers" / "cglo-0").mkdir(parents=True)
+    (tmp_path / "classifiers" / "cglo-0" / "result.json").write_text("{}")
+    with pytest.raises(UserError, match=r"classify\.lr=0\.01, this call has 0\.1: "):
+        workdirs.create(old, tmp_path)
+    slower.seeds, slower.sample.per_class = (5,), 3
+    workdirs.create(slower, tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    workdirs.create(slower, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["seeds"] == [5]
+
+
+def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    for path in (file, file / "below"):
+        with pytest.raises(UserError, match=f"cannot write to --workdir={path}: "):
+            workdirs.create(create_config(), path)
+
+
+def test_one_run_at_a_time_and_the_other_is_told_whose(tmp_path):
+    config = create_config()
+    with workdirs.hold(config, tmp_path):
+        message = f"in use by process {os.getpid()} on "
+        with pytest.raises(UserError, match=message), workdirs.hold(config, tmp_path):
+            pass
+        with pytest.raises(UserError, match="in use by process"):
+            workdirs.set_aside(tmp_path)
+    with workdirs.hold(config, tmp_path):
+        pass
+
+
+def test_a_holder_that_has_not_said_who_it_is(tmp_path):
+    with lock.hold(tmp_path):
+        os.truncate(tmp_path / "lock", 0)
+        message = "in use by another process: wait"
+        with pytest.raises(UserError, match=message), lock.hold(tmp_path):
+            pass
+
+
+def test_an_old_run_is_set_aside_whole(tmp_path):
+    workdir = tmp_path / "run"
+    assert workdirs.set_aside(workdir) is None
+    for number in (1, 2):
+        workdir.mkdir()
+        (workdir / "metrics.jsonl").write_text(str(number))
+        old = workdirs.set_aside(workdir)
+        assert old == tmp_path / f"run.old-{number}"
+        assert (old / "metrics.jsonl").read_text() == str(number)
+        assert not workdir.exists()
