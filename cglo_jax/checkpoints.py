@@ -6,6 +6,7 @@ manifest and renamed, so there is never half of one; and it is verified, every b
 """
 
 import concurrent.futures
+import math
 import pathlib
 import re
 import shutil
@@ -18,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from cglo_jax import manifest, storage
+from cglo_jax import manifest, memory, storage
 from cglo_jax.errors import UserError
 
 _KEPT = 2
@@ -181,8 +182,8 @@ class Checkpoints:
                 jax.tree.map(_check_same, like, tree)
         except Exception as error:
             raise UserError(
-                f"{path} is not what this program saves ({storage.explain(error)}): use the "
-                "version that saved it, or start over with --fresh"
+                f"{path} cannot be used ({storage.explain(error)}): use the version that saved it, "
+                "or start over with --fresh"
             ) from error
         return tree
 
@@ -204,7 +205,13 @@ def _save_tree(path: pathlib.Path, tree: Any) -> None:
 
 def _load_tree(path: pathlib.Path, like: Any) -> Any:
     handler = _handler()
-    tree = handler.metadata(path).tree if like is None else like
+    claimed = handler.metadata(path).tree
+    tree = claimed if like is None else like
+    sizes = [math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(claimed)]
+    free = memory.free_on_host()
+    if free is not None and sum(sizes) > free:
+        needed = f"{sum(sizes) / 1e9:.1f} GB"
+        raise ValueError(f"its arrays take {needed}, {free / 1e9:.1f} GB are free")
     as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     args = ocp.args.PyTreeRestore(tree, restore_args=as_numpy)
     restored = handler.restore(path, args=args)

@@ -135,14 +135,14 @@ def _bytes(variable: Any) -> int:
 def free_bytes(device: jax.Device) -> int | None:
     """Returns the bytes that can still be had on a device; None if it does not say."""
     if device.platform == "cpu":
-        return _free_on_host()
+        return free_on_host()
     stats = device.memory_stats() or {}
     if "bytes_limit" not in stats:
         return None
     return stats["bytes_limit"] - stats["bytes_in_use"]
 
 
-def _free_on_host() -> int | None:
+def free_on_host() -> int | None:
     """Returns the least that Linux and the process's control groups leave; None elsewhere."""
     try:
         lines = _MEMINFO.read_text().splitlines()

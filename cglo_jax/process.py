@@ -1,11 +1,13 @@
 """What a program sets for its process before JAX starts; what the environment says counts."""
 
+import atexit
 import contextlib
 import hashlib
 import os
 import pathlib
 import platform
 import sys
+import tempfile
 
 # Which operations XLA:CPU gives to YNNPACK. Without convolutions they go to Eigen, whose weight
 # gradients are up to 4 times as fast (experiments/README.md, "Speed on two cores"). XLA ends a process
@@ -64,6 +66,7 @@ def keep_programs() -> None:
         return
     if shared or not os.access(folder, os.W_OK):
         return
+    _remove_cut_off(folder)
     _remove_oldest(root, _MOST_PROGRAMS)
     os.environ[_PROGRAMS] = str(folder)
     if "jax" in sys.modules:  # which has read the environment before
@@ -87,6 +90,32 @@ def _hash_instructions() -> str:
     except (OSError, StopIteration):  # not Linux
         known = platform.machine() + platform.processor()
     return hashlib.sha256(known.encode()).hexdigest()[:8]
+
+
+def _remove_cut_off(folder: pathlib.Path) -> None:
+    """Removes programs that a killed process may have been writing; marks this one as running.
+
+    JAX neither writes a whole program or none, nor replaces a damaged one: it warns of it at every
+    start. A mark is locked as long as its process lives.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    for mark in folder.glob("*.running"):
+        with contextlib.suppress(OSError), mark.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            began = mark.stat().st_mtime_ns
+            for path in folder.glob("*-cache"):
+                if path.stat().st_mtime_ns >= began:
+                    path.unlink()
+            mark.unlink()
+    with contextlib.suppress(OSError):  # a network disk may have no locks
+        number, name = tempfile.mkstemp(".running", dir=folder)
+        atexit.register(pathlib.Path(name).unlink, missing_ok=True)
+        fcntl.flock(
+            number, fcntl.LOCK_EX
+        )  # until the process ends, which also closes it
 
 
 def _remove_oldest(root: pathlib.Path, most: int) -> None:

@@ -180,7 +180,7 @@ def test_what_other_code_saved_is_refused(directory):
             UserError, match=r"float32\[5, 2\] instead of float32\[4, 2"
         ):
             saved.restore(1, smaller, train)
-        with pytest.raises(UserError, match="model is not what this program saves"):
+        with pytest.raises(UserError, match="model cannot be used"):
             saved.restore(1, renamed, train)
 
 

@@ -194,3 +194,32 @@ def test_the_oldest_programs_leave(root, monkeypatch):
     process.keep_programs()
     assert [path.exists() for path in paths] == [True, True, False]
     assert os.environ[_PROGRAMS] == str(folder)
+
+
+def test_what_a_killed_process_may_have_half_written_is_compiled_anew(tmp_path):
+    """The last program of a run that is killed is cut: JAX would warn of it for good."""
+    environment = {
+        "CGLO_CACHE": str(tmp_path),
+        "NPROC": "2",
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+    }
+    run(PROGRAM, **environment)
+    (first,) = tmp_path.glob("programs/*/jit__lambda-*-cache")
+    killed = PROGRAM.replace("x + 1", "x - 2") + "import os; os.kill(os.getpid(), 9)"
+    with pytest.raises(subprocess.CalledProcessError):
+        run(killed, **environment)
+    (cut,) = set(tmp_path.glob("programs/*/jit__lambda-*-cache")) - {first}
+    cut.write_bytes(cut.read_bytes()[:-20])
+    warned = "import warnings\nwarnings.simplefilter('error')\n"
+    lines = run(warned + PROGRAM.replace("x + 1", "x - 2"), **environment)
+    assert lines.count("cache_misses") == 1
+    assert "cache_hits" in run(warned + PROGRAM, **environment)  # the first is kept
+    assert not list(tmp_path.glob("programs/*/*.running"))
+
+
+def test_programs_of_a_process_that_still_runs_stay(root):
+    process.keep_programs()
+    folder = pathlib.Path(os.environ[_PROGRAMS])
+    (folder / "new-cache").write_bytes(b"being written")
+    process.keep_programs()  # as another process does
+    assert (folder / "new-cache").exists()

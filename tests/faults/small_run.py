@@ -73,6 +73,7 @@ class Run:
     Args:
       stage: to run. fields: of the configuration, by dotted names, beside FIELDS.
       before: called in the new process; it may break what it likes.
+      told: the file that gets its output, beside the work directory by default.
     """
 
     def __init__(
@@ -82,12 +83,13 @@ class Run:
         *more: str,
         stage: str = "train",
         before: Callable[[], None] | None = None,
+        told: pathlib.Path | None = None,
         **fields: str,
     ):
         given = {**FIELDS, "dataset.path": str(images), **fields}
         argv = ["main.py", "--config=configs/folder.py", f"--workdir={workdir}"]
         argv += [f"--stage={stage}", *[f"--config.{k}={v}" for k, v in given.items()]]
-        self.told = workdir.with_name(f"{workdir.name}.err")
+        self.told = told or workdir.with_name(f"{workdir.name}.err")
         programs = images.parent / "programs"
         arguments = ([*argv, *more], self.told, programs, before)
         self.process = _context.Process(target=_run, args=arguments)
