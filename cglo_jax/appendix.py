@@ -35,6 +35,17 @@ def external_weights(results: Results) -> list[str]:
     return list(used)
 
 
+def _lowered_rates(results: Results) -> str:
+    """Names the runs that went back and on with lower rates (config.rollbacks)."""
+    return ", ".join(
+        f"{method} seed {seed}, its {what}: times {rate:g}"
+        for method, of_seeds in results.items()
+        for seed, result in of_seeds.items()
+        for what, rate in result["rates_times"].items()
+        if rate != 1
+    )
+
+
 def priors(results: Results, flat: Mapping[str, Any]) -> Section:
     """Tells what the methods had besides the labelled images."""
     result = any_result(results)
@@ -60,6 +71,8 @@ def priors(results: Results, flat: Mapping[str, Any]) -> Section:
     if added:
         text = f"{plural(added, 'image')}: came after the generator was trained"
         rows.append(["Learnt by codes alone", text])
+    if lowered := _lowered_rates(results):
+        rows.append(["Learning rates lowered after a value was not finite", lowered])
     weighed = "equal: no class counts more"
     if data["class_weights"]:
         weighed = "1 / (labelled images of the class)"

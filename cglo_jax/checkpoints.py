@@ -112,16 +112,16 @@ class Checkpoints:
                 storage.rename(path, path.with_name(path.name + _DAMAGED))
 
     def save(self, step: int, model: Any, train: Any, meta: Mapping[str, Any]) -> None:
-        """Saves two trees of arrays and a JSON object; the arrays are copied before it returns.
+        """Saves two trees of arrays and a JSON object, as they are now.
 
-        They are written while the caller goes on.
+        They are written while the caller goes on, who may donate the arrays.
 
         Raises:
           UserError: the checkpoint before could not be written; the ones before that are intact.
         """
         self.wait()
-        # Copies: the caller may donate the arrays, which on CPU lie in the same memory.
-        model, train = jax.tree.map(np.array, jax.device_get((model, train)))
+        # On CPU these are views, and memory that is viewed is not given to the next step.
+        model, train = jax.device_get((model, train))
         self._pending = self._writer.submit(self._write, step, model, train, dict(meta))
 
     def _write(self, step: int, model: Any, train: Any, meta: dict[str, Any]) -> None:

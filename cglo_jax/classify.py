@@ -128,7 +128,7 @@ def run(
     devices = tuple(parallel.choose_devices(config.devices))
     spec = classifier.create_spec(config, train_set, method)
     model, perceptual = _restore_cglo(config, workdir, data, spec, seed)
-    state = _train(
+    state, rate = _train(
         config, workdir, train_set, spec, model, body, seed, devices, fingerprint
     )
     logits = evaluate(state, spec.model, test_set, devices)
@@ -149,6 +149,7 @@ def run(
         "perceptual_weights": perceptual["weights"],
         "perceptual_digest": perceptual["digest"],
         "codes_added_later": perceptual["added"],
+        "rates_times": {"classifier": rate, "cglo": perceptual["rate"]},
         "environment": environment(devices),
     }
     storage.write_atomically(path, json.dumps(result, indent=1) + "\n")
@@ -205,11 +206,16 @@ def _restore_cglo(config, workdir, data, spec, seed) -> tuple[dict[str, Any], An
     """
     if not METHODS[spec.method].from_cglo:
         z = np.zeros((len(data[0].ids), 0))
-        told = {"weights": NO_WEIGHTS.text, "digest": NO_WEIGHTS.digest, "added": 0}
+        told = {
+            "weights": NO_WEIGHTS.text,
+            "digest": NO_WEIGHTS.digest,
+            "added": 0,
+            "rate": 1.0,
+        }
         return {"params": {}, "batch_stats": {}, "z": z}, told
     model, meta = _restore_complete(config, workdir, data, seed)
     told = {"weights": meta["notes"]["weights"], "digest": meta["weights"]}
-    return model, {**told, "added": meta["notes"]["added"]}
+    return model, {**told, "added": meta["notes"]["added"], "rate": meta["rate"]}
 
 
 def create_state(
@@ -232,7 +238,7 @@ def create_state(
 
 def _train(
     config, workdir, dataset, spec, model, body, seed, devices, fingerprint
-) -> classifier.ClassifierState:
+) -> tuple[classifier.ClassifierState, float]:
     c, n = config.classify, dataset.num_labelled
     # The same keys for every method: they differ in what a step makes of its images.
     keys = jax.random.split(jax.random.key(seed), 4)

@@ -69,13 +69,13 @@ class Job:
         return self.workdir / "metrics.jsonl"
 
 
-def run_steps(job: Job) -> Any:
+def run_steps(job: Job) -> tuple[Any, float]:
     """Takes all steps of a job, from its newest checkpoint if there is one.
 
     After SIGINT or SIGTERM (`interrupts.install`) it saves the step it is at.
 
     Returns:
-      The state after the last step.
+      (state after the last step, what the learning rates were multiplied by in the end).
 
     Raises:
       UserError: the checkpoints are of another run or damaged, or a metric or the state is not
@@ -106,7 +106,7 @@ class _Spoiled(finite.NotFinite):
         self.rate = rate
 
 
-def _take_all(job: Job, rate: float | None) -> Any:
+def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
     """Takes the steps with learning rates times `rate`, by default as the checkpoint has them."""
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
@@ -166,7 +166,7 @@ def _take_all(job: Job, rate: float | None) -> Any:
             storage.append_record(job.workdir / "timings.jsonl", timing)
         if stop:
             interrupts.raise_requested()
-    return state
+    return state, rate
 
 
 class _Scalars(contextlib.AbstractContextManager):

@@ -40,6 +40,7 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
         for name in ("classifier", "perceptual"):
             str(result[f"{name}_weights"])
         str(result["perceptual_digest"]), int(result["codes_added_later"])
+        [float(rate) for rate in dict(result["rates_times"]).values()]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path} cannot be used ({type(error).__name__}: {error}): "

@@ -192,7 +192,7 @@ def run(
         rollbacks=config.rollbacks,
         rollback_factor=config.rollback_factor,
     )
-    return loop.run_steps(job)
+    return loop.run_steps(job)[0]
 
 
 def checkpoint_dir(workdir: pathlib.Path, seed: int) -> pathlib.Path:

@@ -68,10 +68,21 @@ def test_classes_have_their_numbers_of_images_and_weights(tmp_path):
     result["dataset"]["class_weights"] = True
     put_result(tmp_path, result)
     cells = Parsed(write_html(tmp_path, config)).cells
+    assert not any("rates lowered" in cell for cell in cells)
     start = cells.index("plain")
     assert cells[start - 1 : start + 3] == ["0", "plain", "7", "100"]
     assert "1 / (labelled images of the class)" in cells
     assert "6 images: came after the generator was trained" in cells
+
+
+def test_lowered_rates_are_told(tmp_path):
+    config = make_config()
+    rates = {"classifier": 1.0, "cglo": 0.25}
+    put_result(tmp_path, make_result(config, "cglo", 1, 80.0, rates_times=rates))
+    put_result(tmp_path, make_result(config, "cglo", 0, 80.0))
+    cells = Parsed(write_html(tmp_path, config)).cells
+    first = cells.index("Learning rates lowered after a value was not finite")
+    assert cells[first + 1] == "cglo seed 1, its cglo: times 0.25"
 
 
 def test_changed_settings_are_marked(tmp_path):

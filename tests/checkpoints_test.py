@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from cglo_jax import checkpoints, parallel, storage
+from cglo_jax import checkpoints, memory, parallel, storage
 from cglo_jax.checkpoints import Checkpoints, restore_latest_model
 from cglo_jax.errors import UserError
 
@@ -182,6 +182,13 @@ def test_what_other_code_saved_is_refused(directory):
             saved.restore(1, smaller, train)
         with pytest.raises(UserError, match="model cannot be used"):
             saved.restore(1, renamed, train)
+
+
+def test_arrays_that_do_not_fit_into_the_memory_are_not_read(directory, monkeypatch):
+    save(directory, 1)
+    monkeypatch.setattr(memory, "free_on_host", lambda: 100)
+    with pytest.raises(UserError, match=r"model cannot be used .its arrays take"):
+        restore_latest_model(directory, "")
 
 
 def test_a_save_that_fails_leaves_the_others_and_says_why(directory, monkeypatch):

@@ -71,7 +71,10 @@ class Trainer:
         return self.take_steps, parallel.replicate(state, DEVICES)
 
     def run(self):
-        return loop.run_steps(loop.Job(create=self.create, **self.arguments))
+        state, self.rate = loop.run_steps(
+            loop.Job(create=self.create, **self.arguments)
+        )
+        return state
 
     def records(self, name="metrics"):
         return storage.read_records(self.workdir / f"{name}.jsonl")
@@ -230,6 +233,7 @@ def test_a_run_goes_back_to_its_checkpoint_with_lower_rates(tmp_path, capsys):
     # A later call goes on with the lower rates.
     Trainer.run(again := Trainer(tmp_path))
     assert again.rates == [0.25]
+    assert trainer.rate == again.rate == 0.25
 
 
 def test_a_run_that_stays_bad_ends_after_so_many_rollbacks(tmp_path):

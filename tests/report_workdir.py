@@ -32,6 +32,7 @@ def make_result(config, method, seed, top1, **changes):
         "perceptual_weights": "none",
         "perceptual_digest": "none",
         "codes_added_later": 0,
+        "rates_times": {"classifier": 1.0, "cglo": 1.0},
         "environment": {"python": "3.11.9", "device": "cpu", "commit": "0123abc"},
         "dataset": {
             "name": "shapes",
