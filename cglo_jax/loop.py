@@ -109,7 +109,7 @@ class _Scalars(contextlib.AbstractContextManager):
         self, workdir: pathlib.Path, tags: Mapping[str, Any], start: int, total: int
     ):
         self._writer = None
-        if start >= total:
+        if start >= total or not parallel.is_first_process():
             return
         with contextlib.suppress(ImportError):
             from tensorboardX import SummaryWriter
@@ -224,7 +224,9 @@ def _check_config(config: ConfigDict, path: pathlib.Path) -> None:
 
 
 def append_record(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Appends one JSON line, in one write."""
+    """Appends one JSON line, in one write; the first process does."""
+    if not parallel.is_first_process():
+        return
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
@@ -251,6 +253,8 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def drop_records(path: pathlib.Path, tags: Mapping[str, Any], after_step: int) -> None:
     """Removes the lines with these tags past a step, which are written again; all without one."""
+    if not parallel.is_first_process():
+        return
     records = read_records(path)
     kept = [
         r
