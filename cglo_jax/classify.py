@@ -58,7 +58,7 @@ def compiled_step(
 
 @functools.cache
 def compiled_logits(model: nn.Module, devices: tuple[jax.Device, ...]) -> Callable:
-    """Returns pmapped (variables, uint8 images [D, B, H, W, C]) -> logits [D, B, K]."""
+    """Returns pmapped (variables, uint8 images [D, B, H, W, C]) -> logits [D * B, K]."""
 
     def logits(variables: Any, images: jax.Array) -> jax.Array:
         return model.apply(variables, to_float(images), train=False)[0]
@@ -84,8 +84,7 @@ def evaluate(
     size = -(-size // len(devices)) * len(devices)
 
     def logits(images: np.ndarray) -> np.ndarray:
-        on_devices = compute(variables, parallel.shard(images, devices))
-        return np.asarray(on_devices).reshape(size, -1)
+        return np.asarray(compute(variables, parallel.shard(images, devices)))
 
     return parallel.map_batches(logits, dataset.images, size)
 
@@ -152,7 +151,8 @@ def run(
         "rates_times": {"classifier": rate, "cglo": perceptual["rate"]},
         "environment": environment(devices),
     }
-    storage.write_atomically(path, json.dumps(result, indent=1) + "\n")
+    if parallel.is_first_process():
+        storage.write_atomically(path, json.dumps(result, indent=1) + "\n")
     text = f"top-1 {top1:.2f} %, top-5 {top5:.2f} % of {n_test} images"
     print(f"{name}: {text}", flush=True)
 

@@ -13,6 +13,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from cglo_jax.config import flatten, get_config
+from cglo_jax.distributed import Launch
 from cglo_jax.errors import UserError
 from cglo_jax.validation import validate
 
@@ -41,6 +42,14 @@ _FRESH = flags.DEFINE_boolean(
     False,
     "Start over: what is in the work directory is kept beside it, as NAME.old-1.",
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "For several processes, such as one per host: HOST:PORT where process 0 listens, with "
+    "--processes and --process; or auto where Slurm, Open MPI, Kubernetes or a TPU tell.",
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "Their number.")
+_PROCESS = flags.DEFINE_integer("process", None, "Which of them this one is, from 0.")
 
 _NO_CONFIG = "no --config: try --config=configs/digits.py, or --help"
 
@@ -51,7 +60,8 @@ class Command(NamedTuple):
     config: ConfigDict
     workdir: pathlib.Path
     stage: str
-    fresh: bool
+    fresh: bool = False
+    launch: Launch | None = None
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -61,12 +71,8 @@ def parse(argv: Sequence[str]) -> Command:
       UserError: a flag, a file, a field or a value is wrong.
     """
     app.define_help_flags()
-    for flag in (
-        _CONFIG,
-        _WORKDIR,
-        _STAGE,
-        _FRESH,
-    ):  # --help shows those of argv[0] only
+    shown = (_CONFIG, _WORKDIR, _STAGE, _FRESH, _COORDINATOR, _PROCESSES, _PROCESS)
+    for flag in shown:  # --help shows those of argv[0] only
         flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[flag.name])
     _check_field_names(argv)
     path = _config_argument(argv).partition(":")[0]
@@ -97,7 +103,31 @@ def parse(argv: Sequence[str]) -> Command:
             f"--fresh sets the whole run aside, and --stage={_STAGE.value} needs it: use "
             "--stage=all or --stage=train"
         )
-    return Command(config, _workdir(), _STAGE.value, _FRESH.value)
+    return Command(config, _workdir(), _STAGE.value, _FRESH.value, _launch())
+
+
+def _launch() -> Launch | None:
+    """--coordinator, --processes and --process; None without them."""
+    place, count, own = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    if place == "auto":
+        if (count, own) != (None, None):
+            raise UserError("--coordinator=auto takes no --processes and no --process")
+        return Launch("auto")
+    given = [value is not None for value in (place, count, own)]
+    if not any(given):
+        return None
+    if not all(given):
+        raise UserError(
+            "several processes need all of --coordinator=HOST:PORT --processes=N --process=I, "
+            "or --coordinator=auto alone"
+        )
+    if not re.fullmatch(r".+:\d{1,5}", place):
+        raise UserError(f"--coordinator={place}: it must be HOST:PORT, or auto")
+    if not 0 <= own < count:
+        raise UserError(
+            f"--process={own}: it must be from 0 to --processes={count} minus 1"
+        )
+    return Launch(place, count, own)
 
 
 def _workdir() -> pathlib.Path:

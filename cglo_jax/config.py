@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     # one whole run (cGLO and classifiers) each; 3 in the paper [P 4.3]
     config.seeds = (0, 1, 2)
-    config.devices = 0  # local devices to use, 0 = all
+    config.devices = 0  # of one process; 0 = all, as several processes use
     # steps that one call from Python takes, 0 = 1 on a CPU (more are slow there), 10 elsewhere;
     # another number may round otherwise, and so may other periods of logs and checkpoints with it
     config.steps_per_call = 0

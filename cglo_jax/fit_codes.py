@@ -178,16 +178,19 @@ def run(
     old = {row.tobytes() for row in trained["ids"]}
     notes = {**meta["notes"], "added": sum(row.tobytes() not in old for row in ids)}
     meta = {**meta, "images": dataset.digest, "notes": notes}
+    parallel.wait_for_all("codes are read")
     if len(new):
         _fit(config, workdir, dataset, seed, model, meta, new)
-    else:  # images were only left out, labelled or put in another order
+    elif (
+        parallel.is_first_process()
+    ):  # images were only left out, labelled or reordered
         with Checkpoints(directory) as checkpoints:
-            rest = {"step": np.int32(0)}
-            checkpoints.save(0, model, rest, {**meta, "total": 0})
-    # Those of other images or of another generator.
-    for path in [*directory.parent.iterdir(), *directory.parent.parent.iterdir()]:
-        if path not in (directory, directory.parent):
-            shutil.rmtree(path)
+            checkpoints.save(0, model, {"step": np.int32(0)}, {**meta, "total": 0})
+    if parallel.is_first_process():  # those of other images or of another generator
+        for path in [*directory.parent.iterdir(), *directory.parent.parent.iterdir()]:
+            if path not in (directory, directory.parent):
+                shutil.rmtree(path)
+    parallel.wait_for_all("codes are there")
 
 
 def _split_key(seed: int) -> jax.Array:
@@ -239,8 +242,7 @@ def _restore_state(directory, spec, devices) -> cglo.TrainState:
 
 
 def _create_state(z: jax.Array, *, spec: cglo.StepSpec) -> FitState:
-    rows = codes.create_codes(z, spec.adam)
-    return FitState(step=jnp.zeros((), jnp.int32), codes=rows)
+    return FitState(jnp.zeros((), jnp.int32), codes.create_codes(z, spec.adam))
 
 
 def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
@@ -250,7 +252,7 @@ def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
     saved, now = {"weights": meta["weights"]}, {"weights": origin.digest}
     check_fingerprint(saved, now, str(directory))
     devices = tuple(parallel.choose_devices(config.devices))
-    devices = devices if len(new) >= len(devices) else devices[:1]
+    devices = devices if len(new) >= len(devices) else tuple(parallel.one_device())
     size = parallel.per_device(c.batch_size, len(new), devices, "train.batch_size")
     spec = cglo.create_spec(config, dataset)
     trained = _restore_state(directory, spec, devices)

@@ -108,9 +108,12 @@ class _Spoiled(finite.NotFinite):
 
 def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
     """Takes the steps with learning rates times `rate`, by default as the checkpoint has them."""
+    first = parallel.is_first_process()  # the one that writes
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
-            Checkpoints(job.checkpoint_dir, devices=len(job.devices))
+            Checkpoints(
+                job.checkpoint_dir, devices=len(job.devices), read_only=not first
+            )
         )
         start, saved_rate = _find_start(checkpoints, job)
         rate = rate or saved_rate
@@ -119,11 +122,14 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
             state = _restore(checkpoints, start, state, job)
         progress = stack.enter_context(
             contextlib.closing(
-                Progress(job.name, start, job.total, job.images_per_step)
+                Progress(
+                    job.name, start, job.total, job.images_per_step, silent=not first
+                )
             )
         )
-        _tell_start(progress, checkpoints, start, job)
-        storage.drop_records(job.metrics, job.tags, after_step=start)
+        if first:
+            _tell_start(progress, checkpoints, start, job)
+            storage.drop_records(job.metrics, job.tags, after_step=start)
         scalars = stack.enter_context(_Scalars(job.workdir, job.tags, start, job.total))
         watch = finite.Watch()
         began, step, stop = time.perf_counter(), start, False
@@ -141,9 +147,9 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
                 progress.first_steps(time.perf_counter() - began, taken)
                 # Only from here on is there something to save.
                 stack.enter_context(interrupts.deferred())
-            stop = interrupts.requested()
             save = step % job.save_every == 0 or step == job.total
             log = save or step % job.log_every == 0
+            stop = _is_stopped(log)
             if log or stop:
                 try:
                     watch.check(state, step)
@@ -153,15 +159,17 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
                 values = {k: float(v) for k, v in metrics.items()}
                 epoch = round(step / job.steps_per_epoch, 4)
                 line = {**job.tags, "step": step, "epoch": epoch, **values}
-                storage.append_record(job.metrics, line)
+                if first:
+                    storage.append_record(job.metrics, line)
                 scalars.write(step, values)
                 progress.update(step, values)
-            if save or stop:
+            if first and (save or stop):
                 storage.sync(job.metrics)  # no checkpoint without the lines before it
                 meta = {**_complete_meta(job), "rate": rate}
                 checkpoints.save(step, *job.split_state(state), meta)
         checkpoints.wait()
-        if start < step:
+        parallel.wait_for_all("saved")
+        if first and start < step:
             timing = {**job.tags, **progress.timing(step)}
             storage.append_record(job.workdir / "timings.jsonl", timing)
         if stop:
@@ -176,7 +184,7 @@ class _Scalars(contextlib.AbstractContextManager):
         self, workdir: pathlib.Path, tags: Mapping[str, Any], start: int, total: int
     ):
         self._writer = None
-        if start >= total:
+        if start >= total or not parallel.is_first_process():
             return
         with contextlib.suppress(ImportError):
             from tensorboardX import SummaryWriter
@@ -196,6 +204,14 @@ class _Scalars(contextlib.AbstractContextManager):
             self._writer.close()
 
 
+def _is_stopped(log: bool) -> bool:
+    """Whether to stop after this step; several processes agree on it where they log."""
+    requested = interrupts.requested()
+    if jax.process_count() == 1:
+        return requested
+    return log and str(True) in parallel.tell_all("stop", str(requested))
+
+
 def _complete_meta(job: Job) -> dict[str, Any]:
     # Fewer images than a batch make its size depend on the number of devices.
     return {**job.meta, "batch_size": job.images_per_step}
@@ -207,7 +223,15 @@ def _find_start(checkpoints: Checkpoints, job: Job) -> tuple[int, float]:
     Raises:
       UserError: it is another run's.
     """
+    if parallel.is_first_process():  # it puts damaged ones aside
+        checkpoints.latest_step()
+    parallel.wait_for_all("the checkpoint is found")
     step = checkpoints.latest_step()
+    if len(set(parallel.tell_all(f"step of {job.name}", str(step)))) > 1:
+        raise UserError(
+            f"processes see other checkpoints in {checkpoints.directory}: all must see the same "
+            "files"
+        )
     if step is None:
         return 0, 1.0
     where, meta = str(checkpoints.directory), _complete_meta(job)

@@ -3,76 +3,91 @@
 python -m cglo_jax.main --config=configs/digits.py --workdir=runs/digits --stage=all
 """
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING
 
-from cglo_jax import interrupts, storage
+from cglo_jax import distributed, interrupts, storage
 from cglo_jax.errors import UserError
 
 if TYPE_CHECKING:
     from cglo_jax.command_line import Command
+    from cglo_jax.data import Dataset
 
 _GO_ON = "the same command goes on from the last checkpoint"
 
 
 def main(command: "Command") -> None:
     """Runs the stages that the command asks for."""
+    distributed.start(command.launch)
     from cglo_jax import (  # JAX: seconds
         classify,
         data,
         methods,
+        parallel,
         report,
         train,
         workdirs,
     )
 
-    config, workdir, stage, fresh = command
+    config, workdir, stage, fresh, _ = command
+    distributed.check_equal("flags", f"{config.to_json()} {stage}")
     methods.check_names(config.classify.methods)
+    first = parallel.is_first_process()
     if stage == "report":
-        report.run(config, workdir)
+        if first:
+            report.run(config, workdir)
         return
     if not fresh:
         workdirs.check(config, workdir)
     datasets = data.load(config.dataset)
+    train_set, test_set = datasets
+    distributed.check_equal("images", f"{train_set.digest} {test_set.digest}")
     print(data.describe(*datasets), flush=True)
     loaders = {"train": train.load_weights, "classify": classify.load_body}
     for name, load in loaders.items():  # they fail before anything is written
         if stage in ("all", name) and (origin := load(config)[1]).external:
             print(f"{name} uses {origin.text}", flush=True)
-    if fresh and (old := workdirs.set_aside(workdir)):
-        print(f"what was in {workdir} is in {old} now", flush=True)
-    with workdirs.hold(config, workdir):
+    with contextlib.ExitStack() as stack:
+        if first:
+            if fresh and (old := workdirs.set_aside(workdir)):
+                print(f"what was in {workdir} is in {old} now", flush=True)
+            stack.enter_context(workdirs.hold(config, workdir))
+            storage.write_lines(workdir / "skipped.txt", train_set.skipped)
+        distributed.check_workdir(workdir)
         _run_stages(command, datasets)
 
 
-def _run_stages(command: "Command", datasets) -> None:
-    from cglo_jax import classify, fit_codes, report, sample, train
+def _run_stages(command: "Command", datasets: "tuple[Dataset, Dataset]") -> None:
+    from cglo_jax import classify, fit_codes, parallel, report, sample, train
 
-    config, workdir, stage, _ = command
-    train_set = datasets[0]
-    storage.write_lines(workdir / "skipped.txt", train_set.skipped)
+    config, workdir, stage, *_ = command
+    train_set, _ = datasets
+    first = parallel.is_first_process()
     if stage in ("all", "train"):
         for seed in config.seeds:
             if config.train.only_codes:
                 fit_codes.run(config, workdir, datasets, seed)
             else:
                 train.run(config, workdir, train_set, seed)
-    if stage in ("all", "sample"):
+    if stage in ("all", "sample") and first:
         directory = sample.run(config, workdir, train_set, config.seeds[0])
         print(f"images and figures: {directory}", flush=True)
+    parallel.wait_for_all("samples")
     if stage in ("all", "classify"):
         classify.check_cglo(config, workdir, datasets)
         for seed in config.seeds:
             for method in config.classify.methods:
                 classify.run(config, workdir, datasets, method, seed)
-    if stage == "all":
+    if stage == "all" and first:
         report.run(config, workdir)
 
 
 def run() -> None:
     """Entry point: one line and a status for what can go wrong.
 
-    2 for a user's error or a file that cannot be written, 130 after Ctrl-C, 143 after SIGTERM.
+    2 for a user's error or a file that cannot be written, 3 if another process of the run ended
+    (see `distributed`), 130 after Ctrl-C, 143 after SIGTERM.
     """
     interrupts.install()
     try:
@@ -80,19 +95,23 @@ def run() -> None:
 
         process.start()
         main(command_line.parse(sys.argv))
+        status = 0
     except UserError as error:
-        _end(f"error: {error}", 2)
-    except OSError as error:
-        if not error.filename and not error.errno:
-            raise
-        _end(f"error: {storage.explain(error)}; mend that, and {_GO_ON}", 2)
+        status = _tell(f"error: {error}", 2)
     except interrupts.Interrupted as signal:
-        _end(f"\ninterrupted: {_GO_ON}", signal.status)
+        status = _tell(f"\ninterrupted: {_GO_ON}", signal.status)
+    except OSError as error:
+        if not error.errno:
+            raise
+        status = _tell(f"error: {storage.explain(error)}; mend that, and {_GO_ON}", 2)
+    except Exception as error:  # noqa: BLE001 - is raised again, or all of it is shown
+        status = distributed.status_of(error)
+    distributed.leave(status)
 
 
-def _end(text: str, status: int) -> None:
+def _tell(text: str, status: int) -> int:
     print(text, file=sys.stderr)
-    sys.exit(status)
+    return status
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import jax
 from jax.extend.core import Literal
 from ml_collections import ConfigDict
 
+from cglo_jax import distributed
 from cglo_jax.errors import UserError
 
 GB = 1e9
@@ -191,7 +192,7 @@ def check(
 ) -> None:
     """Checks that what a run needs besides its state fits into what is free on its devices.
 
-    CPU devices share the host's memory.
+    CPU devices share the host's memory, with those of other processes of the run.
 
     Args:
       stage: section of the config that has the batch size, for the message.
@@ -208,7 +209,7 @@ def check(
     parts = project(step_fn, state, shared, batch)
     del parts["state"]
     on_host = device.platform == "cpu"
-    copies = len(devices) if on_host else 1
+    copies = len(devices) * distributed.processes_here() if on_host else 1
     # On the host they are there twice while they are copied, before the first step.
     copied = max(0, parts.get("features", 0) - copies * parts["a step"]) * on_host
     needed = copies * sum(parts.values()) + copied

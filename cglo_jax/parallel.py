@@ -2,33 +2,81 @@
 
 State has no leading device axis: it goes in replicated (`in_axes=None`) and comes out replicated
 (`out_axes=None`), so checkpoints, tests and evaluation see ordinary arrays.
+
+One process or several (`distributed`): `devices` are those of all processes, arrays lie on this
+process's own ones among them, batches are whole in every process until `shard` takes its part.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src.distributed import global_state  # JAX has no public way to its barriers
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cglo_jax.errors import UserError
 
 AXIS = "data"
+_told = itertools.count()  # how often `tell_all` was called
+_A_MONTH_MS = 30 * 24 * 3600 * 1000
 _STEPS_PER_CALL = 10  # on accelerators; not measured on one yet
 Step = Callable[[Any, Any, jax.Array], tuple[Any, Any]]
 # (state, step, most) -> (state, metrics of the last step taken, 1 to `most` steps taken)
 TakeSteps = Callable[[Any, int, int], tuple[Any, dict[str, jax.Array], int]]
 
 
+def is_first_process() -> bool:
+    """Whether this process is the one that writes and prints: the only one, or number 0."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Waits, however long, until all processes have come here; the name is the same in all.
+
+    Unlike a sum over devices, which gives up on a process that is 30 s late on CPU.
+    """
+    if jax.process_count() > 1:
+        global_state.client.wait_at_barrier(name, _A_MONTH_MS)
+
+
+def tell_all(name: str, value: str) -> list[str]:
+    """Returns the values of all processes, which come here equally often."""
+    count = jax.process_count()
+    if count == 1:
+        return [value]
+    client, name = global_state.client, f"{name} {next(_told)}"  # a key is set once
+    client.key_value_set(f"{name}/{jax.process_index()}", value)
+    wait_for_all(name)
+    return [client.blocking_key_value_get(f"{name}/{i}", 1000) for i in range(count)]
+
+
 def choose_devices(count: int) -> list[jax.Device]:
-    """Returns the first `count` local devices, all of them for 0."""
+    """Returns the first `count` devices, all of them for 0; those of all processes.
+
+    Raises:
+      UserError: there are fewer, or several processes, which use all of theirs.
+    """
+    if jax.process_count() > 1:
+        if count:
+            raise UserError(
+                f"config.devices is {count}: several processes use all devices that they see: "
+                "leave it at 0 and start fewer, or hide devices (CUDA_VISIBLE_DEVICES)"
+            )
+        return jax.devices()
     devices = jax.local_devices()
     if count > len(devices):
         raise UserError(
             f"config.devices is {count}, but this machine has {len(devices)} {devices[0].platform} device(s)"
         )
     return devices[: count or None]
+
+
+def one_device() -> list[jax.Device]:
+    """Returns a device of this process, for what every process computes by itself."""
+    return jax.local_devices()[:1]
 
 
 def per_device(
@@ -47,8 +95,11 @@ def per_device(
         )
     size = min(batch_size, available // n * n)
     if size == 0:
+        fewer = f"--config.devices={available or 1}"
+        if jax.process_count() > 1:
+            fewer = "fewer processes"
         raise UserError(
-            f"{available} images do not fill a batch on {n} devices: use --config.devices={available or 1}"
+            f"{available} images do not fill a batch on {n} devices: use {fewer}"
         )
     return size
 
@@ -61,8 +112,15 @@ def host_device() -> jax.Device:
         return jax.local_devices()[0]
 
 
+def _own(devices: Sequence[jax.Device]) -> list[int]:
+    """Returns the places of this process's devices."""
+    process = jax.process_index()
+    return [i for i, device in enumerate(devices) if device.process_index == process]
+
+
 def _sharding(devices: Sequence[jax.Device], *axes: str) -> NamedSharding:
-    mesh = Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+    own = np.array([devices[i] for i in _own(devices)])
+    mesh = Mesh(own, (AXIS,), axis_types=(AxisType.Auto,))
     return NamedSharding(mesh, PartitionSpec(*axes))
 
 
@@ -88,15 +146,16 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
 
 
 def shard(batch: np.ndarray, devices: Sequence[jax.Device]) -> jax.Array:
-    """Splits a batch [B, ...] among the devices -> [D, B / D, ...]."""
+    """Splits a batch [B, ...] among all devices -> [D, B / D, ...] of this process's D."""
     split = batch.reshape(len(devices), -1, *batch.shape[1:])
-    return jax.device_put(split, _sharding(devices, AXIS))
+    return jax.device_put(split[_own(devices)], _sharding(devices, AXIS))
 
 
 def shard_steps(batches: np.ndarray, devices: Sequence[jax.Device]) -> jax.Array:
-    """Splits the batches of several steps [S, B, ...] among the devices -> [D, S, B / D, ...]."""
+    """Splits the batches of several steps [S, B, ...] likewise -> [D, S, B / D, ...]."""
     split = batches.reshape(len(batches), len(devices), -1, *batches.shape[2:])
-    return jax.device_put(split.swapaxes(0, 1), _sharding(devices, AXIS))
+    own = split.swapaxes(0, 1)[_own(devices)]
+    return jax.device_put(own, _sharding(devices, AXIS))
 
 
 class MappedStep:
@@ -185,8 +244,18 @@ def create_take_steps(
 def pmap_batch(
     function: Callable[[Any, jax.Array], Any], devices: Sequence[jax.Device]
 ) -> Callable:
-    """Maps `function(shared, batch)` over the devices; results keep the leading device axis."""
-    return jax.pmap(function, axis_name=AXIS, in_axes=(None, 0), devices=devices)
+    """Maps `function(shared, batch)`, B / D rows of results on each device, over the devices.
+
+    Returns:
+      (shared, result of `shard`) -> the results of all devices, [B, ...], in every process.
+    """
+
+    def gathered(shared: Any, batch: jax.Array) -> Any:
+        return jax.lax.all_gather(function(shared, batch), AXIS, tiled=True)
+
+    return jax.pmap(
+        gathered, axis_name=AXIS, in_axes=(None, 0), out_axes=None, devices=devices
+    )
 
 
 def map_batches(

@@ -15,9 +15,19 @@ class Progress:
       name: what is running, such as "train seed 0".
       start, total: steps done before, and in the end.
       images_per_step: for images/s.
+      silent: tell nothing, as all but one of several processes do.
     """
 
-    def __init__(self, name: str, start: int, total: int, images_per_step: int):
+    def __init__(
+        self,
+        name: str,
+        start: int,
+        total: int,
+        images_per_step: int,
+        *,
+        silent: bool = False,
+    ):
+        self._silent = silent
         self._name, self._total, self._images = name, total, images_per_step
         self._start = self._step = self._timed_from = start
         self._began = self._compiled = self._told = time.perf_counter()
@@ -30,7 +40,8 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Writes a line about the loop."""
-        tqdm.write(f"{self._name}: {text}", file=sys.stderr)
+        if not self._silent:
+            tqdm.write(f"{self._name}: {text}", file=sys.stderr)
 
     def first_steps(self, seconds: float, taken: int) -> None:
         """Tells how long the first call took, which includes compilation; `taken` steps."""
@@ -40,7 +51,7 @@ class Progress:
         if seconds > 1:  # else it was compiled before
             first = "step" if taken == 1 else f"{taken} steps"
             self.say(f"compiled and took the first {first} in {seconds:.1f} s")
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self._silent:
             self._bar = tqdm(
                 total=self._total,
                 initial=self._step,

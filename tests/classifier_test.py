@@ -236,6 +236,7 @@ def test_class_weights_weigh_the_loss():
 def test_four_devices_compute_what_one_computes():
     dataset, config = create_dataset(), create_config()
     spec = classifier.create_spec(config, dataset, "baseline")
+    spec = dataclasses.replace(spec, lr=0.01)  # at .1 rounding is 2e-5 by then
     model = {"params": {}, "batch_stats": {}, "z": np.zeros((24, 0), np.float32)}
     sampler = synthesis.create_sampler(model, dataset)
     host = classifier.Shared(
@@ -250,14 +251,14 @@ def test_four_devices_compute_what_one_computes():
         state = parallel.create_replicated(
             classifier.init_state, devices, jax.random.key(0), spec=spec
         )
-        for s in range(10):
+        for s in range(20):
             batch = parallel.shard(order(s), devices)
             state, metrics = step(state, shared, batch)
             losses.append(float(metrics["loss"]))
         states.append(jax.device_get(state))
-    np.testing.assert_allclose(losses[:10], losses[10:], rtol=1e-4)
+    np.testing.assert_allclose(losses[:20], losses[20:], rtol=1e-5)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-2, atol=1e-4), *states
     )
-    assert int(states[0].step) == 10
-    assert len(set(losses[:10])) == 10
+    assert int(states[0].step) == 20
+    assert len(set(losses[:20])) == 20

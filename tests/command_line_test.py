@@ -19,6 +19,7 @@ command = command_line.parse(sys.argv)
 print(json.dumps({
     "workdir": str(command.workdir),
     "stage": command.stage,
+    "launch": command.launch,
     "config": config.flatten(command.config),
     "jax": "jax" in sys.modules,
 }))
@@ -119,6 +120,21 @@ def test_workdir_is_named_after_the_config(tmp_path, argument, name):
     assert command["config"]["dataset.shots"] == len(argument[1:] or "abc")
 
 
+SEVERAL = ["--coordinator=host-0:1234", "--processes=2", "--process=1"]
+
+
+def test_which_of_several_processes_this_is():
+    assert parse(DIGITS)["launch"] is None
+    assert parse(DIGITS, *SEVERAL)["launch"] == ["host-0:1234", 2, 1]
+    assert parse(DIGITS, "--coordinator=auto")["launch"] == ["auto", None, None]
+
+
+ALL_OR_NONE = (
+    "several processes need all of --coordinator=HOST:PORT --processes=N --process=I, or "
+    "--coordinator=auto alone"
+)
+
+
 @pytest.mark.parametrize("flag", ["--help", "-help", "--helpshort"])
 def test_help_tells_of_the_flags(flag):
     done = run("-m", "cglo_jax.main", flag)
@@ -130,6 +146,9 @@ def test_help_tells_of_the_flags(flag):
         "--workdir: ",
         "--stage: <all|train|sample|classify|report>",
         "report: tables and verdict",
+        "--coordinator: ",
+        "--processes: ",
+        "--process: ",
     ):
         assert text in done.stdout
 
@@ -224,6 +243,26 @@ def test_help_tells_of_the_flags(flag):
         (
             ["--config.latent.dim=3", DIGITS],
             "fields can only be changed after --config=FILE",
+        ),
+        # several processes
+        ([DIGITS, *SEVERAL[:2]], ALL_OR_NONE),
+        ([DIGITS, *SEVERAL[1:]], ALL_OR_NONE),
+        ([DIGITS, SEVERAL[2]], ALL_OR_NONE),
+        (
+            [DIGITS, "--coordinator=auto", "--processes=2"],
+            "--coordinator=auto takes no --processes and no --process",
+        ),
+        (
+            [DIGITS, "--coordinator=host-0", *SEVERAL[1:]],
+            "--coordinator=host-0: it must be HOST:PORT, or auto",
+        ),
+        (
+            [DIGITS, *SEVERAL[:2], "--process=2"],
+            "--process=2: it must be from 0 to --processes=2 minus 1",
+        ),
+        (
+            [DIGITS, SEVERAL[0], "--processes=0", "--process=0"],
+            "--process=0: it must be from 0 to --processes=0 minus 1",
         ),
         # other flags
         (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import create_config, create_dataset
 
-from cglo_jax import cglo, classify, memory, parallel, train
+from cglo_jax import cglo, classify, distributed, memory, parallel, train
 from cglo_jax.errors import UserError
 from experiments import benchmark_scale, our_steps
 
@@ -173,6 +173,9 @@ def test_what_does_not_fit_is_refused_with_the_arithmetic(monkeypatch):
         refuse(monkeypatch, int(1.5e9), devices=2)
     with pytest.raises(UserError, match="free: use fewer or smaller images, or"):
         refuse(monkeypatch, 10**8, features=10)
+    monkeypatch.setattr(distributed, "processes_here", lambda: 3)
+    with pytest.raises(UserError, match=r"\(6 devices x \(images 0\.20 \+"):
+        refuse(monkeypatch, int(1.5e9), devices=2)
 
 
 @pytest.mark.parametrize("stage", ["train", "classify"])

@@ -167,12 +167,41 @@ def test_steps_are_taken_together_where_one_program_takes_them(per_call, calls):
     assert told == [(first, [], (1, 2)), "shared"]
 
 
-def test_pmap_batch_keeps_the_device_axis():
+def test_pmap_batch_returns_the_rows_of_all_devices_in_order():
     compute = parallel.pmap_batch(lambda weight, batch: weight * batch, FOUR)
     batch = np.arange(8.0, dtype=np.float32).reshape(8, 1)
     result = compute(np.float32(3), parallel.shard(batch, FOUR))
-    assert result.shape == (4, 2, 1)
-    np.testing.assert_array_equal(np.asarray(result).reshape(8, 1), 3 * batch)
+    np.testing.assert_array_equal(result, 3 * batch)
+
+
+def test_of_several_processes_each_takes_the_rows_of_its_own_devices(monkeypatch):
+    class Device:
+        def __init__(self, process_index):
+            self.process_index = process_index
+
+    processes = [0, 1, 0, 1]
+    monkeypatch.setattr(parallel, "_sharding", lambda devices, *axes: FOUR[0])
+    devices = [Device(i) for i in processes]
+    batch = np.arange(8).reshape(8, 1)
+    own = parallel.shard(batch, devices)
+    np.testing.assert_array_equal(own, [[[0], [1]], [[4], [5]]])
+    of_steps = parallel.shard_steps(np.stack([batch, batch + 8]), devices)
+    np.testing.assert_array_equal(of_steps[1], [[[4], [5]], [[12], [13]]])
+
+
+def test_several_processes_use_all_devices_and_say_so(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert parallel.choose_devices(0) == jax.devices()
+    with pytest.raises(UserError, match=r"config\.devices is 2: several processes use"):
+        parallel.choose_devices(2)
+    with pytest.raises(UserError, match=r"3 images .* 4 devices: use fewer processes"):
+        parallel.per_device(8, 3, FOUR, "x.batch_size")
+
+
+def test_one_process_is_the_first_and_waits_for_nobody():
+    assert parallel.is_first_process()
+    parallel.wait_for_all("here")
+    assert parallel.tell_all("here", "a") == ["a"]
 
 
 @pytest.mark.parametrize("n", [1, 4, 7, 8])
