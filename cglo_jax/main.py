@@ -3,10 +3,13 @@
 python -m cglo_jax.main --config=configs/digits.py --workdir=runs/digits --stage=all
 """
 
+import contextlib
+import pathlib
 import sys
+from collections.abc import Iterator
 
 from cglo_jax import command_line, process
-from cglo_jax.errors import UserError
+from cglo_jax.errors import UnusableFiles, UserError, printable
 
 
 def main(command: command_line.Command) -> None:
@@ -28,7 +31,8 @@ def main(command: command_line.Command) -> None:
         report.run(config, workdir)
         return
     loop.check_workdir(config, workdir)
-    train_set, test_set = datasets = data.load(config.dataset)
+    with listing_skipped(workdir):
+        train_set, test_set = datasets = data.load(config.dataset)
     print(data.describe(train_set, test_set), flush=True)
     loaders = {"train": train.load_weights, "classify": classify.load_body}
     for name, load in loaders.items():  # they fail before anything is written
@@ -54,13 +58,29 @@ def main(command: command_line.Command) -> None:
         report.run(config, workdir)
 
 
+@contextlib.contextmanager
+def listing_skipped(workdir: pathlib.Path) -> Iterator[None]:
+    """Lists the skipped files in skipped.txt also if the images are refused meanwhile."""
+    from cglo_jax import loop
+
+    try:
+        yield
+    except UnusableFiles as error:
+        path = workdir / "skipped.txt"
+        with contextlib.suppress(OSError):  # the line names some of them, at least
+            workdir.mkdir(parents=True, exist_ok=True)
+            loop.write_lines(path, error.skipped)
+            raise UserError(f"{error} (all: {path})") from None
+        raise
+
+
 def run() -> None:
     """Entry point: one line and status 2 for a user's error, 130 for an interrupt."""
     process.start()
     try:
         main(command_line.parse(sys.argv))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         message = "interrupted: the same command goes on from the last checkpoint"

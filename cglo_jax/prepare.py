@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from cglo_jax.download import MIB, Archive, download, read_members, verify
-from cglo_jax.errors import UserError
+from cglo_jax.errors import UserError, printable
 
 # In the order that each data set's reader takes them.
 ARCHIVES = {
@@ -272,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         path = prepare(args.name, data_dir, copies)
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped: run this again to go on", file=sys.stderr)

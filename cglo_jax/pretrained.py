@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cglo_jax import weight_files, weights_cache
-from cglo_jax.errors import UserError
+from cglo_jax.errors import UserError, printable
 from cglo_jax.models import resnet, vgg
 from cglo_jax.process import cache_dir
 from cglo_jax.weight_files import Shape, Stamp, sha256_of, stamp_of
@@ -251,7 +251,7 @@ def main(argv: list[str] | None = None) -> int:
             print(load(network, "imagenet")[1].describe())
             print(cache_dir() / PINNED[network].file, flush=True)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped: nothing that is incomplete was kept", file=sys.stderr)
