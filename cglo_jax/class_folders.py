@@ -98,8 +98,8 @@ def _find_root(path: str) -> Path:
             "images per class, --config.dataset.path=DIR"
         )
     root = Path(os.path.expanduser(path))
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
+    if not os.path.isdir(root):
+        what = "is not a folder" if os.path.exists(root) else "does not exist"
         raise UserError(
             f"config.dataset.path: {root} {what}: name the folder that has one "
             "sub-folder of images per class"

@@ -25,3 +25,8 @@ class UnusableFiles(UserError):
 def printable(text: object) -> str:
     """Escapes what would break a line, or cannot be printed: files' names may have any of it."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def shorten(text: str) -> str:
+    """Leaves the middle of a long text out: values may have any length."""
+    return text if len(text) <= 400 else f"{text[:300]} ... {text[-80:]}"

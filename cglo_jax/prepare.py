@@ -267,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.segmentations and args.name != "caltech_birds2011":
         parser.error("--segmentations goes with caltech_birds2011 only")
-    data_dir = args.data_dir.expanduser().absolute()
+    data_dir = Path(os.path.expanduser(args.data_dir)).absolute()
     copies = {"--archive": args.archive, "--segmentations": args.segmentations}
     try:
         path = prepare(args.name, data_dir, copies)
