@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from cglo_jax.download import MIB, Archive, download, read_members, verify
-from cglo_jax.errors import UserError, printable
+from cglo_jax.errors import UserError, printable, shorten
 
 # In the order that each data set's reader takes them.
 ARCHIVES = {
@@ -248,6 +248,11 @@ def build(name: str, target: Path, copies: dict[str, Path | None]) -> None:
         target.parent.mkdir(exist_ok=True)
         Path(builder.data_path).rename(target)
         shutil.rmtree(staging)
+    except UserError:
+        raise
+    except (ValueError, LookupError, AssertionError) as error:  # of what they hold
+        why = f"cannot be read as {name}: {shorten(str(error))}"
+        raise UserError(f"{' and '.join(map(str, archives))} {why}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
         with contextlib.suppress(OSError):  # not empty: downloads are kept, to go on
