@@ -155,6 +155,12 @@ def _load(
     for tensor in tensors.values():
         tensor.setflags(write=False)
     pinned, sha256 = PINNED[network], sha256_of(path)
+    if published:  # another process may have put the same bytes there once more
+        intact = weights_cache.is_intact(path, pinned)
+    else:
+        intact = stamp_of(path) == stamp
+    if not intact:
+        raise UserError(f"{path} changed while it was read: start this again")
     if published or sha256 == pinned.sha256:
         origin, trained_on, licence = pinned.origin, pinned.trained_on, pinned.licence
     else:
