@@ -68,18 +68,22 @@ def find(path: str) -> Layout:
 def walk(folder: Path) -> Iterator[Path]:
     """Yields the visible files of a class folder, at any depth, in an order of their names.
 
-    Links to folders are followed, but no folder is entered twice. What is yielded is not a
+    Links to folders are followed, but no folder is entered twice, nor one that this folder lies
+    in: its other folders are other classes. What is yielded is not a
     folder, but may be anything else: a link to nothing, a pipe, a device.
 
     Raises:
-      UserError: a folder cannot be listed.
+      UserError: a folder cannot be listed, or the class folder is a link to one it lies in.
     """
-    seen = set()
+    own, home = folder.resolve(), folder.parent.resolve()
+    if home.is_relative_to(own):
+        raise UserError(f"{folder} is a link to a folder that it lies in: remove it")
+    seen, above = set(), {str(home), *map(str, [*own.parents, *home.parents])}
     for root, folders, names in os.walk(
         folder, onerror=_refuse_folder, followlinks=True
     ):
         real = os.path.realpath(root)
-        if real in seen:
+        if real in seen or real in above:
             folders.clear()
             continue
         seen.add(real)
@@ -94,8 +98,8 @@ def _find_root(path: str) -> Path:
             "images per class, --config.dataset.path=DIR"
         )
     root = Path(os.path.expanduser(path))
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
+    if not os.path.isdir(root):
+        what = "is not a folder" if os.path.exists(root) else "does not exist"
         raise UserError(
             f"config.dataset.path: {root} {what}: name the folder that has one "
             "sub-folder of images per class"

@@ -1,6 +1,8 @@
 """The flags of `python -m cglo_jax.main`, and one clear line for each way to get them wrong."""
 
 import difflib
+import errno
+import functools
 import itertools
 import os
 import pathlib
@@ -9,47 +11,15 @@ import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from cglo_jax.config import flatten, get_config
 from cglo_jax.distributed import Launch
-from cglo_jax.errors import UserError
+from cglo_jax.errors import UserError, shorten
 from cglo_jax.validation import validate
 
 STAGES = ("all", "train", "sample", "classify", "report")
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Configuration file, such as configs/digits.py or configs/cifar100.py:10. "
-    "--config.latent.dim=256 changes a field; cglo_jax/config.py lists them.",
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Directory of the run; runs/NAME of the configuration if not given.",
-)
-_STAGE = flags.DEFINE_enum(
-    "stage",
-    "all",
-    STAGES,
-    "train: generator and codes; sample: images and figures; classify: classifiers with "
-    "and without them; report: tables and verdict; all: these in turn, nothing trained twice.",
-)
-_FRESH = flags.DEFINE_boolean(
-    "fresh",
-    False,
-    "Start over: what is in the work directory is kept beside it, as NAME.old-1.",
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator",
-    None,
-    "For several processes, such as one per host: HOST:PORT where process 0 listens, with "
-    "--processes and --process; or auto where Slurm, Open MPI, Kubernetes or a TPU tell.",
-)
-_PROCESSES = flags.DEFINE_integer("processes", None, "Their number.")
-_PROCESS = flags.DEFINE_integer("process", None, "Which of them this one is, from 0.")
 
 _NO_CONFIG = "no --config: try --config=configs/digits.py, or --help"
 
@@ -64,29 +34,82 @@ class Command(NamedTuple):
     launch: Launch | None = None
 
 
+class _Flags(NamedTuple):
+    config: flags.FlagHolder
+    workdir: flags.FlagHolder
+    stage: flags.FlagHolder
+    fresh: flags.FlagHolder
+    coordinator: flags.FlagHolder
+    processes: flags.FlagHolder
+    process: flags.FlagHolder
+
+
+@functools.cache
+def _define_flags() -> _Flags:
+    """Defines the flags, late: --config reads the command line at once."""
+    return _Flags(
+        config_flags.DEFINE_config_file(
+            "config",
+            None,
+            "Configuration file, such as configs/digits.py or configs/cifar100.py:10. "
+            "--config.latent.dim=256 changes a field; cglo_jax/config.py lists them.",
+        ),
+        flags.DEFINE_string(
+            "workdir",
+            None,
+            "Directory of the run; runs/NAME of the configuration if not given.",
+        ),
+        flags.DEFINE_enum(
+            "stage",
+            "all",
+            STAGES,
+            "train: generator and codes; sample: images and figures; classify: classifiers with "
+            "and without them; report: tables and verdict; all: these in turn, nothing trained "
+            "twice.",
+        ),
+        flags.DEFINE_boolean(
+            "fresh",
+            False,
+            "Start over: what is in the work directory is kept beside it, as NAME.old-1.",
+        ),
+        flags.DEFINE_string(
+            "coordinator",
+            None,
+            "For several processes, such as one per host: HOST:PORT where process 0 listens, "
+            "with --processes and --process; or auto where Slurm, Open MPI, Kubernetes or a TPU "
+            "tell.",
+        ),
+        flags.DEFINE_integer("processes", None, "Their number."),
+        flags.DEFINE_integer("process", None, "Which of them this one is, from 0."),
+    )
+
+
 def parse(argv: Sequence[str]) -> Command:
     """Parses the command line and checks the config.
 
     Raises:
       UserError: a flag, a file, a field or a value is wrong.
     """
+    _check_names(argv)
     app.define_help_flags()
-    shown = (_CONFIG, _WORKDIR, _STAGE, _FRESH, _COORDINATOR, _PROCESSES, _PROCESS)
-    for flag in shown:  # --help shows those of argv[0] only
+    given = _define_flags()
+    for flag in given:  # --help shows those of argv[0] only
         flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[flag.name])
-    _check_field_names(argv)
     path = _config_argument(argv).partition(":")[0]
-    if path and not pathlib.Path(path).is_file():
-        raise UserError(f"there is no configuration file {path!r}")
+    if path and not os.path.isfile(path):
+        raise UserError(f"there is no configuration file {shorten(repr(path))}")
+    logging.set_verbosity(logging.ERROR)  # what is warned of is refused here
     try:
         rest = flags.FLAGS(list(argv))[1:]
-        config = _CONFIG.value
-        flat = flatten(config) if config else {}
-    except SystemExit:
-        if any(a.lstrip("-").startswith("help") for a in argv[1:]):
-            raise SystemExit(0) from None  # absl leaves with 1
+        config = given.config.value
+        getattr(config, "items", None)  # raises now what a file raised in its open()
+        flat = flatten(config) if isinstance(config, ConfigDict) else {}
+    except KeyboardInterrupt:
         raise
-    except Exception as error:  # noqa: BLE001 - a config file may raise anything
+    except BaseException as error:  # noqa: BLE001 - a config file may raise anything
+        helped = any(a.lstrip("-").startswith("help") for a in argv[1:])
+        if helped and isinstance(error, SystemExit):
+            raise SystemExit(0) from None  # absl leaves with 1
         raise UserError(_explain(argv, error)) from None
     if not path:
         raise UserError(_NO_CONFIG)
@@ -98,17 +121,25 @@ def parse(argv: Sequence[str]) -> Command:
             "other values, no other fields"
         )
     validate(config)
-    if _FRESH.value and _STAGE.value not in ("all", "train"):
+    if given.fresh.value and given.stage.value not in ("all", "train"):
         raise UserError(
-            f"--fresh sets the whole run aside, and --stage={_STAGE.value} needs it: use "
+            f"--fresh sets the whole run aside, and --stage={given.stage.value} needs it: use "
             "--stage=all or --stage=train"
         )
-    return Command(config, _workdir(), _STAGE.value, _FRESH.value, _launch())
+    processes = (given.coordinator.value, given.processes.value, given.process.value)
+    return Command(
+        config,
+        _find_workdir(given.workdir.value),
+        given.stage.value,
+        given.fresh.value,
+        _find_launch(*processes),
+    )
 
 
-def _launch() -> Launch | None:
+def _find_launch(
+    place: str | None, count: int | None, own: int | None
+) -> Launch | None:
     """--coordinator, --processes and --process; None without them."""
-    place, count, own = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
     if place == "auto":
         if (count, own) != (None, None):
             raise UserError("--coordinator=auto takes no --processes and no --process")
@@ -130,15 +161,28 @@ def _launch() -> Launch | None:
     return Launch(place, count, own)
 
 
-def _workdir() -> pathlib.Path:
+def _find_workdir(given: str | None) -> pathlib.Path:
     """--workdir, or runs/cifar100-10 for --config=configs/cifar100.py:10."""
-    if _WORKDIR.value:
-        return pathlib.Path(_WORKDIR.value).expanduser()
+    if given:
+        _check_path(path := os.path.expanduser(given))
+        return pathlib.Path(path)
     path, _, argument = config_flags.get_config_filename(
         flags.FLAGS["config"]
     ).partition(":")
     argument = "-" + argument.replace(",", "-") if argument else ""
     return pathlib.Path("runs") / (pathlib.Path(path).stem + argument)
+
+
+def _check_path(path: str) -> None:
+    """Refuses a work directory that could be no directory; Orbax writes UTF-8 names only."""
+    try:
+        path.encode()
+        os.stat(path)
+    except UnicodeEncodeError:
+        raise UserError(f"--workdir={path} is not UTF-8: use another name") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"--workdir={shorten(path)} is too long a name") from None
 
 
 def _config_argument(argv: Sequence[str]) -> str:
@@ -152,9 +196,15 @@ def _config_argument(argv: Sequence[str]) -> str:
     return value
 
 
-def _check_field_names(argv: Sequence[str]) -> None:
-    names = list(flatten(get_config()))
+def _check_names(argv: Sequence[str]) -> None:
+    """Checks which flags are given, before any is parsed."""
+    defaults = flatten(get_config())
+    names, lists = list(defaults), set()
     for argument in argv[1:]:
+        if re.match("--?flagfile", argument):
+            raise UserError(
+                "--flagfile is not read: write a configuration file, such as those in configs/"
+            )
         given = re.match(r"--?(?:no)?config\.([^=]*)", argument)
         if given and (name := given[1]) not in names:
             same_leaf = [n for n in names if n.split(".")[-1] == name.split(".")[-1]]
@@ -168,42 +218,59 @@ def _check_field_names(argv: Sequence[str]) -> None:
                     else "see cglo_jax/config.py"
                 )
             )
+        if given and isinstance(defaults[name], list):
+            if name in lists:  # ml_collections would join them
+                raise UserError(
+                    f"config.{name} is given twice: give it once, with all its values"
+                )
+            lists.add(name)
 
 
 # What Python says of a value that is not of a field's type, and what people read.
 _TYPES = {
     "invalid literal for int": "a whole number",
+    "Exceeds the limit": "a smaller number",  # of thousands of digits
     "could not convert string to float": "a number",
     "Non-boolean argument": "true or false",
 }
 
 
-def _explain(argv: Sequence[str], error: Exception) -> str:
+def _explain(argv: Sequence[str], error: BaseException) -> str:
     """Turns what absl, ml_collections and config files raise into one line."""
-    text, given = " ".join(str(error).split()), _config_argument(argv)
+    text, given = _text(error), _config_argument(argv)
     if "Path to config file is an empty string" in text:
         return _NO_CONFIG
     value = re.match(r"flag --(config\.[\w.]+)=(.*?): ", text)
     for saying, wanted in _TYPES.items():
         if value and saying in text:
-            return f"{value[1]} is {value[2]!r}: it must be {wanted}"
+            return f"{value[1]} is {shorten(repr(value[2]))}: it must be {wanted}"
     if "before a value for --config" in text or (not given and "'config." in text):
         return "fields can only be changed after --config=FILE"
     chain = [error]
     while following := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(following)
-    path, _, argument = given.partition(":")
-    if "has no attribute 'get_config'" in str(chain[-1]):
+    path, colon, argument = given.partition(":")
+    if "has no attribute 'get_config'" in _text(chain[-1]):
         return f"{path} has no function get_config"
-    if argument and "get_config() takes 0 positional" in str(chain[-1]):
+    if colon and "get_config() takes 0 positional" in _text(chain[-1]):
         return f"{path} takes no argument: leave out {':' + argument!r}"
     if own := [raised for raised in chain if isinstance(raised, UserError)]:
         return f"--config={given}: {own[-1]}"  # those before it quote its traceback
     for raised in chain:
         if place := _place(raised, path):
-            message = " ".join(str(getattr(raised, "msg", raised)).split())
+            message = shorten(_text(getattr(raised, "msg", raised)))
             return f"{place}: {type(raised).__name__}: {message}"
-    return text
+    if isinstance(error, flags.Error):
+        return shorten(text)
+    return f"{path}: {type(error).__name__}: {shorten(text)}"
+
+
+def _text(error: object) -> str:
+    """What an error says, in one line."""
+    try:
+        return " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - it may be of the config file, too
+        return "an error that says nothing"
 
 
 def _place(error: BaseException, path: str) -> str:

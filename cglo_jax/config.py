@@ -42,6 +42,8 @@ def get_config() -> ConfigDict:
     config.dataset.name = "digits"
     # of "folder": one sub-folder of images per class, in train/ and test/ or without them
     config.dataset.path = ""
+    # of "folder": refuse to start if any file cannot be used, be it damaged or a copy
+    config.dataset.strict = False
     # prepared TFDS directory; "" = $TFDS_DATA_DIR or ~/tensorflow_datasets
     config.dataset.data_dir = ""
     # pixels the short side is brought to; 0 = as stored (must be square). This, or `crop` if
@@ -218,6 +220,7 @@ _FREE = {
     # Content counts, not where it lies: of images their ids, of weights their digest.
     "dataset.data_dir",
     "dataset.path",
+    "dataset.strict",
     "dataset.split_file",
     "reconstruction.weights",
     "reconstruction.cache_gb",

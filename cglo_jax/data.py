@@ -162,7 +162,11 @@ def read(fields: ConfigDict) -> sources.Splits:
     """
     readers = {"digits": sources.read_digits, "folder": folder.read}
     reader = readers.get(fields.name, tfds_source.read)
-    for field, name in (("path", "folder"), ("split_file", "caltech_birds2011")):
+    for field, name in (
+        ("path", "folder"),
+        ("strict", "folder"),
+        ("split_file", "caltech_birds2011"),
+    ):
         if fields[field] and fields.name != name:
             raise UserError(
                 f"config.dataset.{field} is for config.dataset.name={name}, "

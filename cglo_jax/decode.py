@@ -20,12 +20,17 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from cglo_jax.budget import Budget
+from cglo_jax.errors import printable
+
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MAX_PIXELS = 100_000_000
-MAX_BYTES = 1 << 30  # of a file: MAX_PIXELS as 16-bit RGBA are 800 MB
+MAX_BYTES = 200 << 20  # of a file, of which Pillow may hold two copies
+_LONG = 16 << 20  # bytes of a file that is read while no other is
+MAX_SCANS = 200  # of a JPEG: some 10 are usual, thousands of empty ones take minutes
 MIN_SIDE = 4
 MAX_ASPECT = 50  # long side / short side: scaled up, thin images would fill the memory
-THREADS = 4  # each holds an image of up to MAX_PIXELS a few times
+THREADS = 4
 _LOSSY = ("JPEG", "MPO", "WEBP")  # MPO: a JPEG of several views
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 _HEIF = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1", b"avif"}
@@ -41,6 +46,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+_BAND = 1 << 20  # pixels that are converted at once
 
 T = TypeVar("T")
 
@@ -68,6 +75,10 @@ class Decoded(NamedTuple):
     file_hash: str = ""
 
 
+# Pixels that all threads hold together. A larger image, or a long file, is alone meanwhile.
+_PIXELS = Budget(48_000_000)
+
+
 def decode_each(
     paths: Sequence[Path], use: Callable[[Decoded], T], name: str = ""
 ) -> list[T | UnusableImage]:
@@ -86,10 +97,12 @@ def decode_each(
     """
 
     def decode(path: Path) -> T | UnusableImage:
-        try:
-            return use(_decode(path))
-        except UnusableImage as why:
-            return why
+        with contextlib.ExitStack() as held:
+            try:
+                return use(_decode(path, held))
+            except UnusableImage as why:
+                # A new one: the traceback of this one holds the image.
+                return UnusableImage(*why.args)
 
     hide = None if name else True  # None: unless it is a terminal
     with (
@@ -124,11 +137,17 @@ def _quiet() -> Iterator[TextIO]:
         yield terminal
 
 
-def _decode(path: Path) -> Decoded:
+def _decode(path: Path, held: contextlib.ExitStack) -> Decoded:
+    """Decodes a file; `held` is what is to be given back when the image is no longer used."""
     with _open(path) as file:
+        if long := os.fstat(file.fileno()).st_size > _LONG:
+            held.enter_context(_PIXELS.take(MAX_PIXELS))
         try:
             with Image.open(file, formats=FORMATS) as image:
                 _check_shape(*image.size)
+                _check_scans(image, file)
+                if not long:
+                    held.enter_context(_PIXELS.take(image.width * image.height))
                 image.load()
                 decoded = _normalise(image)
                 if _may_be_lossy(image):
@@ -149,7 +168,7 @@ def _decode(path: Path) -> Decoded:
         except MemoryError:
             raise UnusableImage("too large for the memory") from None
         except Exception as error:  # noqa: BLE001 - decoders raise nearly anything
-            text = " ".join(str(error).split()) or type(error).__name__
+            text = printable(" ".join(str(error).split())) or type(error).__name__
             raise UnusableImage(f"damaged or incomplete ({text:.80})") from None
 
 
@@ -187,26 +206,50 @@ def _check_shape(width: int, height: int) -> None:
         raise UnusableImage(f"too long and thin ({width}x{height} pixels)")
 
 
+def _check_scans(image: Image.Image, file: BinaryIO) -> None:
+    """Refuses a JPEG that paints the same pixels over and over."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    place, scans, last = file.tell(), 0, b""
+    file.seek(0)
+    while block := file.read(1 << 20):
+        scans += (last + block).count(b"\xff\xda")
+        last = block[-1:]
+    file.seek(place)
+    if scans > MAX_SCANS:
+        raise UnusableImage(f"too many scans ({scans}, save it as a baseline JPEG)")
+
+
 def _normalise(image: Image.Image) -> Decoded:
     """Any mode, any orientation -> upright RGB."""
-    mode, transparent = image.mode, False
+    mode = image.mode
     turn = _find_turn(image)
     if mode == "F" or (mode == "I" and image.format == "TIFF"):
         advice = "save it with 8 or 16 bits per channel"
         raise UnusableImage(f"pixels without a known range ({advice})")
-    if mode.startswith("I"):
-        rgb, transparent = _from_16_bits(image)
-    elif image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        alpha = rgba.getchannel("A")
-        transparent = alpha.getextrema()[0] < 255
-        rgb = Image.new("RGB", rgba.size, "white")
-        rgb.paste(rgba, mask=alpha)
-    else:
-        rgb = image.convert("RGB")
+    rgb, transparent = _convert(image)
     grey = mode in ("1", "L", "LA") or mode.startswith("I")
     upright = rgb if turn is None else rgb.transpose(turn)
     return Decoded(upright, grey, transparent, turn is not None)
+
+
+def _convert(image: Image.Image) -> tuple[Image.Image, bool]:
+    """-> RGB on white, and whether some of it was transparent; by bands, to save memory."""
+    table = _scale_16_bits(image) if image.mode.startswith("I") else None
+    rgb, transparent = Image.new("RGB", image.size, "white"), False
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        if table is not None:
+            part, alpha = _from_16_bits(band, table)
+        elif band.has_transparency_data:
+            part = band.convert("RGBA")
+            alpha = part.getchannel("A")
+        else:
+            part, alpha = band.convert("RGB"), None
+        rgb.paste(part, (0, top), mask=alpha)
+        transparent |= alpha is not None and alpha.getextrema()[0] < 255
+    return rgb, transparent
 
 
 def _may_be_lossy(image: Image.Image) -> bool:
@@ -222,21 +265,28 @@ def _find_turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _from_16_bits(image: Image.Image) -> tuple[Image.Image, bool]:
+def _scale_16_bits(image: Image.Image) -> np.ndarray:
     """Scales 16-bit grey by its whole range: Pillow's own conversion clips, or has clipped.
 
     Pillow scales a PGM's largest value to 65535 itself; a TIFF has its bits, and may mean
     white by 0.
+
+    Returns:
+      uint8 [65536], grey by value.
     """
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     largest = (1 << tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1
     table = np.minimum(np.round(np.arange(1 << 16) * (255 / largest)), 255)
     if tags.get(_PHOTOMETRIC) == 0:
         table = 255 - table
-    pixels = np.asarray(image)
-    clear = image.info.get("transparency", -1)  # the one value of a PNG that is
-    transparent = bool((pixels == clear).any())
-    if transparent:
-        table[clear] = 255
-    grey = Image.fromarray(table.astype(np.uint8)[pixels])
-    return grey.convert("RGB"), transparent
+    return table.astype(np.uint8)
+
+
+def _from_16_bits(
+    band: Image.Image, table: np.ndarray
+) -> tuple[Image.Image, Image.Image | None]:
+    """-> RGB, and alpha if one value of a PNG is transparent."""
+    pixels = np.asarray(band)
+    clear = band.info.get("transparency")
+    rgb = Image.fromarray(table[pixels]).convert("RGB")
+    return rgb, None if clear is None else Image.fromarray(pixels != clear)

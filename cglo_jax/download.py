@@ -6,6 +6,7 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -153,13 +154,13 @@ def read_members(
             for member in tar:
                 if (name := member.name.removeprefix("./")) not in missing:
                     continue
-                if not member.isreg() or member.size > limit:
+                if not member.isreg() or not 0 <= member.size <= limit:
                     raise UserError(f"{path}: {name} is not a file of <= {limit} bytes")
                 yield name, tar.extractfile(member).read()
                 missing.remove(name)
                 if not missing:
                     return
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, ArithmeticError) as error:
         raise UserError(f"{path} cannot be read as a .tar.gz: {error}") from error
     if missing:
         raise UserError(f"{path} lacks {len(missing)} members, such as {min(missing)}")

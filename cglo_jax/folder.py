@@ -19,11 +19,12 @@ from PIL import Image
 
 from cglo_jax import class_folders, decode
 from cglo_jax.class_folders import Layout
-from cglo_jax.errors import UserError
-from cglo_jax.sources import Source, Splits, T, draw, hash_pixels, rank_ids
+from cglo_jax.errors import UnusableFiles, UserError, printable
+from cglo_jax.sources import Source, Splits, T, draw, hash_image, rank_ids
 
 _TWO_LABELS = "labelled in two ways"
 _LISTED = 12  # names in a line for people
+_EXAMPLES = 3  # files in a refusal, each with its reason
 
 
 class _File(NamedTuple):
@@ -51,17 +52,19 @@ def read(fields: ConfigDict) -> Splits:
     of each class is held out, see `_hold_out`.
 
     Args:
-      fields: `config.dataset`, of which `path`, `test_fraction`, `split_seed` and `holdout`
-        count. With `holdout` > 0, which tests on training images, there need be no others.
+      fields: `config.dataset`, of which `path`, `strict`, `test_fraction`, `split_seed` and
+        `holdout` count. With `holdout` > 0, which tests on training images, there need be no others.
 
     Returns:
       Images to train and to test on, ordered by class, then id; all are read as RGB.
 
     Raises:
-      UserError: there are no two classes, each with a usable image, or nothing to test on.
+      UserError: there are no two classes, each with a usable image, or nothing to test on,
+        or a file cannot be used and `strict` is set. If files are skipped it is an
+        `UnusableFiles`, which lists them all.
     """
     layout = class_folders.find(fields.path)
-    names = tuple(map(_printable, layout.train))
+    names = tuple(map(printable, layout.train))
     if layout.test is None and not (fields.test_fraction or fields.holdout):
         raise UserError(
             f"{layout.root} has no test folder and config.dataset.test_fraction is 0: set it to "
@@ -69,23 +72,23 @@ def read(fields: ConfigDict) -> Splits:
         )
     images, why = _scan(layout)
     images = sorted(_drop_copies(images, why), key=lambda i: (i.file.label, i.id))
-    train, test = _split(layout, images, why, fields)
-    notes = _describe(layout, fields.test_fraction, names, train, test, why)
     skipped = tuple(f"{file.name}: {reason}" for file, reason in sorted(why.items()))
+    try:
+        if fields.strict and skipped:
+            raise UserError(_refuse_any(layout, skipped))
+        train, test = _split(layout, images, why, fields)
+    except UserError as error:
+        raise (UnusableFiles(str(error), skipped) if skipped else error) from None
+    notes = _describe(layout, fields.test_fraction, names, train, test, why)
     test_name = "held out of the folder" if layout.test is None else "test"
     return Splits(names, _source(train), _source(test), notes, skipped, test_name)
-
-
-def _printable(text: str) -> str:
-    """Escapes the line breaks and undecodable bytes that names of files may have."""
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _scan(layout: Layout) -> tuple[list[_Image], _Why]:
     """Decodes every file once: -> usable images, training first, and why others are not."""
 
     def file(path: Path, label: int, test: bool) -> _File:
-        name = _printable(path.relative_to(layout.root).as_posix())
+        name = printable(path.relative_to(layout.root).as_posix())
         return _File(path, name, label, test)
 
     labels = {name: label for label, name in enumerate(layout.train)}
@@ -113,7 +116,7 @@ def _summarise(decoded: decode.Decoded) -> tuple[str, str, int, tuple[str, ...]]
         "partly transparent (white now)": decoded.transparent,
         "turned upright by EXIF data": decoded.turned,
     }
-    pixels = hash_pixels(np.asarray(decoded.image))
+    pixels = hash_image(decoded.image)
     told = tuple(trait for trait, has in traits.items() if has)
     return decoded.file_hash or pixels, pixels, min(decoded.image.size), told
 
@@ -140,6 +143,15 @@ def _tell(files: Sequence[_File], why: _Why) -> str:
     if not files:
         return ""
     return f" (files skipped: {len(files)}, such as {files[0].name}: {why[files[0]]})"
+
+
+def _refuse_any(layout: Layout, skipped: Sequence[str]) -> str:
+    examples = "; ".join(skipped[:_EXAMPLES])
+    return (
+        f"config.dataset.strict is True, but files of {layout.root} cannot be used, "
+        f"{len(skipped)} in all, such as {examples}: mend or remove them, or set "
+        "--config.dataset.strict=False to go on without them"
+    )
 
 
 def _check_classes(layout: Layout, train: Sequence[_Image], why: _Why) -> None:
@@ -227,7 +239,7 @@ def _describe(
 ) -> tuple[str, ...]:
     """What was found, what is special about it and what is not used: a few lines."""
     used = [*train, *test]
-    lines = [f"folder {_printable(str(layout.root))}: {_count_classes(names, used)}"]
+    lines = [f"folder {printable(str(layout.root))}: {_count_classes(names, used)}"]
     sides = [image.side for image in used]
     median = statistics.median(sides)
     traits = Counter(trait for image in used for trait in image.traits)
@@ -244,7 +256,7 @@ def _describe(
     if test and untested:
         lines.append(f"classes without an image to test on: {_name_some(untested)}")
     if layout.unused:
-        unused = _name_some([_printable(name) for name in layout.unused])
+        unused = _name_some([printable(name) for name in layout.unused])
         lines.append(f"folders that are neither to train nor to test on: {unused}")
     if why:
         kinds = Counter(reason.split(" (")[0] for reason in why.values())

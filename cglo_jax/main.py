@@ -4,11 +4,13 @@ python -m cglo_jax.main --config=configs/digits.py --workdir=runs/digits --stage
 """
 
 import contextlib
+import pathlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cglo_jax import distributed, interrupts, storage
-from cglo_jax.errors import UserError
+from cglo_jax.errors import UnusableFiles, UserError, printable
 
 if TYPE_CHECKING:
     from cglo_jax.command_line import Command
@@ -40,8 +42,8 @@ def main(command: "Command") -> None:
         return
     if not fresh:
         workdirs.check(config, workdir)
-    datasets = data.load(config.dataset)
-    train_set, test_set = datasets
+    with listing_skipped(workdir):
+        train_set, test_set = datasets = data.load(config.dataset)
     distributed.check_equal("images", f"{train_set.digest} {test_set.digest}")
     print(data.describe(*datasets), flush=True)
     loaders = {"train": train.load_weights, "classify": classify.load_body}
@@ -83,6 +85,20 @@ def _run_stages(command: "Command", datasets: "tuple[Dataset, Dataset]") -> None
         report.run(config, workdir)
 
 
+@contextlib.contextmanager
+def listing_skipped(workdir: pathlib.Path) -> Iterator[None]:
+    """Lists the skipped files in skipped.txt also if the images are refused meanwhile."""
+    try:
+        yield
+    except UnusableFiles as error:
+        path = workdir / "skipped.txt"
+        with contextlib.suppress(OSError):  # the line names some of them, at least
+            storage.make_folder(workdir.absolute())
+            storage.write_lines(path, error.skipped)
+            raise UserError(f"{error} (all: {path})") from None
+        raise
+
+
 def run() -> None:
     """Entry point: one line and a status for what can go wrong.
 
@@ -97,7 +113,7 @@ def run() -> None:
         main(command_line.parse(sys.argv))
         status = 0
     except UserError as error:
-        status = _tell(f"error: {error}", 2)
+        status = _tell(f"error: {printable(error)}", 2)
     except interrupts.Interrupted as signal:
         status = _tell(f"\ninterrupted: {_GO_ON}", signal.status)
     except OSError as error:

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from cglo_jax.download import MIB, Archive, download, read_members, verify
-from cglo_jax.errors import UserError
+from cglo_jax.errors import UserError, printable, shorten
 
 # In the order that each data set's reader takes them.
 ARCHIVES = {
@@ -248,6 +248,11 @@ def build(name: str, target: Path, copies: dict[str, Path | None]) -> None:
         target.parent.mkdir(exist_ok=True)
         Path(builder.data_path).rename(target)
         shutil.rmtree(staging)
+    except UserError:
+        raise
+    except (ValueError, LookupError, AssertionError) as error:  # of what they hold
+        why = f"cannot be read as {name}: {shorten(str(error))}"
+        raise UserError(f"{' and '.join(map(str, archives))} {why}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
         with contextlib.suppress(OSError):  # not empty: downloads are kept, to go on
@@ -267,12 +272,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.segmentations and args.name != "caltech_birds2011":
         parser.error("--segmentations goes with caltech_birds2011 only")
-    data_dir = args.data_dir.expanduser().absolute()
+    data_dir = Path(os.path.expanduser(args.data_dir)).absolute()
     copies = {"--archive": args.archive, "--segmentations": args.segmentations}
     try:
         path = prepare(args.name, data_dir, copies)
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped: run this again to go on", file=sys.stderr)

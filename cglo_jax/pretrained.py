@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cglo_jax import weight_files, weights_cache
-from cglo_jax.errors import UserError
+from cglo_jax.errors import UserError, printable
 from cglo_jax.models import resnet, vgg
 from cglo_jax.process import cache_dir
 from cglo_jax.weight_files import Shape, Stamp, sha256_of, stamp_of
@@ -155,6 +155,12 @@ def _load(
     for tensor in tensors.values():
         tensor.setflags(write=False)
     pinned, sha256 = PINNED[network], sha256_of(path)
+    if published:  # another process may have put the same bytes there once more
+        intact = weights_cache.is_intact(path, pinned)
+    else:
+        intact = stamp_of(path) == stamp
+    if not intact:
+        raise UserError(f"{path} changed while it was read: start this again")
     if published or sha256 == pinned.sha256:
         origin, trained_on, licence = pinned.origin, pinned.trained_on, pinned.licence
     else:
@@ -251,7 +257,7 @@ def main(argv: list[str] | None = None) -> int:
             print(load(network, "imagenet")[1].describe())
             print(cache_dir() / PINNED[network].file, flush=True)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped: nothing that is incomplete was kept", file=sys.stderr)

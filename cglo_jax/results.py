@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cglo_jax.data import Dataset
-from cglo_jax.errors import UserError
+from cglo_jax.errors import UserError, printable
 
 
 def result_path(workdir: pathlib.Path, method: str, seed: int) -> pathlib.Path:
@@ -53,13 +54,13 @@ def describe_data(
     config: ConfigDict, train_set: Dataset, test_set: Dataset
 ) -> dict[str, Any]:
     """Returns what a result tells of the images."""
-    path = pathlib.Path(config.dataset.path).expanduser().absolute()
+    path = pathlib.Path(os.path.expanduser(config.dataset.path)).absolute()
     counts = [
         np.bincount(d.labels[d.labels >= 0], minlength=len(d.class_names)).tolist()
         for d in (train_set, test_set)
     ]
     return {
-        "name": path.name if config.dataset.path else config.dataset.name,
+        "name": printable(path.name) if config.dataset.path else config.dataset.name,
         "num_classes": len(train_set.class_names),
         "n_labelled": train_set.num_labelled,
         "n_unlabelled": len(train_set.ids) - train_set.num_labelled,

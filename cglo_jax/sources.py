@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+_BAND = 1 << 20  # pixels that are hashed at once
 _DIGITS_TEST = 797  # of the 1797 digits; the other 1000 are to train on
 
 T = TypeVar("T")
@@ -99,6 +100,17 @@ def make_unique(hashes: Iterable[str]) -> list[str]:
 def hash_pixels(image: np.ndarray) -> str:
     """Hashes a uint8 image, [H, W] or [H, W, C], to 32 hexadecimal digits."""
     return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()[:32]
+
+
+def hash_image(image: Image.Image) -> str:
+    """Hashes a whole image as `hash_pixels` would, by bands of rows, to save memory."""
+    width, height = image.size
+    shape = (height, width, *([len(image.getbands())] if image.mode != "L" else []))
+    digest, rows = hashlib.sha256(repr(shape).encode()), max(1, _BAND // width)
+    for top in range(0, height, rows):
+        band = image.crop((0, top, width, min(top + rows, height)))
+        digest.update(band.tobytes())
+    return digest.hexdigest()[:32]
 
 
 def read_digits(fields: ConfigDict) -> Splits:

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import io
+import os
 import pathlib
 import re
 import shlex
@@ -55,7 +56,7 @@ def read(fields: ConfigDict) -> Splits:
     names = {**pool.label_names, **held_out.label_names}
     train = pool.source
     if fields.split_file:
-        listed = read_split_file(pathlib.Path(fields.split_file).expanduser())
+        listed = read_split_file(pathlib.Path(os.path.expanduser(fields.split_file)))
         train = dataclasses.replace(train, eligible=_eligible(listed, pool, held_out))
     return Splits(
         tuple(names.get(k, name) for k, name in enumerate(label.names)),

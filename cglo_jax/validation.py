@@ -5,13 +5,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cglo_jax.config import EXPORTS, SIDES, flatten
-from cglo_jax.errors import UserError
+from cglo_jax.config import EXPORTS, SIDES, flatten, get_config
+from cglo_jax.errors import UserError, shorten
 
 
 def _check(ok: bool, config_name: str, value: Any, want: str) -> None:
     if not ok:
-        raise UserError(f"config.{config_name} is {value!r}: it must be {want}")
+        text = shorten(repr(value))
+        raise UserError(f"config.{config_name} is {text}: it must be {want}")
 
 
 _POSITIVE = (
@@ -80,6 +81,14 @@ _PROBABILITIES = (
     "mixmatch.ramp",
 )
 _SEEDS = 1 << 32  # `jax.random.key` takes larger ones modulo this: equal runs
+# A bool is an int, too: the first that fits counts.
+_TYPES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+}
 _CHOICES = {
     "dtype": ("float32", "bfloat16"),
     "latent.noise": ("concat", "additive", "none"),
@@ -102,10 +111,8 @@ def validate(config: ConfigDict) -> None:
       UserError: names the first field that cannot be, its value and what it may be.
     """
     flat = flatten(config)
-    for name, value in flat.items():
-        for number in value if isinstance(value, list) else [value]:
-            if isinstance(number, float):
-                _check(math.isfinite(number), name, value, "finite")
+    for name, default in flatten(get_config()).items():
+        _validate_type(name, flat[name], default)
     for name in _POSITIVE:
         _check(flat[name] > 0, name, flat[name], "greater than 0")
     for name in _NOT_NEGATIVE:
@@ -117,6 +124,20 @@ def validate(config: ConfigDict) -> None:
     _validate_ranges(flat)
     _validate_lists(flat)
     _validate_weights(flat)
+
+
+def _validate_type(name: str, value: Any, default: Any) -> None:
+    """Checks what holds for all values of a type."""
+    kind, want = next(item for item in _TYPES.items() if isinstance(default, item[0]))
+    of_kind = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+    _check(of_kind, name, value, want)
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, float):
+            _check(math.isfinite(one), name, value, "finite")
+        elif isinstance(one, int):
+            _check(one < _SEEDS, name, value, "below 2**32")
+        elif isinstance(one, str):  # as in a path
+            _check("\0" not in one, name, value, "without a null character")
 
 
 def _validate_ranges(flat: dict[str, Any]) -> None:
@@ -161,7 +182,7 @@ def _validate_lists(flat: dict[str, Any]) -> None:
     seeds = flat["seeds"]
     _check(
         len(seeds) > 0
-        and all(isinstance(s, int) and 0 <= s < _SEEDS for s in seeds)
+        and all(type(s) is int and 0 <= s < _SEEDS for s in seeds)
         and len(set(seeds)) == len(seeds),
         "seeds",
         seeds,
@@ -185,7 +206,7 @@ def _validate_lists(flat: dict[str, Any]) -> None:
     )
     for name in ("train.lr_drop_epochs", "classify.lr_drop_epochs"):
         _check(
-            all(isinstance(e, int) and e > 0 for e in flat[name])
+            all(type(e) is int and e > 0 for e in flat[name])
             and len(set(flat[name])) == len(flat[name]),
             name,
             flat[name],

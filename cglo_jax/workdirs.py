@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -24,13 +25,15 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       UserError: it lies among the images, or what is there was made with another configuration.
     """
-    images = config.dataset.path and pathlib.Path(config.dataset.path).expanduser()
+    images = config.dataset.path and pathlib.Path(
+        os.path.expanduser(config.dataset.path)
+    )
     if images and workdir.resolve().is_relative_to(images.resolve()):
         raise UserError(
             f"--workdir={workdir} lies in config.dataset.path={images}, whose folders are "
             "classes: choose another one"
         )
-    if (workdir / "config.json").exists():
+    if os.path.exists(workdir / "config.json"):
         _check_config(config, workdir / "config.json")
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 
 from cglo_jax import process
-from cglo_jax.errors import UserError
+from cglo_jax.errors import UserError, printable
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -16,7 +16,7 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main())
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from here", file=sys.stderr)

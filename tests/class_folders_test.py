@@ -196,6 +196,27 @@ def test_walk(tmp_path):
     ]
 
 
+def test_walk_does_not_leave_for_other_classes(tmp_path):
+    for name in ("root/cat/1.png", "root/dog/2.png", "away/3.png", "above.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "root/cat/root").symlink_to(tmp_path / "root")
+    (tmp_path / "root/cat/top").symlink_to(tmp_path)
+    (tmp_path / "root/owl").symlink_to(tmp_path / "away")
+    (tmp_path / "away/up").symlink_to(tmp_path)
+    (tmp_path / "away/root").symlink_to(tmp_path / "root")
+    walked = [*class_folders.walk(tmp_path / "root/cat")]
+    assert walked == [tmp_path / "root/cat/1.png"]
+    assert [*class_folders.walk(tmp_path / "root/owl")] == [tmp_path / "root/owl/3.png"]
+
+
+@pytest.mark.parametrize("target", [".", "..", "/"])
+def test_walk_refuses_a_class_that_holds_all_classes(tmp_path, target):
+    (tmp_path / "cat").symlink_to(target)
+    with pytest.raises(UserError, match="cat is a link to a folder that it lies in"):
+        next(class_folders.walk(tmp_path / "cat"))
+
+
 def test_walk_follows_links_once(tmp_path):
     put(tmp_path, "cat/1", "cat/sub/2", "elsewhere/3")
     (tmp_path / "cat/sub/up").symlink_to(tmp_path / "cat")

@@ -215,6 +215,14 @@ def test_help_tells_of_the_flags(flag):
             + "names, written \"('baseline','cglo')\"",
         ),
         ([DIGITS, "--config.latent.dim"], "Missing value for flag --config.latent.dim"),
+        (
+            [DIGITS, "--config.seeds=(0,)", "--config.seeds=(1,)"],
+            "config.seeds is given twice: give it once, with all its values",
+        ),
+        (
+            ["--flagfile=/missing", DIGITS],
+            "--flagfile is not read: write a configuration file, such as those in configs/",
+        ),
         # the config
         ([], NO_CONFIG),
         (["--config="], NO_CONFIG),
@@ -301,6 +309,9 @@ def test_mistakes(arguments, message):
         ),
         ("open('nope.txt')", "FILE, line 4: FileNotFoundError: [Errno 2] No such file"),
         ("assert False, 'a\\n  b'", "FILE, line 4: AssertionError: a b"),
+        ("raise SystemExit(0)", "FILE, line 4: SystemExit: 0"),
+        ("c = 5", "FILE: get_config() must return"),
+        ("c = None", "FILE: get_config() must return"),
         ("c = c.latent", "FILE: get_config() must return cglo_jax.config.get_config()"),
         ("c.unlock().new = 1", "FILE: get_config() must return"),
         ("c = (", "FILE, line 4: SyntaxError: '(' was never closed"),

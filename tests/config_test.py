@@ -26,6 +26,7 @@ FREE = {
     # Where it lies; its content is compared otherwise.
     "dataset.data_dir",
     "dataset.path",
+    "dataset.strict",  # the same images or none
     "dataset.split_file",
     "reconstruction.weights",
     "latent.init_weights",

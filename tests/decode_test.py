@@ -290,6 +290,17 @@ def test_image(tmp_path, capfd, name):
     assert capfd.readouterr() == ("", "")
 
 
+def test_bands_of_rows_make_the_same_image(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in IMAGES]
+    for path in paths:
+        path.write_bytes(IMAGES[path.name][0])
+    whole = decode.decode_each(paths, lambda decoded: decoded)
+    monkeypatch.setattr(decode, "_BAND", 20)  # two rows of most, one of the others
+    for one, other in zip(whole, decode.decode_each(paths, lambda d: d), strict=True):
+        assert one.image.tobytes() == other.image.tobytes()
+        assert one[1:] == other[1:]
+
+
 # EXIF: where the first row and the first column of the stored pixels belong
 UPRIGHT = {
     1: lambda a: a,  # top, left
@@ -445,10 +456,10 @@ def test_file_without_permission(tmp_path, monkeypatch):
 def test_long_file_is_not_read(tmp_path):
     path = tmp_path / "long.png"
     path.write_bytes(encode(RGB, "PNG"))
-    os.truncate(path, 1 << 30)  # a hole, not written to the disk
+    os.truncate(path, 200 << 20)  # a hole, not written to the disk
     np.testing.assert_array_equal(decode_one(path).image, RGB)
-    os.truncate(path, (1 << 30) + 1)
-    assert str(decode_one(path)) == "too large (more than 1024 MiB)"
+    os.truncate(path, (200 << 20) + 1)
+    assert str(decode_one(path)) == "too large (more than 200 MiB)"
 
 
 @pytest.mark.parametrize(
@@ -539,6 +550,15 @@ def test_few_images_are_held_at_once(tmp_path):
     decode.decode_each([tmp_path / "x.png"] * 100, count)
     assert 1 < max(alive) <= 4
     assert not any(image() for image in images)
+
+
+def test_files_that_cannot_be_used_are_not_held(tmp_path):
+    (tmp_path / "x.png").write_bytes(encode(NOISE, "PNG")[:2000])
+    (tmp_path / "y.png").write_bytes(b"text")
+    names = ["x.png", "y.png", "z.png"]
+    for why in decode.decode_each([tmp_path / name for name in names], id):
+        assert isinstance(why, decode.UnusableImage)
+        assert why.__traceback__ is why.__context__ is None
 
 
 def test_interrupt_leaves_the_rest(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from conftest import fields, hash_pixels
 from PIL import Image
 
 from cglo_jax import data, folder
-from cglo_jax.errors import UserError
+from cglo_jax.errors import UnusableFiles, UserError
 from cglo_jax.sources import Splits
 
 
@@ -168,6 +168,48 @@ def test_skipped_files(tmp_path):
         "1 empty file, 1 damaged or incomplete, 1 too small, 1 broken link, "
         "1 not a regular file, 1 same pixels as another"
     )
+
+
+BAD_FILES = {
+    "cat/a.txt": b"text",
+    "cat/b.png": b"",
+    "dog/c.png": 50,  # a copy
+    "labels.csv": b"1,2",
+}
+
+
+def test_strict_refuses_every_file_that_would_be_skipped(tmp_path):
+    put(tmp_path, CATS_AND_DOGS | BAD_FILES)
+    with pytest.raises(UnusableFiles) as error:
+        read(tmp_path, strict=True)
+    assert str(error.value) == (
+        f"config.dataset.strict is True, but files of {tmp_path} cannot be used, 4 in all, "
+        "such as cat/a.txt: not an image (no valid PNG, JPEG, BMP, GIF, WEBP, TIFF, PPM); "
+        "cat/b.png: empty file; dog/c.png: same pixels as another (as dog/0.png): mend or "
+        "remove them, or set --config.dataset.strict=False to go on without them"
+    )
+    assert error.value.skipped == read(tmp_path).skipped
+    assert len(error.value.skipped) == 4
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_strict_refuses_each_of_them_alone(tmp_path, name):
+    put(tmp_path, CATS_AND_DOGS | {name: BAD_FILES[name]})
+    assert "1 in all, such as" in error_of(tmp_path, strict=True)
+
+
+def test_strict_takes_the_same_images_where_all_can_be_used(tmp_path):
+    put(tmp_path, CATS_AND_DOGS)
+    strict, plain = read(tmp_path, strict=True), read(tmp_path)
+    assert (strict.train.ids, strict.test.ids) == (plain.train.ids, plain.test.ids)
+
+
+def test_a_class_that_is_refused_comes_with_the_list_of_all_skipped_files(tmp_path):
+    put(tmp_path, CATS_AND_DOGS | BAD_FILES | {"emu/1.png": b""})
+    with pytest.raises(UnusableFiles, match="class 'emu' has no usable image") as error:
+        read(tmp_path)
+    names = [line.split(": ")[0] for line in error.value.skipped]
+    assert sorted(names) == sorted([*BAD_FILES, "emu/1.png"])
 
 
 def test_name_that_is_not_unicode(tmp_path):

@@ -72,3 +72,10 @@ def test_top_k_equals_scikit_learn(k):
     ours = results.top_k_accuracy(logits, labels, k)
     assert ours == pytest.approx(expected, rel=1e-12)
     assert 0 < ours < 100
+
+
+def test_a_folder_is_named_so_that_a_report_can_be_written():
+    images = create_dataset()
+    config = create_config(**{"dataset.path": "/photos/a\nb\udcff"})
+    name = results.describe_data(config, images, images)["name"]
+    assert name == "a\\nb\\udcff"

@@ -25,10 +25,10 @@ from cglo_jax import (
     cglo,
     classifier,
     classify,
-    loop,
     memory,
     mixmatch,
     parallel,
+    storage,
     synthesis,
     train,
 )
@@ -93,7 +93,7 @@ def train_on(workdir: pathlib.Path, devices: int) -> tuple[Draws, list[float]]:
         recorded(cglo, "draw_noise_for", noise) as draws,
     ):
         run(workdir, devices)
-    lines = loop.read_records(workdir / "metrics.jsonl")
+    lines = storage.read_records(workdir / "metrics.jsonl")
     return {**draws, "order": order}, [line["loss"] for line in lines]
 
 

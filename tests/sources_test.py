@@ -4,6 +4,8 @@ import hashlib
 
 import numpy as np
 import pytest
+from conftest import hash_pixels
+from PIL import Image
 
 from cglo_jax import sources
 
@@ -38,3 +40,12 @@ def test_hash_is_of_shape_and_pixels():
     assert sources.hash_pixels(image) == by_hand
     assert sources.hash_pixels(image.T.copy()) != by_hand
     assert sources.hash_pixels(image.reshape(4, 3)) != by_hand
+
+
+@pytest.mark.parametrize("shape", [(6, 9), (6, 9, 3), (1, 5, 3), (5, 1)])
+def test_a_whole_image_has_the_hash_of_its_pixels(monkeypatch, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    image = Image.fromarray(pixels)
+    assert sources.hash_image(image) == hash_pixels(pixels)
+    monkeypatch.setattr(sources, "_BAND", 20)
+    assert sources.hash_image(image) == hash_pixels(pixels)

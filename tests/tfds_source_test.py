@@ -462,3 +462,6 @@ def test_split_file_is_for_cub_only():
     assert error_of(fields(path="photos")) == (
         "config.dataset.path is for config.dataset.name=folder, not digits"
     )
+    assert error_of(fields(strict=True)) == (
+        "config.dataset.strict is for config.dataset.name=folder, not digits"
+    )
