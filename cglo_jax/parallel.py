@@ -36,7 +36,7 @@ def is_first_process() -> bool:
 def wait_for_all(name: str) -> None:
     """Waits, however long, until all processes have come here; the name is the same in all.
 
-    Unlike a sum over devices, which gives up on a process that is 30 s late on CPU.
+    No device waits. When a process is lost meanwhile, it takes half a minute to be noticed.
     """
     if jax.process_count() > 1:
         global_state.client.wait_at_barrier(name, _A_MONTH_MS)
