@@ -1,11 +1,14 @@
 """SIGINT (Ctrl-C) and SIGTERM: what can be saved is saved first, a second one leaves at once."""
 
 import contextlib
+import functools
 import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE_S = 5.0  # until a process leaves that has nothing to save, whatever it is in
@@ -22,6 +25,7 @@ class Interrupted(KeyboardInterrupt):
 _received: list[int] = []  # by the thread that watches, in the order of their coming
 _deferred: list[int] = []  # by the main thread, inside `deferred`
 _saving = 0  # how many `deferred` are entered
+_repeated = 0  # signals of our own making that the thread has not seen yet
 
 
 def install() -> None:
@@ -33,6 +37,7 @@ def install() -> None:
     """
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
+    sys.unraisablehook = functools.partial(_raise_again, sys.unraisablehook)
     for signum in _SIGNALS:
         if signal.getsignal(signum) != signal.SIG_IGN:  # as nohup and scripts set it
             signal.signal(signum, _raise)
@@ -48,10 +53,25 @@ def _raise(signum: int, _: object) -> None:
     _deferred.append(signum)
 
 
+def _raise_again(otherwise: Callable[[Any], None], unraisable: Any) -> None:
+    """Repeats a signal that came where Python drops what is raised, as in a destructor."""
+    global _repeated
+    if isinstance(unraisable.exc_value, Interrupted):
+        _repeated += 1
+        number = unraisable.exc_value.status - 128
+        _start_timer(0.05, os.kill, os.getpid(), number)  # once this hook has ended
+    else:
+        otherwise(unraisable)
+
+
 def _watch(ours: socket.socket, _: socket.socket) -> None:
     """Reads each signal's number from `ours`; the other end must stay open."""
+    global _repeated
     while number := ours.recv(1):
         if number[0] not in _SIGNALS:
+            continue
+        if _repeated:
+            _repeated -= 1
             continue
         _received.append(number[0])
         name = signal.Signals(number[0]).name
@@ -60,9 +80,13 @@ def _watch(ours: socket.socket, _: socket.socket) -> None:
         if _saving:
             _say(f"{name}: saving after this step; once more to leave at once")
         else:
-            timer = threading.Timer(_PATIENCE_S, _leave, ["left"])
-            timer.daemon = True
-            timer.start()
+            _start_timer(_PATIENCE_S, _leave, "left")
+
+
+def _start_timer(seconds: float, call: Callable[..., None], *arguments: Any) -> None:
+    timer = threading.Timer(seconds, call, arguments)
+    timer.daemon = True
+    timer.start()
 
 
 def _say(text: str) -> None:

@@ -65,6 +65,25 @@ def test_what_must_be_saved_is_not_interrupted(signum):
     assert f"{signum.name}: saving after this step; once more to leave at once" in err
 
 
+def test_a_signal_that_comes_in_a_destructor_is_not_lost():
+    process = start("""
+        class Slow:
+            def __del__(self):
+                print("ready")
+                time.sleep(20)
+        slow = Slow()
+        try:
+            del slow
+            time.sleep(20)
+        except interrupts.Interrupted as signal:
+            sys.exit(signal.status)
+    """)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert finish(process, 143) == ("", "")
+    assert time.monotonic() - began < 4  # before it leaves by itself
+
+
 # Python runs no handler of a signal before this has ended, in half a minute.
 LONG = "hashlib.pbkdf2_hmac('sha256', b'', b'', 40_000_000)"
 
