@@ -1,6 +1,7 @@
 """One training step of the final classifier, with every augmentation method (section 4.2)."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -217,4 +218,40 @@ def init_state(key: jax.Array, *, spec: StepSpec) -> ClassifierState:
         opt_state=spec.tx.init(params),
         # Copies: a donated state must not hold an array twice.
         averaged=jax.tree.map(jnp.copy, params) if spec.method == "mixmatch" else {},
+    )
+
+
+def create_state(
+    key: jax.Array,
+    spec: StepSpec,
+    body: tuple[Any, Any] | None,
+    devices: Sequence[jax.Device],
+) -> ClassifierState:
+    """Creates the state before the first step, on every device, see `classify.load_body`."""
+    state = parallel.create_replicated(init_state, devices, key, spec=spec)
+    if body is None:
+        return state
+    params, batch_stats = parallel.replicate(body, devices)
+    params = {**params, "head": state.params["head"]}
+    # Copies: a donated state must not hold an array twice.
+    averaged = jax.tree.map(jnp.copy, params) if state.averaged else {}
+    return state.replace(params=params, batch_stats=batch_stats, averaged=averaged)
+
+
+def split_state(state: ClassifierState) -> tuple[Any, Any]:
+    """Splits a state into what inference needs and the rest, the two items of a checkpoint."""
+    model = {"params": state.params, "batch_stats": state.batch_stats}
+    if state.averaged:
+        model["averaged"] = state.averaged
+    return model, {"step": state.step, "opt_state": state.opt_state}
+
+
+def merge_state(model: Any, rest: Any) -> ClassifierState:
+    """Inverse of `split_state`."""
+    return ClassifierState(
+        step=rest["step"],
+        params=model["params"],
+        batch_stats=model["batch_stats"],
+        opt_state=rest["opt_state"],
+        averaged=model.get("averaged", {}),
     )

@@ -9,7 +9,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -20,8 +19,8 @@ from cglo_jax import (
     mixmatch,
     parallel,
     pretrained,
+    restoring,
     storage,
-    train,
 )
 from cglo_jax.config import check_fingerprint, classify_fingerprint
 from cglo_jax.data import Dataset, batch_that_fits, to_float
@@ -192,10 +191,10 @@ def load_body(config: ConfigDict) -> tuple[tuple[Any, Any] | None, Origin]:
 def _restore_complete(config, workdir, data, seed) -> tuple[dict[str, Any], Any]:
     """Returns (model, meta) of a fully trained cGLO that has not learnt the test images."""
     train_set, test_set = data
-    model, meta, _ = train.restore_model(
+    model, meta, _ = restoring.restore_model(
         config, workdir, train_set, seed, complete=True
     )
-    train.check_unseen(test_set, model)
+    restoring.check_unseen(test_set, model)
     return model, meta
 
 
@@ -216,24 +215,6 @@ def _restore_cglo(config, workdir, data, spec, seed) -> tuple[dict[str, Any], An
     model, meta = _restore_complete(config, workdir, data, seed)
     told = {"weights": meta["notes"]["weights"], "digest": meta["weights"]}
     return model, {**told, "added": meta["notes"]["added"], "rate": meta["rate"]}
-
-
-def create_state(
-    key: jax.Array,
-    spec: classifier.StepSpec,
-    body: tuple[Any, Any] | None,
-    devices: Sequence[jax.Device],
-) -> classifier.ClassifierState:
-    """Creates the state before the first step, on every device, see `load_body`."""
-    init = classifier.init_state
-    state = parallel.create_replicated(init, devices, key, spec=spec)
-    if body is None:
-        return state
-    params, batch_stats = parallel.replicate(body, devices)
-    params = {**params, "head": state.params["head"]}
-    # Copies: a donated state must not hold an array twice.
-    averaged = jax.tree.map(jnp.copy, params) if state.averaged else {}
-    return state.replace(params=params, batch_stats=batch_stats, averaged=averaged)
 
 
 def _train(
@@ -272,13 +253,13 @@ def _train(
             config.steps_per_call,
             functools.partial(memory.check, config, "classify", shared),
         )
-        return take_steps, create_state(key_init, spec, body, devices)
+        return take_steps, classifier.create_state(key_init, spec, body, devices)
 
     directory = result_path(workdir, spec.method, seed).parent
     job = loop.Job(
         create=create,
-        split_state=_split_state,
-        merge_state=_merge_state,
+        split_state=classifier.split_state,
+        merge_state=classifier.merge_state,
         devices=devices,
         checkpoint_dir=directory / "checkpoints",
         meta={"fingerprint": fingerprint},
@@ -293,20 +274,3 @@ def _train(
         rollback_factor=config.rollback_factor,
     )
     return loop.run_steps(job)
-
-
-def _split_state(state: classifier.ClassifierState) -> tuple[Any, Any]:
-    model = {"params": state.params, "batch_stats": state.batch_stats}
-    if state.averaged:
-        model["averaged"] = state.averaged
-    return model, {"step": state.step, "opt_state": state.opt_state}
-
-
-def _merge_state(model: Any, rest: Any) -> classifier.ClassifierState:
-    return classifier.ClassifierState(
-        step=rest["step"],
-        params=model["params"],
-        batch_stats=model["batch_stats"],
-        opt_state=rest["opt_state"],
-        averaged=model.get("averaged", {}),
-    )

@@ -69,7 +69,7 @@ def draw_codes(key: jax.Array, ids: np.ndarray, dim: int) -> jax.Array:
     """Draws a code on the sphere for each image, f(key, id), in whatever order they are.
 
     Args:
-      ids: uint8 [n, 16], see `train.hash_ids`.
+      ids: uint8 [n, 16], see `restoring.hash_ids`.
 
     Returns:
       float32 [n, dim], unit rows.

@@ -20,7 +20,7 @@ import numpy as np
 from flax import struct
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, codes, loop, memory, parallel, train
+from cglo_jax import cglo, codes, loop, memory, parallel, restoring, train
 from cglo_jax.checkpoints import Checkpoints
 from cglo_jax.config import check_fingerprint
 from cglo_jax.data import Dataset
@@ -142,7 +142,7 @@ def run(
 ) -> None:
     """Fits codes for the images that the trained cGLO of `seed` has none for, or goes on with it.
 
-    Writes checkpoints to `train.codes_dir`, from where `train.restore_model` takes them; those
+    Writes checkpoints to `restoring.codes_dir`, from where `restoring.restore_model` takes them; those
     of training stay as they are. What an earlier call fitted to the same generator is kept for
     the images that are still there, and its checkpoints are removed in the end.
 
@@ -159,14 +159,14 @@ def run(
     if meta["images"] == dataset.digest:
         print(f"{name}: no image was added: nothing to do", flush=True)
         return
-    directory = train.codes_dir(workdir, seed, dataset, trained)
-    if _restore_finished(directory):
+    directory = restoring.codes_dir(workdir, seed, dataset, trained)
+    if restoring.restore_finished(directory):
         print(f"{name}: done before", flush=True)
         return
-    ids = train.hash_ids(dataset.ids)
+    ids = restoring.hash_ids(dataset.ids)
     z = np.asarray(codes.draw_codes(_split_key(seed)[0], ids, config.latent.dim))
     others = [path for path in sorted(directory.parent.glob("*")) if path != directory]
-    earlier = [model for path in others if (model := _restore_finished(path))]
+    earlier = [model for path in others if (model := restoring.restore_finished(path))]
     z, new = keep_codes(z, ids, [trained, *earlier])
     kept = len(z) - len(new)
     print(f"{name}: {len(new)} images without a code, {kept} with one", flush=True)
@@ -174,7 +174,7 @@ def run(
     transductive = config.dataset.transductive
     learnt = trained["ids"][: meta["n_labelled"] if transductive else None]
     model = {**trained, "z": z, "ids": ids, "generator_ids": learnt}
-    train.check_unseen(test_set, model)
+    restoring.check_unseen(test_set, model)
     old = {row.tobytes() for row in trained["ids"]}
     notes = {**meta["notes"], "added": sum(row.tobytes() not in old for row in ids)}
     meta = {**meta, "images": dataset.digest, "notes": notes}
@@ -201,10 +201,10 @@ def _split_key(seed: int) -> jax.Array:
 
 def _restore_trained(config, workdir, dataset, seed) -> tuple[Any, dict[str, Any]]:
     """Returns (model, meta) of the trained cGLO that codes can be fitted to."""
-    directory, command = train.checkpoint_dir(workdir, seed), "--stage=train"
+    directory, command = restoring.checkpoint_dir(workdir, seed), "--stage=train"
     hint = "train one without --config.train.only_codes, or copy its checkpoints/ here"
-    model, meta, step = train.restore_newest(config, directory, hint)
-    train.check_complete(directory, command, meta, step)
+    model, meta, step = restoring.restore_newest(config, directory, hint)
+    restoring.check_complete(directory, command, meta, step)
     names = itertools.zip_longest(meta["names"], dataset.class_names)
     for label, (old, new) in enumerate(names):
         if old != new:
@@ -215,17 +215,6 @@ def _restore_trained(config, workdir, dataset, seed) -> tuple[Any, dict[str, Any
     shape = list(dataset.images.shape[1:])
     check_fingerprint({"shape": meta["shape"]}, {"shape": shape}, str(directory))
     return model, meta
-
-
-def _restore_finished(directory) -> dict[str, Any] | None:
-    """Returns the model of a fit that was taken to its last step, else None."""
-    if not directory.is_dir():
-        return None
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        step = checkpoints.latest_step()
-        if step is None or step < checkpoints.meta(step)["total"]:
-            return None
-        return checkpoints.restore_model(step)
 
 
 def _restore_state(directory, spec, devices) -> cglo.TrainState:
@@ -247,7 +236,7 @@ def _create_state(z: jax.Array, *, spec: cglo.StepSpec) -> FitState:
 
 def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
     """Takes the steps: a new image has as many updates as a code had in training on average."""
-    c, directory = config.train, train.checkpoint_dir(workdir, seed)
+    c, directory = config.train, restoring.checkpoint_dir(workdir, seed)
     (vgg, _), origin = train.load_weights(config)
     saved, now = {"weights": meta["weights"]}, {"weights": origin.digest}
     check_fingerprint(saved, now, str(directory))
@@ -292,7 +281,7 @@ def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
         split_state=split_state,
         merge_state=merge_state,
         devices=devices,
-        checkpoint_dir=train.codes_dir(workdir, seed, dataset, model),
+        checkpoint_dir=restoring.codes_dir(workdir, seed, dataset, model),
         meta={**meta, "total": total},
         workdir=workdir,
         tags={"stage": "codes", "seed": seed},

@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cglo_jax import codes, export, figures, storage, synthesis, train
+from cglo_jax import codes, export, figures, restoring, storage, synthesis
 from cglo_jax.data import Dataset, batch_that_fits, to_uint8
 from cglo_jax.synthesis import Sampler, SampleSpec
 
@@ -48,8 +48,8 @@ def restore(
     *,
     complete: bool = False,
 ) -> Restored:
-    """Restores the newest generator and codes, for one device; see `train.restore_model`."""
-    model, _, step = train.restore_model(
+    """Restores the newest generator and codes, for one device; see `restoring.restore_model`."""
+    model, _, step = restoring.restore_model(
         config, workdir, dataset, seed, complete=complete
     )
     return put_on_device(config, dataset, model, step)
@@ -58,7 +58,7 @@ def restore(
 def put_on_device(
     config: ConfigDict, dataset: Dataset, model: dict[str, Any], step: int
 ) -> Restored:
-    """Puts a model, see `train.restore_model`, on one device, to sample from."""
+    """Puts a model, see `restoring.restore_model`, on one device, to sample from."""
     spec = synthesis.create_spec(config, dataset)
     spec = spec._replace(generator=spec.generator.clone(axis_name=None))
     sampler = synthesis.create_sampler(model, dataset)

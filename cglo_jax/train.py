@@ -1,10 +1,7 @@
 """Algorithm 1: learns the generator, the weak classifier and one code per training image."""
 
-import collections
 import functools
-import hashlib
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,11 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, codes, init_codes, loop, memory, parallel, pretrained
-from cglo_jax.checkpoints import restore_latest_model
-from cglo_jax.config import check_fingerprint, train_fingerprint
+from cglo_jax import (
+    cglo,
+    codes,
+    init_codes,
+    loop,
+    memory,
+    parallel,
+    pretrained,
+    restoring,
+)
+from cglo_jax.config import train_fingerprint
 from cglo_jax.data import Dataset
-from cglo_jax.errors import UserError
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.order import Schedule
 from cglo_jax.pretrained import NO_WEIGHTS, RANDOM, Origin
@@ -94,19 +98,6 @@ def merge_state(model: dict[str, Any], rest: dict[str, Any]) -> cglo.TrainState:
     )
 
 
-def hash_ids(ids: Sequence[str]) -> np.ndarray:
-    """Returns uint8 [n, 16], the ids of n images in a form that is saved beside their codes.
-
-    Copies of an image, such as a test image that is also a training image, are told apart.
-    """
-    seen: collections.Counter[str] = collections.Counter()
-    digests = []
-    for i in ids:
-        digests.append(hashlib.sha256(f"{i}/{seen[i]}".encode()).digest()[:16])
-        seen[i] += 1
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
-
-
 def run(
     config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, seed: int
 ) -> cglo.TrainState:
@@ -114,7 +105,7 @@ def run(
 
     Args:
       dataset: the training images, see `data.load`.
-      seed: of everything drawn here; checkpoints go to `checkpoint_dir(workdir, seed)`.
+      seed: of everything drawn here; checkpoints go to `restoring.checkpoint_dir(workdir, seed)`.
 
     Returns:
       The state after the last step.
@@ -130,7 +121,7 @@ def run(
     cache_gb = config.reconstruction.cache_gb
     schedule = Schedule(config, dataset, key_order, devices)
     z = init_codes.draw(config, key_init, dataset, resnet)
-    ids = hash_ids(dataset.ids)
+    ids = restoring.hash_ids(dataset.ids)
 
     def split_with_ids(
         state: cglo.TrainState,
@@ -171,7 +162,7 @@ def run(
         split_state=split_with_ids,
         merge_state=merge_state,
         devices=devices,
-        checkpoint_dir=checkpoint_dir(workdir, seed),
+        checkpoint_dir=restoring.checkpoint_dir(workdir, seed),
         meta={
             "fingerprint": train_fingerprint(config),
             "images": dataset.digest,
@@ -193,110 +184,3 @@ def run(
         rollback_factor=config.rollback_factor,
     )
     return loop.run_steps(job)[0]
-
-
-def checkpoint_dir(workdir: pathlib.Path, seed: int) -> pathlib.Path:
-    """Returns where the cGLO of `seed` has its checkpoints."""
-    return workdir / "checkpoints" / f"seed-{seed}"
-
-
-def codes_dir(
-    workdir: pathlib.Path, seed: int, dataset: Dataset, model: dict[str, Any]
-) -> pathlib.Path:
-    """Returns where codes of these images are that were fitted to the generator of `model`."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves((model["params"], model["batch_stats"])):
-        digest.update(np.ascontiguousarray(leaf))
-    generator = f"generator-{digest.hexdigest()[:16]}"
-    images = f"images-{dataset.digest[:16]}"
-    return workdir / "codes" / f"seed-{seed}" / generator / images
-
-
-def restore_newest(
-    config: ConfigDict, directory: pathlib.Path, hint: str
-) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """Restores the newest generator and codes in `directory`; `hint` says what makes them.
-
-    Returns:
-      ({params, batch_stats, z, ids}, meta, step), NumPy arrays.
-
-    Raises:
-      UserError: there is no checkpoint, it is of another configuration, or it has weights
-        of other images in it and `external_weights` is False.
-    """
-    model, meta, step = restore_latest_model(directory, hint)
-    check_fingerprint(meta["fingerprint"], train_fingerprint(config), str(directory))
-    origin = Origin(meta["weights"], meta["notes"]["weights"])
-    if origin.external and not config.external_weights:
-        raise UserError(
-            f"{directory} was trained with {origin.text}, but config.external_weights is "
-            "False: use another --workdir"
-        )
-    return model, meta, step
-
-
-def check_complete(
-    directory: pathlib.Path, command: str, meta: dict[str, Any], step: int
-) -> None:
-    """Raises UserError unless `step` is the last one of what `command` makes."""
-    if step < meta["total"]:
-        raise UserError(
-            f"{directory} is at step {step} of {meta['total']}: run {command} first, "
-            "it goes on from there"
-        )
-
-
-def restore_model(
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    dataset: Dataset,
-    seed: int,
-    *,
-    complete: bool = False,
-) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """Restores the newest generator and codes, nothing else.
-
-    The codes are those of training or, if the images are others now, those of `fit_codes`.
-
-    Args:
-      complete: whether to refuse what is not trained or fitted to its last step.
-
-    Returns:
-      ({params, batch_stats, z, ids}, meta, step): NumPy arrays; code i belongs to image i
-      of `dataset`, ids are its `hash_ids`; meta is what was saved beside them.
-
-    Raises:
-      UserError: there is no checkpoint, or it is of another configuration or other images,
-        or see `complete`.
-    """
-    directory, command = checkpoint_dir(workdir, seed), "--stage=train"
-    model, meta, step = restore_newest(config, directory, f"run {command} first")
-    if meta["images"] != dataset.digest:
-        fitted = codes_dir(workdir, seed, dataset, model)
-        command += " --config.train.only_codes=True"
-        if not fitted.is_dir():
-            raise UserError(
-                f"{directory} was made with other images than this call reads: use another "
-                f"--workdir or the old data, or fit codes for the new images: {command}"
-            )
-        directory = fitted
-        model, meta, step = restore_newest(config, directory, f"run {command} first")
-    if complete:
-        check_complete(directory, command, meta, step)
-    return model, meta, step
-
-
-def check_unseen(test_set: Dataset, model: dict[str, Any]) -> None:
-    """Checks that a generator whose codes were fitted later has not learnt the test images.
-
-    Raises:
-      UserError: it has, before other images were added.
-    """
-    learnt = {row.tobytes() for row in model.get("generator_ids", ())}
-    seen = sum(row.tobytes() in learnt for row in hash_ids(test_set.ids))
-    if seen:
-        raise UserError(
-            f"{seen} of the test images are images that the generator was trained on, before "
-            "others were added: put what it shall be tested on into a folder test/, or train "
-            "anew in another --workdir"
-        )

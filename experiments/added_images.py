@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, codes, data, fit_codes, storage, train
+from cglo_jax import cglo, codes, data, fit_codes, restoring, storage, train
 from cglo_jax.reconstruction import reconstruction_loss
 from cglo_jax.results import environment
 from configs import digits
@@ -71,13 +71,13 @@ def measure(
     ):
         workdirs = pathlib.Path(first), pathlib.Path(second)
         train.run(config, workdirs[0], take(all_images, old), seed)
-        before, *_ = train.restore_model(
+        before, *_ = restoring.restore_model(
             config, workdirs[0], take(all_images, old), seed
         )
         fit_codes.run(config, workdirs[0], (all_images, none), seed)
-        fitted, *_ = train.restore_model(config, workdirs[0], all_images, seed)
+        fitted, *_ = restoring.restore_model(config, workdirs[0], all_images, seed)
         train.run(config, workdirs[1], all_images, seed)
-        jointly, *_ = train.restore_model(config, workdirs[1], all_images, seed)
+        jointly, *_ = restoring.restore_model(config, workdirs[1], all_images, seed)
     images = all_images.images[added]
     of_class = before["z"].reshape(-1, SHOTS - 1, config.latent.dim)
     best = [loss(spec, before, of_class[:, k], images) for k in range(SHOTS - 1)]

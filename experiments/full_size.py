@@ -35,7 +35,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cglo_jax import prepare, storage, train
+from cglo_jax import prepare, restoring, storage
 from cglo_jax.checkpoints import restore_latest_model
 from cglo_jax.results import read_result, result_path
 from experiments import entry, watched, work
@@ -145,7 +145,7 @@ def create_row(workdir: pathlib.Path, run: str, usage: watched.Usage) -> dict[st
         for line in storage.read_records(workdir / "timings.jsonl")
         if line["stage"] == stage and line.get("method", "") == method
     )
-    directory = train.checkpoint_dir(workdir, 0)
+    directory = restoring.checkpoint_dir(workdir, 0)
     if method:
         directory = result_path(workdir, method, 0).parent / "checkpoints"
     model, _, _ = restore_latest_model(directory, "")

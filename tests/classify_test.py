@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import assert_trees_equal, create_config, create_dataset
 
-from cglo_jax import checkpoints, classifier, classify, parallel, pretrained, train
+from cglo_jax import checkpoints, classifier, classify, parallel, pretrained, restoring
 from cglo_jax.errors import UserError
 from cglo_jax.methods import METHODS
 from cglo_jax.order import BatchOrder
@@ -50,13 +50,13 @@ def test_a_resnet_starts_from_the_given_body_and_a_head_of_its_own():
     spec = classifier.create_spec(config, create_dataset(size=32), "mixmatch")
     devices = tuple(jax.local_devices()[:2])
     key = jax.random.key(3)
-    plain = classify.create_state(key, spec, None, devices)
+    plain = classifier.create_state(key, spec, None, devices)
     body = {k: v for k, v in jax.device_get(plain.params).items() if k != "head"}
     ones, fours = (
         jax.tree.map(lambda a, c=c: np.full_like(a, c), tree)
         for tree, c in ((body, 1), (jax.device_get(plain.batch_stats), 4))
     )
-    state = classify.create_state(key, spec, (ones, fours), devices)
+    state = classifier.create_state(key, spec, (ones, fours), devices)
     assert jax.tree.structure(state) == jax.tree.structure(plain)
     for leaf in jax.tree.leaves({k: v for k, v in state.params.items() if k != "head"}):
         np.testing.assert_array_equal(leaf, 1)
@@ -246,7 +246,7 @@ def test_a_cglo_that_is_missing_or_not_trained_to_its_end_is_refused(trained):
     run = functools.partial(classify.run, config, workdir, (dataset, TEST_SET), "cglo")
     with pytest.raises(UserError, match=r"seed-1: run --stage=train first"):
         run(1)
-    (train.checkpoint_dir(workdir, 0) / "60").rename(workdir / "moved")
+    (restoring.checkpoint_dir(workdir, 0) / "60").rename(workdir / "moved")
     with pytest.raises(UserError, match=r"step 30 of 60: run --stage=train first"):
         run(0)
     assert not (workdir / "classifiers" / "cglo-0").exists()

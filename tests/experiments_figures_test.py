@@ -15,9 +15,9 @@ from cglo_jax import (
     codes,
     data,
     quality,
+    restoring,
     sample,
     synthesis,
-    train,
     workdirs,
 )
 from cglo_jax.errors import UserError
@@ -223,7 +223,7 @@ def test_quality_of_a_run(run, tmp_path, monkeypatch, capsys):
     # What classify.evaluate found on the same images by another path.
     top1 = read_result(result_path(workdir, "baseline", 0))["top1"]
     assert checks["seen as their class, %"][1] == pytest.approx(top1)
-    model, *_ = train.restore_model(
+    model, *_ = restoring.restore_model(
         experiment.read_config(workdir), workdir, train_set, 0
     )
     angles = quality.code_angles(model["z"], train_set.labels)

@@ -28,6 +28,7 @@ from cglo_jax import (
     order,
     parallel,
     pretrained,
+    restoring,
     sample,
     train,
 )
@@ -111,7 +112,9 @@ def fit(run, dataset):
 
 
 def restore(run, dataset):
-    return train.restore_model(run.config, run.workdir, dataset, 0, complete=True)[0]
+    return restoring.restore_model(run.config, run.workdir, dataset, 0, complete=True)[
+        0
+    ]
 
 
 def codes_by_id(model, dataset):
@@ -204,7 +207,7 @@ def test_rates_drop_at_the_same_fractions_as_in_training():
 
 
 def test_first_codes_depend_on_seed_and_image_alone():
-    ids = train.hash_ids(ALL.ids)
+    ids = restoring.hash_ids(ALL.ids)
     z = np.asarray(codes.draw_codes(jax.random.key(1), ids, 8))
     some = [20, 3, 29]
     np.testing.assert_array_equal(
@@ -336,8 +339,8 @@ def test_an_interrupted_fit_resumes_bit_for_bit_and_is_not_done_twice(
         r"images-\w+ is at step 25 of 50: run --stage=train .*only_codes=True first"
     )
     with pytest.raises(UserError, match=message):
-        train.restore_model(cut.config, cut.workdir, ALL, 0, complete=True)
-    partly, _, step = train.restore_model(cut.config, cut.workdir, ALL, 0)
+        restoring.restore_model(cut.config, cut.workdir, ALL, 0, complete=True)
+    partly, _, step = restoring.restore_model(cut.config, cut.workdir, ALL, 0)
     assert step == 25
     assert (partly["z"] != whole["z"]).any(1).tolist() == [False] * 24 + [True] * 6
     capsys.readouterr()
@@ -398,7 +401,7 @@ def test_a_generator_trained_anew_has_its_own_codes(fitted, capsys):
     shutil.rmtree(fitted.workdir / "checkpoints")
     train.run(fitted.config, fitted.workdir, take(range(2, 26)), 0)
     with pytest.raises(UserError, match="fit codes for the new images"):
-        train.restore_model(fitted.config, fitted.workdir, ALL, 0)
+        restoring.restore_model(fitted.config, fitted.workdir, ALL, 0)
     capsys.readouterr()
     fit(fitted, ALL)
     assert (
@@ -443,8 +446,8 @@ def test_a_test_image_that_the_generator_was_trained_on_is_refused(grown, fitted
         classify.run(fitted.config, fitted.workdir, data, "cglo", 0)
     assert not (fitted.workdir / "classifiers").exists()
     model = restore(fitted, ALL)
-    train.check_unseen(TEST, model)
-    train.check_unseen(data[1], {**model, "generator_ids": model["ids"][:20]})
+    restoring.check_unseen(TEST, model)
+    restoring.check_unseen(data[1], {**model, "generator_ids": model["ids"][:20]})
 
 
 def test_transductive_test_images_were_learnt_without_labels_only(tmp_path):
@@ -487,7 +490,7 @@ def test_a_cglo_that_codes_cannot_be_fitted_to_is_refused(grown):
     assert "(label 3: None, this call has 'dog')" in error(more)
     large = create_dataset(30, size=16)
     assert "made with shape=[8, 8, 1], this call has [16, 16, 1]" in error(large)
-    directory = train.checkpoint_dir(grown.workdir, 0)
+    directory = restoring.checkpoint_dir(grown.workdir, 0)
     (directory / "200").rename(grown.workdir / "moved")
     message = f"{directory} is at step 100 of 200: run --stage=train first"
     assert error().startswith(message)
@@ -508,4 +511,4 @@ def test_a_loss_that_is_not_finite_is_not_saved(grown, monkeypatch):
     ):
         fit_codes.run(grown.config, grown.workdir, (ALL, TEST), 0)
     with pytest.raises(UserError, match=r"made with other images .*only_codes=True"):
-        train.restore_model(grown.config, grown.workdir, ALL, 0)
+        restoring.restore_model(grown.config, grown.workdir, ALL, 0)

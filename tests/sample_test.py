@@ -13,7 +13,7 @@ from absl import logging
 from conftest import create_config, create_dataset
 from PIL import Image
 
-from cglo_jax import cglo, checkpoints, sample, train
+from cglo_jax import cglo, checkpoints, restoring, sample, train
 from cglo_jax.errors import UserError
 
 
@@ -82,7 +82,7 @@ def test_pngs_are_the_generators_images_of_the_drawn_pairs(
     config, dataset, workdir = trained
     config.sample.per_class = 5
     lines = manifest(sample.run(config, workdir, dataset, 0))
-    model, *_ = train.restore_model(config, workdir, dataset, 0)
+    model, *_ = restoring.restore_model(config, workdir, dataset, 0)
     index = {image_id: i for i, image_id in enumerate(dataset.ids)}
     z = [
         numpy_slerp(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 
 import jax
@@ -17,6 +16,7 @@ from cglo_jax import (
     init_codes,
     parallel,
     pretrained,
+    restoring,
     sample,
     train,
 )
@@ -101,7 +101,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path):
         UserError, match=r"train seed 0: cross_entropy is not finite since step 2;"
     ):
         train.run(config, tmp_path, create_dataset(), 0)
-    directory = train.checkpoint_dir(tmp_path, 0)
+    directory = restoring.checkpoint_dir(tmp_path, 0)
     with checkpoints.Checkpoints(directory, read_only=True) as saved:
         assert saved.latest_step() is None
     records = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -117,67 +117,14 @@ def test_a_work_directory_of_another_config_or_other_images_is_refused(tmp_path)
     with pytest.raises(UserError, match=r"train\.code_lr=0\.001, .* 0\.25: use"):
         calls[1](dataset, 0)
     with pytest.raises(UserError, match=r"train\.code_lr=0\.001, .* 0\.25: use"):
-        train.restore_model(other, tmp_path, dataset, 0)
+        restoring.restore_model(other, tmp_path, dataset, 0)
     changed = create_dataset(seed=1)
     with pytest.raises(UserError, match="made with other images than this call reads"):
         calls[0](changed, 0)
     match = r"made with other images than this call reads.* --config\.train\.only_codes=True$"
     with pytest.raises(UserError, match=match):
-        train.restore_model(config, tmp_path, changed, 0)
+        restoring.restore_model(config, tmp_path, changed, 0)
     calls[0](dataset, 0)  # and the right one is not
-
-
-def test_restore_model_returns_generator_and_codes(tmp_path):
-    config, dataset = create_config(), create_dataset()
-    state = train.run(config, tmp_path, dataset, 0)
-    model, _, step = train.restore_model(config, tmp_path, dataset, 0)
-    assert step == 6
-    expected, rest = train.split_state(state)
-    ids = train.hash_ids(dataset.ids)
-    assert_trees_equal(model, {**jax.device_get(expected), "ids": ids})
-    assert_trees_equal(train.merge_state(expected, rest), state)
-    with pytest.raises(UserError, match=r"seed-1.*--stage=train"):
-        train.restore_model(config, tmp_path, dataset, 1)
-
-
-def test_restore_model_refuses_what_is_not_trained_to_its_end_if_asked_to(tmp_path):
-    config, dataset = create_config(), create_dataset(20, unlabelled=8)  # 3 + 1 steps
-    train.run(config, tmp_path, dataset, 0)
-    restore = functools.partial(train.restore_model, config, tmp_path, dataset, 0)
-    assert restore(complete=True)[-1] == 8
-    directory = train.checkpoint_dir(tmp_path, 0)
-    (directory / "8").rename(tmp_path / "moved")
-    assert restore()[-1] == 4
-    with pytest.raises(UserError) as error:
-        restore(complete=True)
-    assert str(error.value) == (
-        f"{directory} is at step 4 of 8: run --stage=train first, it goes on from there"
-    )
-
-
-def test_ids_are_hashed_one_by_one_and_copies_told_apart():
-    ids = train.hash_ids(["cat", "dog", "cat"])
-    assert ids.shape == (3, 16)
-    for row, text in zip(ids, ("cat/0", "dog/0", "cat/1"), strict=True):
-        assert row.tobytes() == hashlib.sha256(text.encode()).digest()[:16]
-    assert train.hash_ids([]).shape == (0, 16)
-
-
-def test_codes_have_a_directory_for_their_images_and_their_generator(tmp_path):
-    def directory(dataset, model):
-        return train.codes_dir(tmp_path, 3, dataset, model)
-
-    model = {"params": {"a": np.arange(3.0)}, "batch_stats": {"b": np.zeros(2)}}
-    one = directory(create_dataset(), model)
-    assert one.is_relative_to(tmp_path / "codes" / "seed-3")
-    assert directory(create_dataset(), {**model, "z": np.ones(1)}) == one
-    others = [
-        directory(create_dataset(seed=1), model),
-        directory(create_dataset(), {**model, "params": {"a": np.ones(3)}}),
-        directory(create_dataset(), {**model, "batch_stats": {"b": np.ones(2)}}),
-    ]
-    assert len({one, *others}) == 4
-    assert others[0].parent == one.parent
 
 
 def test_weights_of_the_perceptual_network_and_their_origin(tmp_path, monkeypatch):
@@ -210,13 +157,13 @@ def test_equal_weights_of_another_file_are_the_same_run_and_not_for_the_strict_m
         origin = pretrained.Origin("0123", f"VGG-16 from {name}")
         monkeypatch.setattr(train, "load_vgg", lambda config, o=origin: ({}, o))
         train.run(config, tmp_path, dataset, 0)
-    _, meta, _ = train.restore_model(config, tmp_path, dataset, 0)
+    _, meta, _ = restoring.restore_model(config, tmp_path, dataset, 0)
     assert meta["notes"]["weights"] == "VGG-16 from a"
     config.external_weights = False
     with pytest.raises(
         UserError, match=r"with VGG-16 from a, but config.external_weig"
     ):
-        train.restore_model(config, tmp_path, dataset, 0)
+        restoring.restore_model(config, tmp_path, dataset, 0)
 
 
 def test_other_images_are_named_before_what_follows_from_them(tmp_path):
@@ -233,14 +180,14 @@ def test_external_weights_of_the_first_codes_are_told_and_not_for_the_strict_mod
     other = pretrained.Origin("34", "ResNet-50 from b")
     monkeypatch.setattr(init_codes, "load_resnet", lambda config: (None, other))
     train.run(config, tmp_path, dataset, 0)
-    _, meta, _ = train.restore_model(config, tmp_path, dataset, 0)
+    _, meta, _ = restoring.restore_model(config, tmp_path, dataset, 0)
     assert meta["weights"] == "none+34"
     assert meta["notes"]["weights"] == "none; codes started from ResNet-50 from b"
     config.external_weights = False
     with pytest.raises(
         UserError, match=r"codes started from ResNet-50 from b, but conf"
     ):
-        train.restore_model(config, tmp_path, dataset, 0)
+        restoring.restore_model(config, tmp_path, dataset, 0)
     config.external_weights = True
     changed = pretrained.Origin("56", "ResNet-50 from c")
     monkeypatch.setattr(init_codes, "load_resnet", lambda config: (None, changed))
@@ -294,7 +241,7 @@ def test_variants_train_resume_sample_and_take_added_images(
     more = create_dataset(28, unlabelled=8)  # 4 more, and other labels are known
     more = dataclasses.replace(more, labels=np.arange(28, dtype=np.int32) % 3)
     fit_codes.run(config, cut, (more, create_dataset(8, seed=1)), 0)
-    model, *_ = train.restore_model(config, cut, more, 0, complete=True)
+    model, *_ = restoring.restore_model(config, cut, more, 0, complete=True)
     np.testing.assert_array_equal(model["z"][:24], whole.codes.z)
     np.testing.assert_allclose(np.linalg.norm(model["z"][24:], axis=1), 1, rtol=1e-6)
     last = json.loads((cut / "metrics.jsonl").read_text().splitlines()[-1])

@@ -8,7 +8,7 @@ from conftest import create_config, create_dataset
 from PIL import Image
 from small_run import write_images
 
-from cglo_jax import data, train, workdirs
+from cglo_jax import data, restoring, train, workdirs
 from cglo_jax.config import flatten, get_config
 from cglo_jax.errors import UserError
 
@@ -196,7 +196,7 @@ def test_other_images_or_classes_are_refused(copied, change):
     config, dataset = of_folder(copied / "images")
     for use in (
         lambda: train.run(config, copied / "run", dataset, 0),
-        lambda: train.restore_model(config, copied / "run", dataset, 0),
+        lambda: restoring.restore_model(config, copied / "run", dataset, 0),
     ):
         with pytest.raises(
             UserError, match="was made with other images than this call"
@@ -209,12 +209,12 @@ def test_the_same_images_keep_their_codes_whatever_their_files_are_called(
     copied, change
 ):
     config, before = of_folder(copied / "images")
-    codes = train.restore_model(config, copied / "run", before, 0)[0]["z"]
+    codes = restoring.restore_model(config, copied / "run", before, 0)[0]["z"]
     by_content = dict(zip((i.tobytes() for i in before.images), codes, strict=True))
     SAME_DATA[change](copied)
     config, now = of_folder(next(copied.glob("images*")))
     train.run(config, copied / "run", now, 0)
-    after = train.restore_model(config, copied / "run", now, 0)[0]["z"]
+    after = restoring.restore_model(config, copied / "run", now, 0)[0]["z"]
     assert len(by_content) == len(after) == 24
     for image, code in zip(now.images, after, strict=True):
         np.testing.assert_array_equal(by_content[image.tobytes()], code)

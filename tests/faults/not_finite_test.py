@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import create_config, create_dataset
 
-from cglo_jax import cglo, checkpoints, loop, train
+from cglo_jax import cglo, checkpoints, loop, restoring, train
 from cglo_jax.errors import UserError
 
 AT, LOG_EVERY = 7, 3  # the step that is spoiled, and steps between checks
@@ -83,7 +83,7 @@ def run(tmp_path, monkeypatch, change, **fields):
 
 def check_saved(tmp_path, newest) -> None:
     """Every checkpoint on disk is finite."""
-    directory = train.checkpoint_dir(tmp_path, 0)
+    directory = restoring.checkpoint_dir(tmp_path, 0)
     with checkpoints.Checkpoints(directory, read_only=True) as saved:
         assert saved.latest_step() == newest
         for step in saved._steps():
@@ -114,7 +114,7 @@ def test_in_a_loss_even_if_it_is_gone_at_the_next_step(
     fields = {"train.checkpoint_every_epochs": 20}
     with pytest.raises(UserError, match=f"seed 0: {term} is not finite since step 8;"):
         run(tmp_path, monkeypatch, change, **fields)
-    assert not train.checkpoint_dir(tmp_path, 0).exists()
+    assert not restoring.checkpoint_dir(tmp_path, 0).exists()
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -132,7 +132,7 @@ def test_in_an_image(tmp_path, monkeypatch, bad):
     fields = {"train.checkpoint_every_epochs": 6}
     with pytest.raises(UserError, match=r"is not finite since step [123];"):
         run(tmp_path, monkeypatch, lambda *both: both, **fields)
-    assert not train.checkpoint_dir(tmp_path, 0).exists()
+    assert not restoring.checkpoint_dir(tmp_path, 0).exists()
 
 
 def test_with_rollbacks_the_run_ends_well(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,148 @@
+"""A trained cGLO on disk: where it is, restoring it, and whether it may be used."""
+
+import collections
+import hashlib
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cglo_jax.checkpoints import Checkpoints, restore_latest_model
+from cglo_jax.config import check_fingerprint, train_fingerprint
+from cglo_jax.data import Dataset
+from cglo_jax.errors import UserError
+from cglo_jax.pretrained import Origin
+
+
+def hash_ids(ids: Sequence[str]) -> np.ndarray:
+    """Returns uint8 [n, 16], the ids of n images in a form that is saved beside their codes.
+
+    Copies of an image, such as a test image that is also a training image, are told apart.
+    """
+    seen: collections.Counter[str] = collections.Counter()
+    digests = []
+    for i in ids:
+        digests.append(hashlib.sha256(f"{i}/{seen[i]}".encode()).digest()[:16])
+        seen[i] += 1
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
+
+
+def checkpoint_dir(workdir: pathlib.Path, seed: int) -> pathlib.Path:
+    """Returns where the cGLO of `seed` has its checkpoints."""
+    return workdir / "checkpoints" / f"seed-{seed}"
+
+
+def codes_dir(
+    workdir: pathlib.Path, seed: int, dataset: Dataset, model: dict[str, Any]
+) -> pathlib.Path:
+    """Returns where codes of these images are that were fitted to the generator of `model`."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves((model["params"], model["batch_stats"])):
+        digest.update(np.ascontiguousarray(leaf))
+    generator = f"generator-{digest.hexdigest()[:16]}"
+    images = f"images-{dataset.digest[:16]}"
+    return workdir / "codes" / f"seed-{seed}" / generator / images
+
+
+def restore_newest(
+    config: ConfigDict, directory: pathlib.Path, hint: str
+) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Restores the newest generator and codes in `directory`; `hint` says what makes them.
+
+    Returns:
+      ({params, batch_stats, z, ids}, meta, step), NumPy arrays.
+
+    Raises:
+      UserError: there is no checkpoint, it is of another configuration, or it has weights
+        of other images in it and `external_weights` is False.
+    """
+    model, meta, step = restore_latest_model(directory, hint)
+    check_fingerprint(meta["fingerprint"], train_fingerprint(config), str(directory))
+    origin = Origin(meta["weights"], meta["notes"]["weights"])
+    if origin.external and not config.external_weights:
+        raise UserError(
+            f"{directory} was trained with {origin.text}, but config.external_weights is "
+            "False: use another --workdir"
+        )
+    return model, meta, step
+
+
+def check_complete(
+    directory: pathlib.Path, command: str, meta: dict[str, Any], step: int
+) -> None:
+    """Raises UserError unless `step` is the last one of what `command` makes."""
+    if step < meta["total"]:
+        raise UserError(
+            f"{directory} is at step {step} of {meta['total']}: run {command} first, "
+            "it goes on from there"
+        )
+
+
+def restore_model(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    dataset: Dataset,
+    seed: int,
+    *,
+    complete: bool = False,
+) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Restores the newest generator and codes, nothing else.
+
+    The codes are those of training or, if the images are others now, those of `fit_codes`.
+
+    Args:
+      complete: whether to refuse what is not trained or fitted to its last step.
+
+    Returns:
+      ({params, batch_stats, z, ids}, meta, step): NumPy arrays; code i belongs to image i
+      of `dataset`, ids are its `hash_ids`; meta is what was saved beside them.
+
+    Raises:
+      UserError: there is no checkpoint, or it is of another configuration or other images,
+        or see `complete`.
+    """
+    directory, command = checkpoint_dir(workdir, seed), "--stage=train"
+    model, meta, step = restore_newest(config, directory, f"run {command} first")
+    if meta["images"] != dataset.digest:
+        fitted = codes_dir(workdir, seed, dataset, model)
+        command += " --config.train.only_codes=True"
+        if not fitted.is_dir():
+            raise UserError(
+                f"{directory} was made with other images than this call reads: use another "
+                f"--workdir or the old data, or fit codes for the new images: {command}"
+            )
+        directory = fitted
+        model, meta, step = restore_newest(config, directory, f"run {command} first")
+    if complete:
+        check_complete(directory, command, meta, step)
+    return model, meta, step
+
+
+def check_unseen(test_set: Dataset, model: dict[str, Any]) -> None:
+    """Checks that a generator whose codes were fitted later has not learnt the test images.
+
+    Raises:
+      UserError: it has, before other images were added.
+    """
+    learnt = {row.tobytes() for row in model.get("generator_ids", ())}
+    seen = sum(row.tobytes() in learnt for row in hash_ids(test_set.ids))
+    if seen:
+        raise UserError(
+            f"{seen} of the test images are images that the generator was trained on, before "
+            "others were added: put what it shall be tested on into a folder test/, or train "
+            "anew in another --workdir"
+        )
+
+
+def restore_finished(directory: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the model of a fit that was taken to its last step, else None."""
+    if not directory.is_dir():
+        return None
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        step = checkpoints.latest_step()
+        if step is None or step < checkpoints.meta(step)["total"]:
+            return None
+        return checkpoints.restore_model(step)

@@ -1,0 +1,65 @@
+"""Tests of cglo_jax/restoring.py."""
+
+import functools
+import hashlib
+
+import jax
+import numpy as np
+import pytest
+from conftest import assert_trees_equal, create_config, create_dataset
+
+from cglo_jax import restoring, train
+from cglo_jax.errors import UserError
+
+
+def test_restore_model_returns_generator_and_codes(tmp_path):
+    config, dataset = create_config(), create_dataset()
+    state = train.run(config, tmp_path, dataset, 0)
+    model, _, step = restoring.restore_model(config, tmp_path, dataset, 0)
+    assert step == 6
+    expected, rest = train.split_state(state)
+    ids = restoring.hash_ids(dataset.ids)
+    assert_trees_equal(model, {**jax.device_get(expected), "ids": ids})
+    assert_trees_equal(train.merge_state(expected, rest), state)
+    with pytest.raises(UserError, match=r"seed-1.*--stage=train"):
+        restoring.restore_model(config, tmp_path, dataset, 1)
+
+
+def test_restore_model_refuses_what_is_not_trained_to_its_end_if_asked_to(tmp_path):
+    config, dataset = create_config(), create_dataset(20, unlabelled=8)  # 3 + 1 steps
+    train.run(config, tmp_path, dataset, 0)
+    restore = functools.partial(restoring.restore_model, config, tmp_path, dataset, 0)
+    assert restore(complete=True)[-1] == 8
+    directory = restoring.checkpoint_dir(tmp_path, 0)
+    (directory / "8").rename(tmp_path / "moved")
+    assert restore()[-1] == 4
+    with pytest.raises(UserError) as error:
+        restore(complete=True)
+    assert str(error.value) == (
+        f"{directory} is at step 4 of 8: run --stage=train first, it goes on from there"
+    )
+
+
+def test_ids_are_hashed_one_by_one_and_copies_told_apart():
+    ids = restoring.hash_ids(["cat", "dog", "cat"])
+    assert ids.shape == (3, 16)
+    for row, text in zip(ids, ("cat/0", "dog/0", "cat/1"), strict=True):
+        assert row.tobytes() == hashlib.sha256(text.encode()).digest()[:16]
+    assert restoring.hash_ids([]).shape == (0, 16)
+
+
+def test_codes_have_a_directory_for_their_images_and_their_generator(tmp_path):
+    def directory(dataset, model):
+        return restoring.codes_dir(tmp_path, 3, dataset, model)
+
+    model = {"params": {"a": np.arange(3.0)}, "batch_stats": {"b": np.zeros(2)}}
+    one = directory(create_dataset(), model)
+    assert one.is_relative_to(tmp_path / "codes" / "seed-3")
+    assert directory(create_dataset(), {**model, "z": np.ones(1)}) == one
+    others = [
+        directory(create_dataset(seed=1), model),
+        directory(create_dataset(), {**model, "params": {"a": np.ones(3)}}),
+        directory(create_dataset(), {**model, "batch_stats": {"b": np.ones(2)}}),
+    ]
+    assert len({one, *others}) == 4
+    assert others[0].parent == one.parent
