@@ -6,12 +6,13 @@ manifest and renamed, so there is never half of one; and it is verified, every b
 """
 
 import concurrent.futures
+import contextlib
 import math
 import pathlib
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import jax
@@ -24,6 +25,7 @@ from cglo_jax.errors import UserError
 
 _KEPT = 2
 _SAVING, _DAMAGED = ".saving", ".damaged"  # of folders that are no checkpoints
+_OURS = re.compile(r"\d+(\.saving|\.damaged|\.removed)*")
 
 
 class Checkpoints:
@@ -93,7 +95,8 @@ class Checkpoints:
             told = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
             raise UserError(
                 f"no checkpoint in {self.directory} can be used ({told}): put an undamaged copy "
-                "there, or start over with --fresh, which keeps the old files aside"
+                "there, or move that folder away to start this part over (--fresh does so with "
+                "the whole run)"
             )
         return None
 
@@ -106,7 +109,8 @@ class Checkpoints:
         for step, why in damaged.items():
             path = self.directory / str(step)
             text = f"{path} is damaged: {why}; using step {used}"
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+            if jax.process_index() == 0:
+                print(f"warning: {text}", file=sys.stderr, flush=True)
             if not self._read_only:
                 storage.remove_folder(path.with_name(path.name + _DAMAGED))
                 storage.rename(path, path.with_name(path.name + _DAMAGED))
@@ -148,7 +152,7 @@ class Checkpoints:
         """Removes what is too old or damaged, and what a killed process left."""
         kept = {str(step) for step in self._steps()[:_KEPT]}
         for path in self.directory.iterdir():
-            if path.is_dir() and path.name not in kept:
+            if _OURS.fullmatch(path.name) and path.is_dir() and path.name not in kept:
                 storage.remove_folder(path)
 
     def meta(self, step: int) -> dict[str, Any]:
@@ -180,10 +184,12 @@ class Checkpoints:
             tree = _load_tree(path, like)
             if like is not None:
                 jax.tree.map(_check_same, like, tree)
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(
                 f"{path} cannot be used ({storage.explain(error)}): use the version that saved it, "
-                "or start over with --fresh"
+                "or move that folder away"
             ) from error
         return tree
 
@@ -197,26 +203,45 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
 
 def _save_tree(path: pathlib.Path, tree: Any) -> None:
     path.mkdir()
-    handler = _handler()
-    handler.save(path, args=ocp.args.PyTreeSave(tree))
-    handler.finalize(path)
-    handler.close()
+    with contextlib.closing(_handler()) as handler, _silent_about_late_writes():
+        handler.save(path, args=ocp.args.PyTreeSave(tree))
+        handler.finalize(path)
+
+
+@contextlib.contextmanager
+def _silent_about_late_writes() -> Iterator[None]:
+    """After a write that fails, others that end later find nobody who waits: they shall not say so."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    yield  # if it raises the hook stays: they may end at any time
+    sys.unraisablehook = before
 
 
 def _load_tree(path: pathlib.Path, like: Any) -> Any:
-    handler = _handler()
-    claimed = handler.metadata(path).tree
-    tree = claimed if like is None else like
-    sizes = [math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(claimed)]
+    with contextlib.closing(_handler()) as handler:
+        claimed = handler.metadata(path).tree
+        _check_size(path, claimed)
+        tree = claimed if like is None else like
+        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        args = ocp.args.PyTreeRestore(tree, restore_args=numpy)
+        return handler.restore(path, args=args)
+
+
+def _check_size(path: pathlib.Path, claimed: Any) -> None:
+    """Refuses arrays that do not fit into the memory, whoever claims that they are there."""
+    leaves = jax.tree.leaves(claimed)
+    needed = sum(math.prod(a.shape) * a.dtype.itemsize for a in leaves)
     free = memory.free_on_host()
-    if free is not None and sum(sizes) > free:
-        needed = f"{sum(sizes) / 1e9:.1f} GB"
-        raise ValueError(f"its arrays take {needed}, {free / 1e9:.1f} GB are free")
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    args = ocp.args.PyTreeRestore(tree, restore_args=as_numpy)
-    restored = handler.restore(path, args=args)
-    handler.close()
-    return restored
+    if free is not None and needed > free:
+        raise UserError(
+            f"the arrays of {path} take {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are "
+            "free: free some"
+        )
 
 
 def _check_same(expected: Any, found: np.ndarray) -> None:

@@ -147,7 +147,7 @@ def run(
         "perceptual_weights": perceptual["weights"],
         "perceptual_digest": perceptual["digest"],
         "codes_added_later": perceptual["added"],
-        "rates_times": {"classifier": rate, "cglo": perceptual["rate"]},
+        "rates_times": {"classifier": rate, **perceptual["rates"]},
         "environment": environment(devices),
     }
     if parallel.is_first_process():
@@ -209,12 +209,15 @@ def _restore_cglo(config, workdir, data, spec, seed) -> tuple[dict[str, Any], An
             "weights": NO_WEIGHTS.text,
             "digest": NO_WEIGHTS.digest,
             "added": 0,
-            "rate": 1.0,
+            "rates": {},
         }
         return {"params": {}, "batch_stats": {}, "z": z}, told
     model, meta = _restore_complete(config, workdir, data, seed)
     told = {"weights": meta["notes"]["weights"], "digest": meta["weights"]}
-    return model, {**told, "added": meta["notes"]["added"], "rate": meta["rate"]}
+    notes, rates = meta["notes"], {"cglo": meta["rate"]}
+    if "generator_rate" in notes:
+        rates = {"cglo": notes["generator_rate"], "codes": meta["rate"]}
+    return model, {**told, "added": notes["added"], "rates": rates}
 
 
 def _train(

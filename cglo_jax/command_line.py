@@ -121,11 +121,8 @@ def parse(argv: Sequence[str]) -> Command:
             "other values, no other fields"
         )
     validate(config)
-    if given.fresh.value and given.stage.value not in ("all", "train"):
-        raise UserError(
-            f"--fresh sets the whole run aside, and --stage={given.stage.value} needs it: use "
-            "--stage=all or --stage=train"
-        )
+    if given.fresh.value:
+        _check_fresh(given.stage.value, config)
     processes = (given.coordinator.value, given.processes.value, given.process.value)
     return Command(
         config,
@@ -134,6 +131,17 @@ def parse(argv: Sequence[str]) -> Command:
         given.fresh.value,
         _find_launch(*processes),
     )
+
+
+def _check_fresh(stage: str, config: ConfigDict) -> None:
+    """Refuses to set aside what the call needs."""
+    needs = f"--stage={stage}" if stage not in ("all", "train") else ""
+    if config.train.only_codes:
+        needs = "--config.train.only_codes"
+    if needs:
+        raise UserError(
+            f"--fresh sets the whole run aside, and {needs} needs it: leave one of them out"
+        )
 
 
 def _find_launch(

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import stat
 import sys
 import warnings
@@ -47,6 +48,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")  # of a JPEG, with a length
 _BAND = 1 << 20  # pixels that are converted at once
 
 T = TypeVar("T")
@@ -210,12 +212,15 @@ def _check_scans(image: Image.Image, file: BinaryIO) -> None:
     """Refuses a JPEG that paints the same pixels over and over."""
     if image.format not in ("JPEG", "MPO"):
         return
-    place, scans, last = file.tell(), 0, b""
+    before = file.tell()
     file.seek(0)
-    while block := file.read(1 << 20):
-        scans += (last + block).count(b"\xff\xda")
-        last = block[-1:]
-    file.seek(place)
+    data, place, scans = file.read(), 2, 0
+    file.seek(before)
+    while found := _MARKER.search(data, place):
+        if found[1] == b"\xd9":  # the end; what follows is no part of the image
+            break
+        scans += found[1] == b"\xda"
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
     if scans > MAX_SCANS:
         raise UnusableImage(f"too many scans ({scans}, save it as a baseline JPEG)")
 

@@ -208,18 +208,18 @@ def processes_here() -> int:
 
 
 def check_workdir(workdir: pathlib.Path) -> None:
-    """Checks that all processes see the config.json that process 0 just wrote.
+    """Checks that all processes see the lock that process 0 just took.
 
     Raises:
       UserError, in all of them: they do not.
     """
     from cglo_jax import parallel
 
-    parallel.wait_for_all("config.json is written")
-    seconds = -1
+    parallel.wait_for_all("the lock is taken")
+    holder = ""
     with contextlib.suppress(OSError):
-        seconds = int((workdir / "config.json").stat().st_mtime)
-    check_equal(f"a --workdir={workdir}", str(seconds))
+        holder = (workdir / "lock").read_text(encoding="utf-8")
+    check_equal(f"a --workdir={workdir}", holder)
 
 
 def status_of(error: Exception) -> int:

@@ -17,13 +17,13 @@ class Watch:
 
     def __init__(self):
         self._seen: tuple[jax.Array, ...] | None = None  # on the devices
-        self._steps: list[int] = []  # after each call that was noted
+        # Of each call that was noted: the step after it, its metrics in order.
+        self._calls: list[tuple[int, list[str]]] = []
 
     def note(self, metrics: Mapping[str, jax.Array], step: int) -> None:
         """Notes the metrics of the call that ended at `step`."""
-        self._steps.append(step)
+        self._calls.append((step, sorted(metrics)))
         self._seen = _note(self._seen, dict(metrics))
-        self._names = sorted(metrics)
 
     def check(self, state: Any, step: int) -> None:
         """Checks what was noted since the last check, and the state after `step`; waits for it.
@@ -33,14 +33,14 @@ class Watch:
         """
         (_, first, term), largest = jax.device_get((self._seen, _largest(state)))
         if first >= 0:
-            name = self._names[term]
-            raise NotFinite(f"{name} is not finite since step {self._steps[first]}")
+            since, names = self._calls[first]
+            raise NotFinite(f"{names[term]} is not finite since step {since}")
         paths, _ = jax.tree_util.tree_flatten_with_path(state)
         for (path, _), value in zip(paths, largest, strict=True):
             if not math.isfinite(value):
                 name = jax.tree_util.keystr(path, simple=True, separator=".")
                 raise NotFinite(f"the state's {name} has a {value} at step {step}")
-        self._seen, self._steps = None, []
+        self._seen, self._calls = None, []
 
 
 @jax.jit

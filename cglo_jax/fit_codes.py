@@ -166,7 +166,7 @@ def run(
     ids = restoring.hash_ids(dataset.ids)
     z = np.asarray(codes.draw_codes(_split_key(seed)[0], ids, config.latent.dim))
     others = [path for path in sorted(directory.parent.glob("*")) if path != directory]
-    earlier = [model for path in others if (model := restoring.restore_finished(path))]
+    earlier = [model for path in others if (model := restoring.restore_if_whole(path))]
     z, new = keep_codes(z, ids, [trained, *earlier])
     kept = len(z) - len(new)
     print(f"{name}: {len(new)} images without a code, {kept} with one", flush=True)
@@ -176,16 +176,20 @@ def run(
     model = {**trained, "z": z, "ids": ids, "generator_ids": learnt}
     restoring.check_unseen(test_set, model)
     old = {row.tobytes() for row in trained["ids"]}
-    notes = {**meta["notes"], "added": sum(row.tobytes() not in old for row in ids)}
+    notes = {
+        **meta["notes"],
+        "added": sum(row.tobytes() not in old for row in ids),
+        "generator_rate": meta["rate"],
+    }
     meta = {**meta, "images": dataset.digest, "notes": notes}
     parallel.wait_for_all("codes are read")
     if len(new):
         _fit(config, workdir, dataset, seed, model, meta, new)
-    elif (
-        parallel.is_first_process()
-    ):  # images were only left out, labelled or reordered
+    elif parallel.is_first_process():
+        # Images were only left out, labelled or put in another order.
         with Checkpoints(directory) as checkpoints:
-            checkpoints.save(0, model, {"step": np.int32(0)}, {**meta, "total": 0})
+            meta = {**meta, "total": 0, "rate": 1.0}
+            checkpoints.save(0, model, {"step": np.int32(0)}, meta)
     if parallel.is_first_process():  # those of other images or of another generator
         for path in [*directory.parent.iterdir(), *directory.parent.parent.iterdir()]:
             if path not in (directory, directory.parent):

@@ -111,12 +111,6 @@ def deferred() -> Iterator[None]:
         _saving -= 1
 
 
-def requested() -> bool:
-    """Whether a signal has come."""
-    return bool(_deferred or _received)
-
-
-def raise_requested() -> None:
-    """Raises `Interrupted` if a signal has come."""
-    if requested():
-        raise Interrupted((_deferred or _received)[0])
+def requested() -> int:
+    """Returns the first signal that has come, 0 without one."""
+    return next(iter(_deferred or _received), 0)

@@ -8,12 +8,13 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from typing import TextIO
 
 from cglo_jax.errors import UserError
 
 try:
     import fcntl
-except ImportError:  # Windows, where the rest of the package does without
+except ImportError:  # Windows
     fcntl = None
 
 
@@ -32,8 +33,11 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(_tell(workdir, file)) from None
-            except OSError:  # a network disk may have no locks
-                pass
+            except OSError as error:  # a network disk may have no locks
+                text = f"warning: no lock in {workdir} ({error.strerror}): start no other run there"
+                print(text, file=sys.stderr, flush=True)
+        if not _is(file, workdir / "lock"):  # set aside just now
+            raise UserError(_tell(workdir, file))
         file.truncate(0)
         holder = {
             "pid": os.getpid(),
@@ -46,7 +50,15 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def _tell(workdir: pathlib.Path, file) -> str:
+def _is(file: TextIO, path: pathlib.Path) -> bool:
+    """Whether the open file is still the one with this name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _tell(workdir: pathlib.Path, file: TextIO) -> str:
     file.seek(0)
     try:
         holder = json.loads(file.read())

@@ -3,9 +3,9 @@
 import contextlib
 import dataclasses
 import itertools
+import json
 import pathlib
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,11 +13,9 @@ import jax
 
 from cglo_jax import finite, interrupts, manifest, parallel, storage
 from cglo_jax.checkpoints import Checkpoints
-from cglo_jax.config import (
-    check_fingerprint,
-)
+from cglo_jax.config import check_fingerprint
 from cglo_jax.errors import UserError
-from cglo_jax.progress import Progress
+from cglo_jax.run_log import RunLog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,15 +85,23 @@ def run_steps(job: Job) -> tuple[Any, float]:
         try:
             return _take_all(job, rate)
         except _Spoiled as error:
-            rate = error.rate * job.rollback_factor
+            if signum := _agree_to_stop():
+                raise interrupts.Interrupted(signum) from None
             text = f"{job.name}: {error}; nothing was saved since the last checkpoint"
             if rollbacks == job.rollbacks:
-                raise UserError(
-                    f"{text}: use lower learning rates, or --config.rollbacks=3 to go on from there "
-                    "with lower ones"
-                ) from None
-            again = f"going on from there with learning rates times {rate:g}"
-            print(f"{text}: {again}", file=sys.stderr, flush=True)
+                raise UserError(f"{text}: {_advise(rollbacks, error.rate)}") from None
+            rate = error.rate * job.rollback_factor
+            if parallel.is_first_process():
+                again = f"going on from there with learning rates times {rate:g}"
+                print(f"{text}: {again}", file=sys.stderr, flush=True)
+
+
+def _advise(rollbacks: int, rate: float) -> str:
+    if rollbacks:
+        return (
+            f"so it is after {rollbacks} rollbacks, with learning rates times {rate:g}"
+        )
+    return "use lower learning rates, or --config.rollbacks=3 to go on from there with lower ones"
 
 
 class _Spoiled(finite.NotFinite):
@@ -109,30 +115,22 @@ class _Spoiled(finite.NotFinite):
 def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
     """Takes the steps with learning rates times `rate`, by default as the checkpoint has them."""
     first = parallel.is_first_process()  # the one that writes
+    devices = len(job.devices)
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
-            Checkpoints(
-                job.checkpoint_dir, devices=len(job.devices), read_only=not first
-            )
+            Checkpoints(job.checkpoint_dir, devices=devices, read_only=not first)
         )
         start, saved_rate = _find_start(checkpoints, job)
+        if first:
+            _tell_start(checkpoints, start, job, again=rate is not None)
+            storage.make_file(job.metrics)
+            storage.drop_records(job.metrics, job.tags, after_step=start)
         rate = rate or saved_rate
         take_steps, state = job.create(rate)
         if start:
             state = _restore(checkpoints, start, state, job)
-        progress = stack.enter_context(
-            contextlib.closing(
-                Progress(
-                    job.name, start, job.total, job.images_per_step, silent=not first
-                )
-            )
-        )
-        if first:
-            _tell_start(progress, checkpoints, start, job)
-            storage.drop_records(job.metrics, job.tags, after_step=start)
-        scalars = stack.enter_context(_Scalars(job.workdir, job.tags, start, job.total))
-        watch = finite.Watch()
-        began, step, stop = time.perf_counter(), start, False
+        log = stack.enter_context(RunLog(job, start))
+        watch, step, stop = finite.Watch(), start, 0
         while step < job.total and not stop:
             ends = (
                 (step // job.log_every + 1) * job.log_every,
@@ -143,73 +141,38 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
             step += taken
             watch.note(metrics, step)
             if step == start + taken:
-                jax.block_until_ready(metrics)
-                progress.first_steps(time.perf_counter() - began, taken)
+                log.first_steps(metrics, taken)
                 # Only from here on is there something to save.
                 stack.enter_context(interrupts.deferred())
             save = step % job.save_every == 0 or step == job.total
-            log = save or step % job.log_every == 0
-            stop = _is_stopped(log)
-            if log or stop:
+            write = save or step % job.log_every == 0
+            # Several processes agree where they wait for the devices anyway.
+            if write or jax.process_count() == 1:
+                stop = _agree_to_stop()
+            if write or stop:
                 try:
                     watch.check(state, step)
                 except finite.NotFinite as why:
+                    log.end(step)
                     raise _Spoiled(why, rate) from None
-            if log:
-                values = {k: float(v) for k, v in metrics.items()}
-                epoch = round(step / job.steps_per_epoch, 4)
-                line = {**job.tags, "step": step, "epoch": epoch, **values}
-                if first:
-                    storage.append_record(job.metrics, line)
-                scalars.write(step, values)
-                progress.update(step, values)
+            if write:
+                log.write(step, metrics)
             if first and (save or stop):
                 storage.sync(job.metrics)  # no checkpoint without the lines before it
                 meta = {**_complete_meta(job), "rate": rate}
                 checkpoints.save(step, *job.split_state(state), meta)
         checkpoints.wait()
+        log.end(step)
         parallel.wait_for_all("saved")
-        if first and start < step:
-            timing = {**job.tags, **progress.timing(step)}
-            storage.append_record(job.workdir / "timings.jsonl", timing)
-        if stop:
-            interrupts.raise_requested()
+        if stop := stop or _agree_to_stop():  # in the last save, too
+            raise interrupts.Interrupted(stop)
     return state, rate
 
 
-class _Scalars(contextlib.AbstractContextManager):
-    """Metrics for TensorBoard in workdir/tensorboard, if the extra `tensorboard` is installed."""
-
-    def __init__(
-        self, workdir: pathlib.Path, tags: Mapping[str, Any], start: int, total: int
-    ):
-        self._writer = None
-        if start >= total or not parallel.is_first_process():
-            return
-        with contextlib.suppress(ImportError):
-            from tensorboardX import SummaryWriter
-
-            name = "-".join(str(value) for value in tags.values())
-            directory = str(workdir / "tensorboard" / name)
-            # What a run that is resumed wrote past its checkpoint is written again.
-            self._writer = SummaryWriter(directory, purge_step=start + 1)
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the metrics after `step`."""
-        for name, value in values.items() if self._writer else ():
-            self._writer.add_scalar(name, value, step)
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer:
-            self._writer.close()
-
-
-def _is_stopped(log: bool) -> bool:
-    """Whether to stop after this step; several processes agree on it where they log."""
-    requested = interrupts.requested()
-    if jax.process_count() == 1:
-        return requested
-    return log and str(True) in parallel.tell_all("stop", str(requested))
+def _agree_to_stop() -> int:
+    """Returns the signal after which to stop, 0 without one; any process may have got it."""
+    told = parallel.tell_all("signal", str(interrupts.requested()))
+    return max(map(int, told))
 
 
 def _complete_meta(job: Job) -> dict[str, Any]:
@@ -223,20 +186,15 @@ def _find_start(checkpoints: Checkpoints, job: Job) -> tuple[int, float]:
     Raises:
       UserError: it is another run's.
     """
-    if parallel.is_first_process():  # it puts damaged ones aside
-        checkpoints.latest_step()
-    parallel.wait_for_all("the checkpoint is found")
-    step = checkpoints.latest_step()
-    if len(set(parallel.tell_all(f"step of {job.name}", str(step)))) > 1:
-        raise UserError(
-            f"processes see other checkpoints in {checkpoints.directory}: all must see the same "
-            "files"
-        )
+    step = _agree_on_step(checkpoints)
     if step is None:
         return 0, 1.0
     where, meta = str(checkpoints.directory), _complete_meta(job)
-    saved = dict(checkpoints.meta(step))
-    rate = saved["rate"]
+    saved = checkpoints.meta(step)
+    if not saved.keys() >= {"fingerprint", "rate"}:
+        raise UserError(
+            f"{where}: step {step} is of another program: use another --workdir"
+        )
     check_fingerprint(saved["fingerprint"], meta["fingerprint"], where)
     # Other images change much else; they are what people should hear of.
     for names in (
@@ -248,7 +206,27 @@ def _find_start(checkpoints: Checkpoints, job: Job) -> tuple[int, float]:
             {name: meta.get(name) for name in names},
             where,
         )
-    return step, rate
+    return step, saved["rate"]
+
+
+def _agree_on_step(checkpoints: Checkpoints) -> int | None:
+    """Returns the step that the first process found, which puts damaged ones aside.
+
+    Raises:
+      UserError, in all processes: there are checkpoints, and all are damaged.
+    """
+    step, refusal = None, ""
+    if parallel.is_first_process():
+        try:
+            step = checkpoints.latest_step()
+        except UserError as error:
+            refusal = str(error)
+    found, refusal = json.loads(
+        parallel.tell_all("checkpoint", json.dumps([step, refusal]))[0]
+    )
+    if refusal:
+        raise UserError(refusal)
+    return found
 
 
 def _restore(checkpoints: Checkpoints, step: int, state: Any, job: Job) -> Any:
@@ -258,23 +236,25 @@ def _restore(checkpoints: Checkpoints, step: int, state: Any, job: Job) -> Any:
     return job.merge_state(*parallel.replicate(trees, job.devices))
 
 
-def _tell_start(
-    progress: Progress, checkpoints: Checkpoints, start: int, job: Job
-) -> None:
-    """Tells of a start that people may not expect."""
+def _tell_start(checkpoints: Checkpoints, start: int, job: Job, *, again: bool) -> None:
+    """Tells of a start that people may not expect; `again`: after a rollback, which was told."""
+    if again:
+        return
+    text = ""
     if not start:
         lines = storage.read_records(job.metrics)
         if any(all(line.get(k) == v for k, v in job.tags.items()) for line in lines):
-            progress.say("ended before its first checkpoint: starting anew")
-        return
-    now = manifest.describe_environment(len(job.devices))
-    saved = checkpoints.environment(start)
-    others = [
-        f"{k} {saved.get(k)}, now {now[k]}" for k in now if saved.get(k) != now[k]
-    ]
-    if others and start < job.total:
-        others = "; ".join(others)
-        progress.say(
-            f"step {start} was saved with {others}: the draws are the same, what is computed "
-            "from them may round otherwise"
-        )
+            text = "ended before its first checkpoint: starting anew"
+    elif start < job.total:
+        now = manifest.describe_environment(len(job.devices))
+        saved = checkpoints.environment(start)
+        others = [
+            f"{k} {saved.get(k)}, now {v}" for k, v in now.items() if saved.get(k) != v
+        ]
+        if others:
+            text = (
+                f"step {start} was saved with {'; '.join(others)}: the draws are the same, what "
+                "is computed from them may round otherwise"
+            )
+    if text:
+        print(f"{job.name}: {text}", file=sys.stderr, flush=True)

@@ -4,13 +4,11 @@ python -m cglo_jax.main --config=configs/digits.py --workdir=runs/digits --stage
 """
 
 import contextlib
-import pathlib
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from cglo_jax import distributed, interrupts, storage
-from cglo_jax.errors import UnusableFiles, UserError, printable
+from cglo_jax.errors import UserError, printable
 
 if TYPE_CHECKING:
     from cglo_jax.command_line import Command
@@ -33,7 +31,7 @@ def main(command: "Command") -> None:
     )
 
     config, workdir, stage, fresh, _ = command
-    distributed.check_equal("flags", f"{config.to_json()} {stage}")
+    distributed.check_equal("flags", f"{config.to_json()} {stage} {fresh}")
     methods.check_names(config.classify.methods)
     first = parallel.is_first_process()
     if stage == "report":
@@ -42,7 +40,7 @@ def main(command: "Command") -> None:
         return
     if not fresh:
         workdirs.check(config, workdir)
-    with listing_skipped(workdir):
+    with workdirs.listing_skipped(workdir):
         train_set, test_set = datasets = data.load(config.dataset)
     distributed.check_equal("images", f"{train_set.digest} {test_set.digest}")
     print(data.describe(*datasets), flush=True)
@@ -85,20 +83,6 @@ def _run_stages(command: "Command", datasets: "tuple[Dataset, Dataset]") -> None
         report.run(config, workdir)
 
 
-@contextlib.contextmanager
-def listing_skipped(workdir: pathlib.Path) -> Iterator[None]:
-    """Lists the skipped files in skipped.txt also if the images are refused meanwhile."""
-    try:
-        yield
-    except UnusableFiles as error:
-        path = workdir / "skipped.txt"
-        with contextlib.suppress(OSError):  # the line names some of them, at least
-            storage.make_folder(workdir.absolute())
-            storage.write_lines(path, error.skipped)
-            raise UserError(f"{error} (all: {path})") from None
-        raise
-
-
 def run() -> None:
     """Entry point: one line and a status for what can go wrong.
 
@@ -117,9 +101,13 @@ def run() -> None:
     except interrupts.Interrupted as signal:
         status = _tell(f"\ninterrupted: {_GO_ON}", signal.status)
     except OSError as error:
-        if not error.errno:
-            raise
-        status = _tell(f"error: {storage.explain(error)}; mend that, and {_GO_ON}", 2)
+        if error.errno:
+            text = (
+                f"error: {printable(storage.explain(error))}; mend that, and {_GO_ON}"
+            )
+            status = _tell(text, 2)
+        else:
+            status = distributed.status_of(error)
     except Exception as error:  # noqa: BLE001 - is raised again, or all of it is shown
         status = distributed.status_of(error)
     distributed.leave(status)

@@ -16,6 +16,7 @@ from cglo_jax import process, storage
 
 NAME = "manifest.json"
 _LONGEST = 1 << 26  # bytes
+_TYPES = {"step": int, "meta": dict, "environment": dict, "files": dict, "sha256": str}
 
 
 class Damaged(Exception):
@@ -61,9 +62,6 @@ def verify(folder: pathlib.Path, step: int) -> dict[str, Any]:
             raise Damaged(f"{name} leads out of the folder")
         with _explained(name):
             found = _describe(path)
-        if found["size"] != expected["size"]:
-            sizes = f"{found['size']} bytes instead of {expected['size']}"
-            raise Damaged(f"{name} has {sizes}")
         if found != expected:
             raise Damaged(f"{name} has other content than was saved")
     return record
@@ -122,4 +120,6 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
         intact = False
     if not intact:
         raise Damaged(f"{path.name} has other content than was saved")
+    if {name: type(value) for name, value in record.items()} != _TYPES:
+        raise Damaged(f"{path.name} is not what this program writes")
     return record

@@ -50,7 +50,9 @@ def tell_all(name: str, value: str) -> list[str]:
     client, name = global_state.client, f"{name} {next(_told)}"  # a key is set once
     client.key_value_set(f"{name}/{jax.process_index()}", value)
     wait_for_all(name)
-    return [client.blocking_key_value_get(f"{name}/{i}", 1000) for i in range(count)]
+    return [
+        client.blocking_key_value_get(f"{name}/{i}", _A_MONTH_MS) for i in range(count)
+    ]
 
 
 def choose_devices(count: int) -> list[jax.Device]:

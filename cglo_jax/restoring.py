@@ -3,6 +3,7 @@
 import collections
 import hashlib
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -138,11 +139,24 @@ def check_unseen(test_set: Dataset, model: dict[str, Any]) -> None:
 
 
 def restore_finished(directory: pathlib.Path) -> dict[str, Any] | None:
-    """Returns the model of a fit that was taken to its last step, else None."""
-    if not directory.is_dir():
-        return None
+    """Returns the model of a fit that was taken to its last step, else None.
+
+    Raises:
+      UserError: its checkpoints are damaged.
+    """
     with Checkpoints(directory, read_only=True) as checkpoints:
         step = checkpoints.latest_step()
         if step is None or step < checkpoints.meta(step)["total"]:
             return None
         return checkpoints.restore_model(step)
+
+
+def restore_if_whole(directory: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the model of an earlier fit, None if it was not finished or is damaged."""
+    try:
+        return restore_finished(directory)
+    except UserError as error:
+        print(
+            f"warning: {error}; fitting these codes anew", file=sys.stderr, flush=True
+        )
+        return None

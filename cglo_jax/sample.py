@@ -119,11 +119,9 @@ def run(
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)
     timing = {"wall_s": round(time.perf_counter() - began, 3), "images": n}
-    tags = {"stage": "sample", "seed": seed}
-    storage.drop_records(
-        workdir / "timings.jsonl", tags, after_step=0
-    )  # of older images
-    storage.append_record(workdir / "timings.jsonl", {**tags, **timing})
+    tags, timings = {"stage": "sample", "seed": seed}, workdir / "timings.jsonl"
+    storage.drop_records(timings, tags, after_step=0)  # of older images
+    storage.append_record(timings, {**tags, **timing})
     return directory
 
 

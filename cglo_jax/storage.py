@@ -8,9 +8,11 @@ import os
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from cglo_jax.errors import UserError
+
+_NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP)  # some network disks sync files only
 
 
 def sync(path: pathlib.Path) -> None:
@@ -18,6 +20,9 @@ def sync(path: pathlib.Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in _NO_FOLDERS):
+            raise
     finally:
         os.close(fd)
 
@@ -37,6 +42,13 @@ def make_folder(folder: pathlib.Path) -> None:
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     sync(folder.parent)
+
+
+def make_file(path: pathlib.Path) -> None:
+    """Creates an empty file for good; nothing if it is there."""
+    if not path.exists():
+        path.touch()
+        sync(path.parent)
 
 
 def rename(path: pathlib.Path, to: pathlib.Path) -> None:
@@ -80,9 +92,21 @@ def write_lines(path: pathlib.Path, lines: Sequence[str]) -> None:
 
 
 def append_record(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Appends one JSON line, in one write."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    """Appends one JSON line, in one write, to the last whole one."""
+    with path.open("ab+") as file:
+        _cut_to_whole_lines(file)
+        file.write(json.dumps(record).encode() + b"\n")
+
+
+def _cut_to_whole_lines(file: BinaryIO) -> None:
+    """Cuts a last line off that a killed process left half-written."""
+    size = file.seek(0, os.SEEK_END)
+    if not size:
+        return
+    file.seek(size - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def read_records(path: pathlib.Path) -> list[dict[str, Any]]:

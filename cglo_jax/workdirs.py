@@ -16,7 +16,7 @@ from cglo_jax.config import (
     flatten,
     train_fingerprint,
 )
-from cglo_jax.errors import UserError
+from cglo_jax.errors import UnusableFiles, UserError
 
 
 def check(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -100,6 +100,12 @@ def set_aside(workdir: pathlib.Path) -> pathlib.Path | None:
     """
     if not workdir.exists():
         return None
+    workdir = workdir.resolve()  # not a link to it
+    if pathlib.Path.cwd().is_relative_to(workdir):
+        raise UserError(
+            f"--fresh sets --workdir={workdir} aside, in which this command was started: start it "
+            "elsewhere"
+        )
     names = (workdir.with_name(f"{workdir.name}.old-{i}") for i in itertools.count(1))
     old = next(path for path in names if not path.exists())
     try:
@@ -111,3 +117,17 @@ def set_aside(workdir: pathlib.Path) -> pathlib.Path | None:
             "another --workdir"
         ) from None
     return old
+
+
+@contextlib.contextmanager
+def listing_skipped(workdir: pathlib.Path) -> Iterator[None]:
+    """Lists the skipped files in skipped.txt also if the images are refused meanwhile."""
+    try:
+        yield
+    except UnusableFiles as error:
+        path = workdir / "skipped.txt"
+        with contextlib.suppress(OSError):  # the line names some of them, at least
+            storage.make_folder(workdir.absolute())
+            storage.write_lines(path, error.skipped)
+            raise UserError(f"{error} (all: {path})") from None
+        raise

@@ -130,7 +130,7 @@ def test_without_a_checkpoint_the_error_says_what_makes_one(directory):
 
 def test_what_a_killed_process_left_is_ignored_and_cleaned_up(directory):
     save(directory, 1)
-    names = ["2.saving", "0.removed", "0.damaged"]
+    names = ["2.saving", "0.removed", "0.damaged", "5.damaged.removed"]
     for name in names:
         shutil.copytree(directory / "1", directory / name)
     assert restore_latest_model(directory, "")[2] == 1
@@ -138,6 +138,12 @@ def test_what_a_killed_process_left_is_ignored_and_cleaned_up(directory):
     save(directory, 2)
     assert {p.name for p in directory.iterdir()} == {"1", "2"}
     assert restore_latest_model(directory, "")[2] == 2
+
+
+def test_a_folder_of_somebody_else_stays(directory):
+    (directory / "best-of-monday").mkdir(parents=True)
+    save(directory, 1, 2, 3)
+    assert {p.name for p in directory.iterdir()} == {"2", "3", "best-of-monday"}
 
 
 def test_the_one_before_a_damaged_one_is_used_and_it_is_put_aside(directory, capsys):
@@ -187,7 +193,7 @@ def test_what_other_code_saved_is_refused(directory):
 def test_arrays_that_do_not_fit_into_the_memory_are_not_read(directory, monkeypatch):
     save(directory, 1)
     monkeypatch.setattr(memory, "free_on_host", lambda: 100)
-    with pytest.raises(UserError, match=r"model cannot be used .its arrays take"):
+    with pytest.raises(UserError, match=r"the arrays of .*model take"):
         restore_latest_model(directory, "")
 
 

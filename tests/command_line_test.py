@@ -223,6 +223,19 @@ def test_help_tells_of_the_flags(flag):
             ["--flagfile=/missing", DIGITS],
             "--flagfile is not read: write a configuration file, such as those in configs/",
         ),
+        # starting over
+        *(
+            (
+                [DIGITS, "--fresh", f"--{needs}"],
+                f"--fresh sets the whole run aside, and --{needs} needs it: leave one of them out",
+            )
+            for needs in ("stage=sample", "stage=classify", "stage=report")
+        ),
+        (
+            [DIGITS, "--fresh", "--stage=train", "--config.train.only_codes"],
+            "--fresh sets the whole run aside, and --config.train.only_codes needs it: leave "
+            + "one of them out",
+        ),
         # the config
         ([], NO_CONFIG),
         (["--config="], NO_CONFIG),

@@ -577,3 +577,11 @@ def test_interrupt_leaves_the_rest(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         decode.decode_each([tmp_path / "x.png"] * 200, use)
     assert len(calls) < 100
+
+
+def test_scans_are_counted_in_the_image_not_in_what_follows_it(tmp_path):
+    """Cameras append films to JPEGs, in which any bytes may be."""
+    path = tmp_path / "film.jpg"
+    whole = encode(plain("L", 77), "JPEG", progressive=True)
+    path.write_bytes(whole + b"\xff\xda\x00\x02" * 1000)
+    assert isinstance(decode_one(path), decode.Decoded)

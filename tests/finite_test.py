@@ -38,6 +38,14 @@ def test_the_first_step_and_metric_are_told_though_later_ones_are_bad_too():
         watch.check(STATE, 18)
 
 
+def test_calls_may_have_different_metrics():
+    watch = Watch()
+    watch.note({"loss": jnp.ones(()), "weak_loss": jnp.float32(np.nan)}, 1)
+    watch.note({"loss": jnp.ones(())}, 2)
+    with pytest.raises(NotFinite, match="weak_loss is not finite since step 1"):
+        watch.check(STATE, 2)
+
+
 def test_a_check_begins_anew():
     watch = Watch()
     for step in (2, 4):

@@ -239,10 +239,12 @@ def test_a_run_goes_back_to_its_checkpoint_with_lower_rates(tmp_path, capsys):
 def test_a_run_that_stays_bad_ends_after_so_many_rollbacks(tmp_path):
     trainer = Trainer(tmp_path, rollbacks=2)
     trainer.factor = np.nan
-    with pytest.raises(UserError, match="loss is not finite since step 2"):
+    message = "loss is not finite since step 2; .* so it is after 2 rollbacks, with"
+    with pytest.raises(UserError, match=message):
         trainer.run()
     assert trainer.rates == [1.0, 0.5, 0.25]
     assert not (tmp_path / "checkpoints").exists()
+    assert len(trainer.records("timings")) == 3
 
 
 def test_a_signal_saves_the_step_it_comes_in_and_leaves_no_trace(tmp_path, monkeypatch):
@@ -270,6 +272,91 @@ def test_a_signal_saves_the_step_it_comes_in_and_leaves_no_trace(tmp_path, monke
     whole.run()
     metrics = [(t.workdir / "metrics.jsonl").read_bytes() for t in (whole, cut)]
     assert metrics[0] == metrics[1]
+
+
+def test_a_signal_before_the_first_line_of_metrics_saves_too(tmp_path, monkeypatch):
+    requested = []
+    monkeypatch.setattr(interrupts, "_deferred", requested)
+    cut = Trainer(tmp_path, log_every=100, save_every=100, total=200)
+    take_step = cut.take_step
+
+    def signalled(state, step):
+        if step == 2:
+            requested.append(2)
+        return take_step(state, step)
+
+    cut.take_step = signalled
+    with pytest.raises(interrupts.Interrupted):
+        cut.run()
+    assert saved_steps(tmp_path / "checkpoints") == {3}
+    assert cut.records() == []
+
+
+def test_a_signal_in_the_last_save_ends_the_run_too(tmp_path, monkeypatch):
+    requested, wait = [], checkpoints.Checkpoints.wait
+    monkeypatch.setattr(interrupts, "_deferred", requested)
+
+    def signalled(saved):
+        requested.append(15)
+        wait(saved)
+
+    trainer = Trainer(tmp_path, total=1)
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", lambda *_: None)
+    monkeypatch.setattr(checkpoints.Checkpoints, "latest_step", lambda _: None)
+    monkeypatch.setattr(checkpoints.Checkpoints, "wait", signalled)
+    with pytest.raises(interrupts.Interrupted) as stopped:
+        trainer.run()
+    assert stopped.value.status == 143
+    assert trainer.taken == [0]
+
+
+def test_a_signal_comes_before_a_rollback(tmp_path, monkeypatch):
+    requested = []
+    monkeypatch.setattr(interrupts, "_deferred", requested)
+    trainer = Trainer(tmp_path, rollbacks=3)
+    take_step = trainer.take_step
+
+    def spoiled(state, step):
+        if step == 5:
+            requested.append(2)
+        state, metrics = take_step(state, step)
+        return state, {"loss": metrics["loss"] * (np.nan if step == 5 else 1)}
+
+    trainer.take_step = spoiled
+    with pytest.raises(interrupts.Interrupted):
+        trainer.run()
+    assert trainer.rates == [1.0]
+    assert saved_steps(tmp_path / "checkpoints") == {4}
+
+
+def test_no_checkpoint_is_saved_before_its_lines_of_metrics_are_on_disk(
+    tmp_path, monkeypatch
+):
+    done, sync, save = [], storage.sync, checkpoints.Checkpoints.save
+
+    def synced(path):
+        sync(path)
+        done.append((path.name, len(path.read_bytes()) if path.is_file() else 0))
+
+    def saved(self, step, *args):
+        lines = (tmp_path / "metrics.jsonl").read_bytes()
+        assert ("metrics.jsonl", len(lines)) in done
+        assert (tmp_path.name, 0) in done  # that the file is there
+        done.append(step)
+        save(self, step, *args)
+
+    monkeypatch.setattr(storage, "sync", synced)
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", saved)
+    Trainer(tmp_path).run()
+    assert [d for d in done if isinstance(d, int)] == [4, 8, 10]
+
+
+def test_a_checkpoint_of_another_program_is_refused(tmp_path):
+    directory = tmp_path / "checkpoints"
+    with checkpoints.Checkpoints(directory) as saved:
+        saved.save(4, {"x": np.ones(())}, {"step": np.int32(4)}, {})
+    with pytest.raises(UserError, match="checkpoints: step 4 is of another program"):
+        Trainer(tmp_path).run()
 
 
 def test_a_resumed_run_tells_of_another_environment(tmp_path, monkeypatch, capsys):

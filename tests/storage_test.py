@@ -69,6 +69,16 @@ def test_write_atomically_replaces_all_or_nothing(tmp_path, monkeypatch):
     assert path.read_text() == "two"
 
 
+def test_a_line_is_appended_to_whole_ones_only(tmp_path):
+    path = tmp_path / "timings.jsonl"
+    for half in ('{"a": 1}\n{"b"', '{"b"'):
+        path.write_text(half)
+        storage.append_record(path, {"c": 3})
+        assert storage.read_records(path)[-1] == {"c": 3}
+        assert path.read_text().endswith('{"c": 3}\n')
+        assert '"b"' not in path.read_text()
+
+
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     storage.write_atomically(path, "one")

@@ -76,6 +76,35 @@ def test_a_holder_that_has_not_said_who_it_is(tmp_path):
             pass
 
 
+def test_a_lock_that_was_set_aside_meanwhile_is_not_held(tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    flock = lock.fcntl.flock
+
+    def set_aside(file, how):
+        workdir.rename(tmp_path / "run.old-1")
+        workdir.mkdir()
+        flock(file, how)
+
+    monkeypatch.setattr(lock.fcntl, "flock", set_aside)
+    with pytest.raises(UserError, match="in use by"), lock.hold(workdir):
+        pass
+
+
+def test_what_a_link_leads_to_is_set_aside(tmp_path):
+    (tmp_path / "disk" / "run").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "run")
+    assert workdirs.set_aside(tmp_path / "link") == tmp_path / "disk" / "run.old-1"
+
+
+def test_the_current_directory_is_not_set_aside(tmp_path, monkeypatch):
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    for workdir in (tmp_path, tmp_path / "below" / "."):
+        with pytest.raises(UserError, match="in which this command was started"):
+            workdirs.set_aside(workdir)
+
+
 def test_an_old_run_is_set_aside_whole(tmp_path):
     workdir = tmp_path / "run"
     assert workdirs.set_aside(workdir) is None

@@ -138,6 +138,26 @@ def put_a_pipe_for_the_manifest(directory):
     os.mkfifo(path)
 
 
+def write_nothing(directory):
+    path = directory / "1" / manifest.NAME
+    path.write_text(manifest._encode({}))
+
+
+def list_files_otherwise(directory):
+    rewrite(directory, lambda record: record.update(files=[]))
+
+
+def claim_a_step_in_words(directory):
+    rewrite(directory, lambda record: record.update(step="1"))
+
+
+def describe_a_file_otherwise(directory):
+    def change(record):
+        record["files"]["model/_METADATA"] = 3
+
+    rewrite(directory, change)
+
+
 def name_no_files(directory):
     """A manifest that lists nothing, of files that were damaged."""
     rewrite(directory, lambda record: record["files"].clear())
@@ -159,6 +179,10 @@ PAYLOADS = [
     put_a_pipe,
     put_a_pipe_for_the_manifest,
     name_no_files,
+    write_nothing,
+    list_files_otherwise,
+    claim_a_step_in_words,
+    describe_a_file_otherwise,
 ]
 HARMLESS = (claim_a_type, claim_a_module)  # words that nobody acts on
 

@@ -170,3 +170,19 @@ def test_a_process_that_dies_or_hangs_ends_the_other_within_a_minute(
     assert status != 0
     assert line == LOST.format(1 - victim)
     assert seconds < 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_signal_to_one_process_saves_and_ends_both(tmp_path, victim):
+    fields = {"train.epochs": 2000}
+    workdir = tmp_path / "run"
+    processes = start(workdir, **fields)
+    wait_for_steps(workdir, processes, 8)
+    processes[victim].send_signal(signal.SIGTERM)
+    told = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [143, 143], told
+    assert all(text.endswith("from the last checkpoint\n") for text in told)
+    assert not (workdir / "samples").exists()
+    saved = max(int(p.name) for p in (workdir / "checkpoints" / "seed-0").iterdir())
+    assert len(read_losses(workdir)) == saved

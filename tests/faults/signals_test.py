@@ -123,7 +123,7 @@ def interrupt_everywhere(images, workdir, signum: int, seed: int) -> None:
     stepped = interrupted(in_step, number=number)
     # Between two periodic saves, too: the step that was being taken.
     assert stepped == compiled + number
-    saves = rng.randrange(1, 3)
+    saves = rng.randrange(1, 3)  # of those to come
     saved = interrupted(in_save, number=saves)
     assert saved >= stepped // SAVE_EVERY * SAVE_EVERY + saves * SAVE_EVERY
     assert interrupted(in_eval) == STEPS
