@@ -1,5 +1,6 @@
 """SIGKILL at random times; the same command again until the run is done: it is the same run."""
 
+import json
 import random
 import time
 
@@ -23,38 +24,60 @@ def reference(images):
     return digest_run(images.parent / "whole"), time.monotonic() - began
 
 
-def kill_and_restart(images, workdir, reference, seed: int, most: int) -> int:
-    """Kills up to `most` calls at random times, then lets one end; returns how many it killed."""
+def last_step(workdir) -> int:
+    """The last step in metrics.jsonl, which may just be written."""
+    try:
+        lines = (workdir / "metrics.jsonl").read_text().splitlines(True)
+    except FileNotFoundError:
+        return 0
+    return max((json.loads(x)["step"] for x in lines if x.endswith("\n")), default=0)
+
+
+def kill(run, workdir, rng: random.Random, seconds: float, at: float) -> bool:
+    """Kills a call: at 0 at any time, else about when it has taken that share of all steps."""
+    if at:
+        while run.process.is_alive() and last_step(workdir) < at * STEPS:
+            time.sleep(0.005)
+        run.process.join(rng.uniform(0, 0.05))
+    else:
+        run.process.join(rng.uniform(0, 0.7 * seconds))
+    run.process.kill()
+    status = run.finish()
+    assert status in (0, -9)
+    return status == -9
+
+
+def kill_and_restart(images, folder, reference, seed: int, count: int) -> None:
+    """Kills a run so many times, then lets it end; tries again if one ended too early."""
     expected, seconds = reference
-    rng, killed, before = random.Random(seed), 0, 0
-    for left in range(most, 0, -1):
+    rng = random.Random(seed)
+    for attempt in range(3):
+        workdir, before, killed = folder / f"run-{attempt}", 0, 0
+        for i in range(count):
+            at = 0.8 * (i + rng.random()) / count if i else 0
+            killed += kill(Run(images, workdir), workdir, rng, seconds, at)
+            step, _ = digest_state(workdir / "checkpoints" / "seed-0")
+            assert before <= step <= STEPS
+            before = step
         run = Run(images, workdir)
-        run.process.join(rng.uniform(0, seconds / left))
-        run.process.kill()
-        if (status := run.finish()) == 0:
-            break
-        assert status == -9
-        killed += 1
-        step, _ = digest_state(workdir / "checkpoints" / "seed-0")
-        assert before <= step <= STEPS
-        before = step
-    run = Run(images, workdir)
-    assert run.finish() == 0, run.error()
-    assert digest_run(workdir) == expected
-    return killed
+        assert run.finish() == 0, run.error()
+        assert digest_run(workdir) == expected
+        if killed == count:
+            return
+    pytest.fail(f"none of three runs could be killed {count} times")
 
 
 @pytest.mark.parametrize("seed", range(FAST // 2))
 def test_a_killed_run_is_in_the_end_the_uninterrupted_one(
     images, reference, tmp_path, seed
 ):
-    assert kill_and_restart(images, tmp_path / "run", reference, seed, 2) > 0
+    kill_and_restart(images, tmp_path, reference, seed, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(LONG // 5))
 def test_a_run_killed_again_and_again(images, reference, tmp_path, seed):
-    assert kill_and_restart(images, tmp_path / "run", reference, 100 + seed, 5) > 0
+    kill_and_restart(images, tmp_path, reference, 100 + seed, 5)
 
 
 def test_the_comparison_sees_another_run(images, reference):
