@@ -45,8 +45,9 @@ def make_folder(folder: pathlib.Path) -> None:
 
 
 def make_file(path: pathlib.Path) -> None:
-    """Creates an empty file for good; nothing if it is there."""
+    """Creates an empty file, and the folders it is in, for good; nothing if it is there."""
     if not path.exists():
+        make_folder(path.parent)
         path.touch()
         sync(path.parent)
 

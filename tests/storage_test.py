@@ -79,6 +79,15 @@ def test_a_line_is_appended_to_whole_ones_only(tmp_path):
         assert '"b"' not in path.read_text()
 
 
+def test_a_file_is_made_with_its_folders_and_left_as_it_is(tmp_path):
+    path = tmp_path / "a" / "b" / "metrics.jsonl"
+    storage.make_file(path)
+    assert path.read_bytes() == b""
+    path.write_text("x")
+    storage.make_file(path)
+    assert path.read_text() == "x"
+
+
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     storage.write_atomically(path, "one")
