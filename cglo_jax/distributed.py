@@ -178,6 +178,14 @@ def _meet() -> bool:
     return jax.process_index() == 0
 
 
+def describe() -> str:
+    """Returns one line for people: how many processes and devices there are."""
+    import jax
+
+    kind = jax.devices()[0].device_kind
+    return f"{jax.process_count()} processes, {jax.device_count()} devices ({kind})"
+
+
 def check_equal(what: str, value: str) -> None:
     """Checks that a value is the same in all processes.
 

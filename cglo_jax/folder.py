@@ -246,8 +246,9 @@ def _describe(
     sizes = f"short sides {min(sides)} to {max(sides)} px, median {median:.0f}"
     lines.append("; ".join([sizes, *([_count(traits)] if traits else [])]))
     if layout.test is None and test:
-        share = f"about {fraction * 100:.3g} % of each class"
-        lines.append(f"held out {len(test)} of {len(used)} images for testing, {share}")
+        share = f"each with probability {fraction * 100:.3g} %"
+        lines.append(f"held out for testing, {share}: {_count_classes(names, test)}")
+        lines.append(f"to train on: {_count_classes(names, train)}")
     elif layout.test is not None:
         lines.append(f"to train on: {_count_classes(names, train)}")
         lines.append(f"to test on: {_count_classes(names, test)}")
@@ -263,11 +264,13 @@ def _describe(
         total = len(used) + len(why)
         lines.append(f"skipped {len(why)} of {total} files: {_count(kinds)}")
     if double := [
-        f.name for f, reason in why.items() if reason.startswith(_TWO_LABELS)
+        f"{f.name}{reason.removeprefix(_TWO_LABELS)}"
+        for f, reason in why.items()
+        if reason.startswith(_TWO_LABELS)
     ]:
         lines.append(
-            f"{_TWO_LABELS}: {_name_some(double)} (and an earlier copy, whose label "
-            "counts: check which is right)"
+            f"{_TWO_LABELS}: {_name_some(double)}; the label of the file in brackets "
+            "counts: check which is right"
         )
     return tuple(lines)
 

@@ -99,7 +99,8 @@ def run_steps(job: Job) -> tuple[Any, float]:
 def _advise(rollbacks: int, rate: float) -> str:
     if rollbacks:
         return (
-            f"so it is after {rollbacks} rollbacks, with learning rates times {rate:g}"
+            f"that was after {rollbacks} rollbacks, with learning rates times {rate:g}: use much "
+            "lower ones"
         )
     return "use lower learning rates, or --config.rollbacks=3 to go on from there with lower ones"
 
@@ -162,6 +163,8 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
                 meta = {**_complete_meta(job), "rate": rate}
                 checkpoints.save(step, *job.split_state(state), meta)
         checkpoints.wait()
+        if stop:
+            log.tell_saved(step)
         log.end(step)
         parallel.wait_for_all("saved")
         if stop := stop or _agree_to_stop():  # in the last save, too

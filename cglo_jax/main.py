@@ -44,6 +44,8 @@ def main(command: "Command") -> None:
         train_set, test_set = datasets = data.load(config.dataset)
     distributed.check_equal("images", f"{train_set.digest} {test_set.digest}")
     print(data.describe(*datasets), flush=True)
+    if command.launch:
+        print(distributed.describe(), flush=True)
     loaders = {"train": train.load_weights, "classify": classify.load_body}
     for name, load in loaders.items():  # they fail before anything is written
         if stage in ("all", name) and (origin := load(config)[1]).external:

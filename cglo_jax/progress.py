@@ -34,11 +34,12 @@ class Progress:
         self._values: dict[str, float] = {}
         self._bar = None
         if start >= total:
-            self._say(f"done before, at step {total}")
+            self.tell(f"done before, at step {total}")
         elif start:
-            self._say(f"resumed at step {start} of {total}")
+            self.tell(f"resumed at step {start} of {total}")
 
-    def _say(self, text: str) -> None:
+    def tell(self, text: str) -> None:
+        """Writes a line about the loop."""
         if not self._silent:
             tqdm.write(f"{self._name}: {text}", file=sys.stderr)
 
@@ -49,7 +50,7 @@ class Progress:
         self._timed_from = self._step
         if seconds > 1:  # else it was compiled before
             first = "step" if taken == 1 else f"{taken} steps"
-            self._say(f"compiled and took the first {first} in {seconds:.1f} s")
+            self.tell(f"compiled and took the first {first} in {seconds:.1f} s")
         if sys.stderr.isatty() and not self._silent:
             self._bar = tqdm(
                 total=self._total,
@@ -71,7 +72,7 @@ class Progress:
             self._told = now
             left = (now - self._compiled) / max(1, step - self._timed_from)
             left = tqdm.format_interval(left * (self._total - step))
-            self._say(f"step {step}/{self._total}, {self._text()}, {left} left")
+            self.tell(f"step {step}/{self._total}, {self._text()}, {left} left")
 
     def _text(self) -> str:
         terms = [f"{k} {v:.4g}" for k, v in self._values.items()]

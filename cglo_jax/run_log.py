@@ -45,6 +45,10 @@ class RunLog(contextlib.AbstractContextManager):
         self._scalars.write(step, values)
         self._progress.update(step, values)
 
+    def tell_saved(self, step: int) -> None:
+        """Tells that the run was saved before its end."""
+        self._progress.tell(f"saved step {step} of {self._job.total}")
+
     def end(self, step: int) -> None:
         """Writes how long the steps until `step` took."""
         if self._first and self._start < step:

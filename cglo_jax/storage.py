@@ -7,7 +7,7 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from cglo_jax.errors import UserError
@@ -74,7 +74,7 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     """Writes a whole file or none: a reader never sees half of it."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with _named(path), temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -94,9 +94,19 @@ def write_lines(path: pathlib.Path, lines: Sequence[str]) -> None:
 
 def append_record(path: pathlib.Path, record: Mapping[str, Any]) -> None:
     """Appends one JSON line, in one write, to the last whole one."""
-    with path.open("ab+") as file:
+    with _named(path), path.open("ab+") as file:
         _cut_to_whole_lines(file)
         file.write(json.dumps(record).encode() + b"\n")
+
+
+@contextlib.contextmanager
+def _named(path: pathlib.Path) -> Iterator[None]:
+    """Gives errors of writing, which name no file, that of `path`."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _cut_to_whole_lines(file: BinaryIO) -> None:

@@ -237,8 +237,8 @@ def test_copies_in_two_classes(tmp_path):
         "dog/copy.png: labelled in two ways (as cat/3 (copy).png)",
     )
     assert splits.notes[-1] == (
-        "labelled in two ways: dog/cat.png, dog/copy.png (and an earlier copy, whose "
-        "label counts: check which is right)"
+        "labelled in two ways: dog/cat.png (as cat/3 (copy).png), dog/copy.png (as cat/3 "
+        "(copy).png); the label of the file in brackets counts: check which is right"
     )
 
 
@@ -323,11 +323,13 @@ def test_held_out(tmp_path, fraction):
     assert set(splits.test.ids) == expected
     assert len(splits.train.ids) == sum(sizes) - sum(counts)
     assert np.bincount(splits.test.labels, minlength=8).tolist() == counts
-    assert splits.notes[2] == (
-        f"held out {sum(counts)} of 38 images for testing, about "
-        f"{fraction * 100:.0f} % of each class"
+    assert splits.notes[2].startswith(
+        f"held out for testing, each with probability {fraction * 100:.0f} %: {sum(counts)} "
+        "images in 7 classes ("
     )
-    assert splits.notes[3] == "classes without an image to test on: 01"
+    assert f", 03 {counts[2]}, " in splits.notes[2]
+    assert splits.notes[3].startswith(f"to train on: {38 - sum(counts)} images in 8 ")
+    assert splits.notes[4] == "classes without an image to test on: 01"
     assert splits.test_name == "held out of the folder"
 
 
@@ -406,7 +408,9 @@ def test_notes(tmp_path):
     assert splits.notes == (
         f"folder {tmp_path}: 17 images in 3 classes (cat 10, dog 6, emu 1)",
         "short sides 6 to 20 px, median 6; 2 grey, 1 partly transparent (white now)",
-        "held out 2 of 17 images for testing, about 25 % of each class",
+        "held out for testing, each with probability 25 %: 2 images in 2 classes "
+        + "(cat 1, dog 1, emu 0)",
+        "to train on: 15 images in 3 classes (cat 9, dog 5, emu 1)",
         "classes without an image to test on: emu",
     )
 
@@ -427,12 +431,12 @@ def test_notes_on_many_classes(tmp_path):
     files = {f"{c:02}/{i}.png": 10 * c + i for c in range(15) for i in range(1 + c % 2)}
     notes = read(put(tmp_path, files)).notes
     assert notes[0] == f"folder {tmp_path}: 22 images in 15 classes (1 to 2 each)"
-    assert notes[3] == (
+    assert notes[4] == (
         "classes without an image to test on: 00, 02, 04, 06, 08, 10, 12, 14"
     )
     for i in range(1, 15, 2):
         (tmp_path / f"{i:02}/1.png").rename(tmp_path / f"00/{i}.png")
-    assert read(tmp_path).notes[3] == (
+    assert read(tmp_path).notes[4] == (
         "classes without an image to test on: 01, 02, 03, 04, 05, 06, 07, 08, 09, 10, "
         "11, 12, 2 more"
     )

@@ -239,7 +239,7 @@ def test_a_run_goes_back_to_its_checkpoint_with_lower_rates(tmp_path, capsys):
 def test_a_run_that_stays_bad_ends_after_so_many_rollbacks(tmp_path):
     trainer = Trainer(tmp_path, rollbacks=2)
     trainer.factor = np.nan
-    message = "loss is not finite since step 2; .* so it is after 2 rollbacks, with"
+    message = "loss is not finite since step 2; .* that was after 2 rollbacks, with"
     with pytest.raises(UserError, match=message):
         trainer.run()
     assert trainer.rates == [1.0, 0.5, 0.25]
@@ -247,7 +247,9 @@ def test_a_run_that_stays_bad_ends_after_so_many_rollbacks(tmp_path):
     assert len(trainer.records("timings")) == 3
 
 
-def test_a_signal_saves_the_step_it_comes_in_and_leaves_no_trace(tmp_path, monkeypatch):
+def test_a_signal_saves_the_step_it_comes_in_and_leaves_no_trace(
+    tmp_path, monkeypatch, capsys
+):
     whole, cut = Trainer(tmp_path / "whole"), Trainer(tmp_path / "cut")
     for trainer in (whole, cut):
         trainer.workdir.mkdir()
@@ -264,6 +266,7 @@ def test_a_signal_saves_the_step_it_comes_in_and_leaves_no_trace(tmp_path, monke
     with pytest.raises(interrupts.Interrupted) as stopped:
         cut.run()
     assert stopped.value.status == 143
+    assert "train seed 0: saved step 7 of 10\n" in capsys.readouterr().err
     assert saved_steps(cut.workdir / "checkpoints") == {4, 7}
     assert [t["steps"] for t in cut.records("timings")] == [7]
     requested.clear()
