@@ -23,7 +23,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 _received: list[int] = []  # by the thread that watches, in the order of their coming
-_deferred: list[int] = []  # by the main thread, inside `deferred`
+_heard: list[int] = []  # by the main thread
 _saving = 0  # how many `deferred` are entered
 _repeated = 0  # signals of our own making that the thread has not seen yet
 
@@ -48,9 +48,9 @@ def install() -> None:
 
 
 def _raise(signum: int, _: object) -> None:
+    _heard.append(signum)
     if not _saving:
         raise Interrupted(signum)
-    _deferred.append(signum)
 
 
 def _raise_again(otherwise: Callable[[Any], None], unraisable: Any) -> None:
@@ -113,4 +113,4 @@ def deferred() -> Iterator[None]:
 
 def requested() -> int:
     """Returns the first signal that has come, 0 without one."""
-    return next(iter(_deferred or _received), 0)
+    return next(iter(_heard or _received), 0)

@@ -36,6 +36,7 @@ class Job:
       rollbacks: how often to go back to the newest checkpoint, with lower learning rates, when a value
         is not finite; 0 = never.
       rollback_factor: what they are multiplied by then.
+      compare_images: tells, of the `model` of a checkpoint of other images, how they differ.
     """
 
     create: Callable[[float], tuple[parallel.TakeSteps, Any]]
@@ -53,6 +54,7 @@ class Job:
     save_every: int
     rollbacks: int
     rollback_factor: float
+    compare_images: Callable[[Any], str] | None = None
 
     @property
     def name(self) -> str:
@@ -200,6 +202,12 @@ def _find_start(checkpoints: Checkpoints, job: Job) -> tuple[int, float]:
         )
     check_fingerprint(saved["fingerprint"], meta["fingerprint"], where)
     # Other images change much else; they are what people should hear of.
+    if job.compare_images and saved.get("images") != meta["images"]:
+        told = job.compare_images(checkpoints.restore_model(step))
+        raise UserError(
+            f"{where} was made with other images than this call reads ({told}): use another "
+            "--workdir or the old ones"
+        )
     for names in (
         ["images"],
         sorted((saved.keys() | meta.keys()) - {"fingerprint", "notes", "rate"}),

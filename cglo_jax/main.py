@@ -111,7 +111,10 @@ def run() -> None:
         else:
             status = distributed.status_of(error)
     except Exception as error:  # noqa: BLE001 - is raised again, or all of it is shown
-        status = distributed.status_of(error)
+        if signum := interrupts.requested():  # others make errors of their own of it
+            status = _tell(f"\ninterrupted: {_GO_ON}", 128 + signum)
+        else:
+            status = distributed.status_of(error)
     distributed.leave(status)
 
 

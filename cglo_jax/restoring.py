@@ -31,6 +31,19 @@ def hash_ids(ids: Sequence[str]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
 
 
+def compare_images(saved: np.ndarray, now: np.ndarray) -> str:
+    """Tells how the images of a checkpoint differ from those of a call.
+
+    Args:
+      saved, now: uint8 [n, 16], their `hash_ids`.
+    """
+    old, new = ({row.tobytes() for row in ids} for ids in (saved, now))
+    if old == new:
+        return "the same ones, with other labels or classes or in another order"
+    gone, added = len(old - new), len(new - old)
+    return f"{gone} of its {len(old)} are gone, {added} of {len(new)} now are new to it"
+
+
 def checkpoint_dir(workdir: pathlib.Path, seed: int) -> pathlib.Path:
     """Returns where the cGLO of `seed` has its checkpoints."""
     return workdir / "checkpoints" / f"seed-{seed}"
@@ -111,9 +124,10 @@ def restore_model(
         fitted = codes_dir(workdir, seed, dataset, model)
         command += " --config.train.only_codes=True"
         if not fitted.is_dir():
+            told = compare_images(model["ids"], hash_ids(dataset.ids))
             raise UserError(
-                f"{directory} was made with other images than this call reads: use another "
-                f"--workdir or the old data, or fit codes for the new images: {command}"
+                f"{directory} was made with other images than this call reads ({told}): use "
+                f"another --workdir or the old data, or fit codes for the new images: {command}"
             )
         directory = fitted
         model, meta, step = restore_newest(config, directory, f"run {command} first")

@@ -182,5 +182,6 @@ def run(
         save_every=config.train.checkpoint_every_epochs * schedule.steps_per_epoch,
         rollbacks=config.rollbacks,
         rollback_factor=config.rollback_factor,
+        compare_images=lambda model: restoring.compare_images(model["ids"], ids),
     )
     return loop.run_steps(job)[0]

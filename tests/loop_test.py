@@ -254,7 +254,7 @@ def test_a_signal_saves_the_step_it_comes_in_and_leaves_no_trace(
     for trainer in (whole, cut):
         trainer.workdir.mkdir()
     requested = []
-    monkeypatch.setattr(interrupts, "_deferred", requested)
+    monkeypatch.setattr(interrupts, "_heard", requested)
     take_step = cut.take_step
 
     def signalled(state, step):
@@ -279,7 +279,7 @@ def test_a_signal_saves_the_step_it_comes_in_and_leaves_no_trace(
 
 def test_a_signal_before_the_first_line_of_metrics_saves_too(tmp_path, monkeypatch):
     requested = []
-    monkeypatch.setattr(interrupts, "_deferred", requested)
+    monkeypatch.setattr(interrupts, "_heard", requested)
     cut = Trainer(tmp_path, log_every=100, save_every=100, total=200)
     take_step = cut.take_step
 
@@ -297,7 +297,7 @@ def test_a_signal_before_the_first_line_of_metrics_saves_too(tmp_path, monkeypat
 
 def test_a_signal_in_the_last_save_ends_the_run_too(tmp_path, monkeypatch):
     requested, wait = [], checkpoints.Checkpoints.wait
-    monkeypatch.setattr(interrupts, "_deferred", requested)
+    monkeypatch.setattr(interrupts, "_heard", requested)
 
     def signalled(saved):
         requested.append(15)
@@ -315,7 +315,7 @@ def test_a_signal_in_the_last_save_ends_the_run_too(tmp_path, monkeypatch):
 
 def test_a_signal_comes_before_a_rollback(tmp_path, monkeypatch):
     requested = []
-    monkeypatch.setattr(interrupts, "_deferred", requested)
+    monkeypatch.setattr(interrupts, "_heard", requested)
     trainer = Trainer(tmp_path, rollbacks=3)
     take_step = trainer.take_step
 

@@ -20,7 +20,7 @@ from small_run import (
     write_images,
 )
 
-from cglo_jax import classify, parallel, storage
+from cglo_jax import classify, data, parallel, storage
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 MOST_S = 10
@@ -79,6 +79,18 @@ def in_eval(signum: int) -> None:
     real, classify.evaluate = classify.evaluate, signalled
 
 
+def in_an_import(signum: int) -> None:
+    """While a module in C is initialised, which makes an ImportError of it."""
+
+    def load(_):
+        try:
+            send(signum)
+        except KeyboardInterrupt as error:
+            raise ImportError("Encountered an error while initializing") from error
+
+    data.load = load
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("signals") / "images")
@@ -134,6 +146,13 @@ def test_a_signal_in_any_phase_is_heard_and_leaves_no_trace(
     images, reference, tmp_path, signum
 ):
     check_everywhere(images, reference, tmp_path / "run", signum, seed=0)
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_a_signal_that_somebody_makes_an_error_of_is_still_one(
+    images, tmp_path, signum
+):
+    interrupt(images, tmp_path / "run", signum, in_an_import)
 
 
 @pytest.mark.slow
