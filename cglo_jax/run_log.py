@@ -1,9 +1,12 @@
 """What a trainer's loop tells: metrics.jsonl, TensorBoard, progress for people, timings.jsonl."""
 
 import contextlib
+import functools
 import pathlib
+import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -60,6 +63,15 @@ class RunLog(contextlib.AbstractContextManager):
         self._progress.close()
 
 
+def _tell_of(otherwise: Callable[[Any], object], failed: Any) -> None:
+    """Tells in a line of a file that a thread could not write, `otherwise` of other errors."""
+    if isinstance(failed.exc_value, OSError):
+        text = f"warning: a file for TensorBoard: {storage.explain(failed.exc_value)}"
+        print(text, file=sys.stderr, flush=True)
+    else:
+        otherwise(failed)
+
+
 class _Scalars:
     """Metrics for TensorBoard in workdir/tensorboard, if the extra `tensorboard` is installed."""
 
@@ -74,6 +86,9 @@ class _Scalars:
 
             name = "-".join(str(value) for value in tags.values())
             directory = str(workdir / "tensorboard" / name)
+            # It writes in a thread, whose errors Python shows with a traceback.
+            self._hook = threading.excepthook
+            threading.excepthook = functools.partial(_tell_of, self._hook)
             # What a run that is resumed wrote past its checkpoint is written again.
             self._writer = SummaryWriter(directory, purge_step=start + 1)
 
@@ -86,3 +101,4 @@ class _Scalars:
         """Writes what is still in memory."""
         if self._writer:
             self._writer.close()
+            threading.excepthook = self._hook

@@ -1,6 +1,9 @@
 """Tests of cglo_jax/loop.py with a trainer of one number."""
 
 import dataclasses
+import errno
+import os
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,7 @@ from cglo_jax import (
     loop,
     manifest,
     parallel,
+    run_log,
     storage,
     train,
     workdirs,
@@ -423,6 +427,23 @@ def test_tensorboard_gets_the_metrics(tmp_path):
     assert read_scalars(directory) == [(n, s, pytest.approx(v)) for n, s, v in expected]
     Trainer(tmp_path).run()  # done before: nothing more is written
     assert len(list(directory.iterdir())) == 1
+
+
+def test_a_full_disk_under_tensorboard_is_one_line(tmp_path, capsys):
+    pytest.importorskip("tensorboardX")
+    before = threading.excepthook
+    scalars = run_log._Scalars(tmp_path, TAGS, 0, 10)
+
+    def fill_the_disk():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    thread = threading.Thread(target=fill_the_disk)
+    thread.start()
+    thread.join()
+    scalars.close()
+    assert threading.excepthook is before
+    said = capsys.readouterr().err
+    assert said == "warning: a file for TensorBoard: No space left on device\n"
 
 
 def test_no_trainer_copies_to_devices_but_explicitly(tmp_path, monkeypatch):
