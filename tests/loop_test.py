@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import signal
 import threading
 
 import jax
@@ -35,7 +36,7 @@ class Trainer:
     def __init__(self, workdir, **changes):
         self.taken, self.calls, self.per_call, self.rates = [], [], 1, []
         self.factor = 0.5
-        self.fail_at = None
+        self.fail_at = self.signal_at = None
         self.workdir = workdir
         self.arguments = {
             "split_state": lambda s: ({"x": s["x"]}, {"step": s["step"]}),
@@ -58,6 +59,8 @@ class Trainer:
     def take_step(self, state, step):
         if step == self.fail_at:
             raise KeyboardInterrupt
+        if step == self.signal_at:
+            interrupts._heard.append(signal.SIGTERM)
         assert int(state["step"]) == step
         self.taken.append(step)
         x = state["x"] * self.factor + step
@@ -82,6 +85,14 @@ class Trainer:
 
     def records(self, name="metrics"):
         return storage.read_records(self.workdir / f"{name}.jsonl")
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """The signals that the loop has heard, in this test only."""
+    signals = []
+    monkeypatch.setattr(interrupts, "_heard", signals)
+    return signals
 
 
 def saved_steps(directory):
@@ -252,28 +263,19 @@ def test_a_run_that_stays_bad_ends_after_so_many_rollbacks(tmp_path):
 
 
 def test_a_signal_saves_the_step_it_comes_in_and_leaves_no_trace(
-    tmp_path, monkeypatch, capsys
+    tmp_path, heard, capsys
 ):
     whole, cut = Trainer(tmp_path / "whole"), Trainer(tmp_path / "cut")
     for trainer in (whole, cut):
         trainer.workdir.mkdir()
-    requested = []
-    monkeypatch.setattr(interrupts, "_heard", requested)
-    take_step = cut.take_step
-
-    def signalled(state, step):
-        if step == 6:
-            requested.append(15)
-        return take_step(state, step)
-
-    cut.take_step = signalled
+    cut.signal_at = 6
     with pytest.raises(interrupts.Interrupted) as stopped:
         cut.run()
     assert stopped.value.status == 143
     assert "train seed 0: saved step 7 of 10\n" in capsys.readouterr().err
     assert saved_steps(cut.workdir / "checkpoints") == {4, 7}
     assert [t["steps"] for t in cut.records("timings")] == [7]
-    requested.clear()
+    heard.clear()
     cut.run()
     assert cut.taken == list(range(10))
     whole.run()
@@ -281,30 +283,20 @@ def test_a_signal_saves_the_step_it_comes_in_and_leaves_no_trace(
     assert metrics[0] == metrics[1]
 
 
-def test_a_signal_before_the_first_line_of_metrics_saves_too(tmp_path, monkeypatch):
-    requested = []
-    monkeypatch.setattr(interrupts, "_heard", requested)
+def test_a_signal_before_the_first_line_of_metrics_saves_too(tmp_path, heard):
     cut = Trainer(tmp_path, log_every=100, save_every=100, total=200)
-    take_step = cut.take_step
-
-    def signalled(state, step):
-        if step == 2:
-            requested.append(2)
-        return take_step(state, step)
-
-    cut.take_step = signalled
+    cut.signal_at = 2
     with pytest.raises(interrupts.Interrupted):
         cut.run()
     assert saved_steps(tmp_path / "checkpoints") == {3}
     assert cut.records() == []
 
 
-def test_a_signal_in_the_last_save_ends_the_run_too(tmp_path, monkeypatch):
-    requested, wait = [], checkpoints.Checkpoints.wait
-    monkeypatch.setattr(interrupts, "_heard", requested)
+def test_a_signal_in_the_last_save_ends_the_run_too(tmp_path, monkeypatch, heard):
+    wait = checkpoints.Checkpoints.wait
 
     def signalled(saved):
-        requested.append(15)
+        heard.append(signal.SIGTERM)
         wait(saved)
 
     trainer = Trainer(tmp_path, total=1)
@@ -317,15 +309,12 @@ def test_a_signal_in_the_last_save_ends_the_run_too(tmp_path, monkeypatch):
     assert trainer.taken == [0]
 
 
-def test_a_signal_comes_before_a_rollback(tmp_path, monkeypatch):
-    requested = []
-    monkeypatch.setattr(interrupts, "_heard", requested)
+def test_a_signal_comes_before_a_rollback(tmp_path, heard):
     trainer = Trainer(tmp_path, rollbacks=3)
+    trainer.signal_at = 5
     take_step = trainer.take_step
 
     def spoiled(state, step):
-        if step == 5:
-            requested.append(2)
         state, metrics = take_step(state, step)
         return state, {"loss": metrics["loss"] * (np.nan if step == 5 else 1)}
 
