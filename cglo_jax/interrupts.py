@@ -12,6 +12,9 @@ from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE_S = 5.0  # until a process leaves that has nothing to save, whatever it is in
+_UNHEARD_S = (
+    0.2  # until the main thread is woken from a wait that began as the signal came
+)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -24,16 +27,19 @@ class Interrupted(KeyboardInterrupt):
 
 _received: list[int] = []  # by the thread that watches, in the order of their coming
 _heard: list[int] = []  # by the main thread
+_begun = False  # whether there may be something to save or to end properly
 _saving = 0  # how many `deferred` are entered
+_dropped = False  # whether Python dropped what `_raise` raised
 _repeated = 0  # signals of our own making that the thread has not seen yet
 
 
 def install() -> None:
-    """Lets the signals raise `Interrupted` in the main thread, but in `deferred`.
+    """Lets the signals end the process, and after `begin` raise `Interrupted` in the main thread.
 
-    A thread watches as well: Python runs handlers between two of its own instructions, and a
-    compilation or a step may take minutes. It ends the process at the second signal, or if
-    nothing is to be saved and the first has not ended it after some seconds.
+    A thread watches: Python runs handlers between two of its own instructions, and a compilation
+    or a step may take minutes. It ends the process at the first signal before `begin`, for modules
+    in C print or replace what is raised while they are imported; later at the second, or if nothing
+    is to be saved and the first has not ended it after some seconds.
     """
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
@@ -47,21 +53,43 @@ def install() -> None:
     ).start()
 
 
+def begin() -> None:
+    """From here on signals raise `Interrupted`, but in `deferred`, where they are `requested`."""
+    global _begun
+    _begun = True
+    if signum := requested():
+        raise Interrupted(signum)
+
+
 def _raise(signum: int, _: object) -> None:
+    global _dropped
+    first = not _heard or _dropped
+    _dropped = False
     _heard.append(signum)
-    if not _saving:
+    if _begun and first and not _saving:
         raise Interrupted(signum)
 
 
 def _raise_again(otherwise: Callable[[Any], None], unraisable: Any) -> None:
     """Repeats a signal that came where Python drops what is raised, as in a destructor."""
-    global _repeated
+    global _dropped
     if isinstance(unraisable.exc_value, Interrupted):
-        _repeated += 1
-        number = unraisable.exc_value.status - 128
-        _start_timer(0.05, os.kill, os.getpid(), number)  # once this hook has ended
+        _dropped = True
+        _start_timer(0.05, _repeat)  # once this hook has ended
     else:
         otherwise(unraisable)
+
+
+def _repeat() -> None:
+    global _repeated
+    _repeated += 1
+    signal.pthread_kill(threading.main_thread().ident, requested())
+
+
+def _wake() -> None:
+    """Repeats a signal that came just before the main thread began to wait: the wait goes on."""
+    if not _heard:
+        _repeat()
 
 
 def _watch(ours: socket.socket, _: socket.socket) -> None:
@@ -77,9 +105,12 @@ def _watch(ours: socket.socket, _: socket.socket) -> None:
         name = signal.Signals(number[0]).name
         if len(_received) > 1:
             _leave(f"{name} again: left without saving")
+        if not _begun:
+            _leave(f"{name}: left before anything was begun")
         if _saving:
             _say(f"{name}: saving after this step; once more to leave at once")
         else:
+            _start_timer(_UNHEARD_S, _wake)
             _start_timer(_PATIENCE_S, _leave, "left")
 
 

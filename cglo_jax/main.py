@@ -30,6 +30,7 @@ def main(command: "Command") -> None:
         workdirs,
     )
 
+    interrupts.begin()
     config, workdir, stage, fresh, _ = command
     distributed.check_equal("flags", f"{config.to_json()} {stage} {fresh}")
     methods.check_names(config.classify.methods)

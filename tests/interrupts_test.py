@@ -11,9 +11,15 @@ import pytest
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
-def start(body: str) -> subprocess.Popen:
+HEAD = """
+import hashlib, signal, sys, threading, time
+from cglo_jax import interrupts
+interrupts.install()
+"""
+
+
+def start(body: str, head: str = f"{HEAD}interrupts.begin()\n") -> subprocess.Popen:
     """Starts a program that says "ready" when it may be signalled."""
-    head = "import hashlib, sys, time\nfrom cglo_jax import interrupts\ninterrupts.install()\n"
     program = head + textwrap.dedent(body)
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", program],
@@ -26,7 +32,8 @@ def start(body: str) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen, status: int) -> tuple[str, str]:
-    out, err = process.communicate(timeout=20)
+    with process:  # communicate() would miss what came together with "ready"
+        out, err = process.stdout.read(), process.stderr.read()
     assert process.returncode == status, err
     return out, err
 
@@ -37,12 +44,65 @@ def test_a_signal_is_raised_in_the_main_thread(signum):
         try:
             print("ready")
             time.sleep(20)
-        except interrupts.Interrupted as signal:
-            print(signal)
-            sys.exit(signal.status)
+        except interrupts.Interrupted as stop:
+            print(stop)
+            sys.exit(stop.status)
     """)
     process.send_signal(signum)
     assert finish(process, 128 + signum)[0] == f"{signum.name}\n"
+
+
+@pytest.mark.parametrize("signum", SIGNALS)
+def test_before_anything_is_begun_it_leaves_at_once_and_nothing_is_raised(signum):
+    process = start(
+        """
+        try:
+            print("ready")
+            time.sleep(20)
+        except BaseException:
+            print("raised")
+        """,
+        head=HEAD,
+    )
+    began = time.monotonic()
+    process.send_signal(signum)
+    out, err = finish(process, 128 + signum)
+    assert (out, err) == ("", f"\n{signum.name}: left before anything was begun\n")
+    assert time.monotonic() - began < 4
+
+
+def test_a_signal_just_before_it_begins_is_raised_then():
+    process = start(
+        """
+        print("ready")
+        interrupts._heard.append(15)
+        try:
+            interrupts.begin()
+        except interrupts.Interrupted as stop:
+            print(stop)
+        """,
+        head=HEAD,
+    )
+    assert finish(process, 0)[0] == "SIGTERM\n"
+
+
+def test_a_signal_that_comes_just_before_a_wait_ends_the_wait():
+    # Sent to another thread than the one that waits, it interrupts nothing, as one does that
+    # comes between Python's last look for signals and the system call that waits.
+    process = start("""
+        other = threading.Thread(target=time.sleep, args=[20], daemon=True)
+        other.start()
+        send = signal.pthread_kill, (other.ident, signal.SIGTERM)
+        threading.Timer(0.5, *send).start()
+        print("ready")
+        try:
+            time.sleep(20)
+        except interrupts.Interrupted as stop:
+            sys.exit(stop.status)
+    """)
+    began = time.monotonic()
+    assert finish(process, 143) == ("", "")
+    assert time.monotonic() - began < 4  # before it leaves by itself
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
@@ -53,6 +113,7 @@ def test_what_must_be_saved_is_not_interrupted(signum):
             print("ready")
             while not interrupts.requested():
                 time.sleep(0.01)
+            time.sleep(0.5)  # as a save takes: told meanwhile
             print("saved")
         sys.exit(128 + interrupts.requested())
     """)
@@ -72,8 +133,8 @@ def test_a_signal_that_comes_in_a_destructor_is_not_lost():
         try:
             del slow
             time.sleep(20)
-        except interrupts.Interrupted as signal:
-            sys.exit(signal.status)
+        except interrupts.Interrupted as stop:
+            sys.exit(stop.status)
     """)
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
