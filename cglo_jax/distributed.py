@@ -123,7 +123,7 @@ def _connect(launch: Launch, name: str, within_s: float) -> None:
             "start all of them, process 0 on that host, with a port that the others can reach"
         )
         print(text, file=sys.stderr, flush=True)
-        _reporter.dismiss()
+        dismiss()
         os._exit(2)
 
     # JAX has a limit of its own, and aborts.
@@ -230,6 +230,12 @@ def check_workdir(workdir: pathlib.Path) -> None:
     check_equal(f"a --workdir={workdir}", holder)
 
 
+def dismiss() -> None:
+    """Lets this process end with a message of its own."""
+    if _reporter is not None:
+        _reporter.dismiss()
+
+
 def status_of(error: Exception) -> int:
     """Returns the exit status for an error that is nobody's mistake, and shows what it was.
 
@@ -253,7 +259,7 @@ def leave(status: int) -> NoReturn:
     if status == 0:
         status = _end_together()
     if status != LOST:
-        _reporter.dismiss()
+        dismiss()
     sys.stdout.flush()
     sys.stderr.flush()
     if status == 0:

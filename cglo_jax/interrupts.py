@@ -12,9 +12,7 @@ from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PATIENCE_S = 5.0  # until a process leaves that has nothing to save, whatever it is in
-_UNHEARD_S = (
-    0.2  # until the main thread is woken from a wait that began as the signal came
-)
+_UNHEARD_S = 0.2  # until a wait that began as the signal came is ended
 
 
 class Interrupted(KeyboardInterrupt):
@@ -27,20 +25,26 @@ class Interrupted(KeyboardInterrupt):
 
 _received: list[int] = []  # by the thread that watches, in the order of their coming
 _heard: list[int] = []  # by the main thread
+_leaving: Callable[[], None] = lambda: None
 _begun = False  # whether there may be something to save or to end properly
 _saving = 0  # how many `deferred` are entered
 _dropped = False  # whether Python dropped what `_raise` raised
 _repeated = 0  # signals of our own making that the thread has not seen yet
 
 
-def install() -> None:
+def install(leaving: Callable[[], None] = lambda: None) -> None:
     """Lets the signals end the process, and after `begin` raise `Interrupted` in the main thread.
 
     A thread watches: Python runs handlers between two of its own instructions, and a compilation
     or a step may take minutes. It ends the process at the first signal before `begin`, for modules
     in C print or replace what is raised while they are imported; later at the second, or if nothing
     is to be saved and the first has not ended it after some seconds.
+
+    Args:
+      leaving: called by the thread just before it ends the process.
     """
+    global _leaving
+    _leaving = leaving
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     sys.unraisablehook = functools.partial(_raise_again, sys.unraisablehook)
@@ -106,7 +110,7 @@ def _watch(ours: socket.socket, _: socket.socket) -> None:
         if len(_received) > 1:
             _leave(f"{name} again: left without saving")
         if not _begun:
-            _leave(f"{name}: left before anything was begun")
+            _leave(f"{name}: left, there was nothing to save")
         if _saving:
             _say(f"{name}: saving after this step; once more to leave at once")
         else:
@@ -128,18 +132,21 @@ def _leave(text: str) -> None:
     if _saving and len(_received) < 2:  # in time: it began to save
         return
     _say(text)
+    _leaving()
     os._exit(128 + _received[0])
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Inside, signals only make `requested` true."""
+    """Inside, signals only make `requested` true; one that has come is raised at the end."""
     global _saving
     _saving += 1
     try:
         yield
     finally:
         _saving -= 1
+    if not _saving and (signum := requested()):
+        raise Interrupted(signum)
 
 
 def requested() -> int:

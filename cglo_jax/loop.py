@@ -72,7 +72,7 @@ class Job:
 def run_steps(job: Job) -> tuple[Any, float]:
     """Takes all steps of a job, from its newest checkpoint if there is one.
 
-    After SIGINT or SIGTERM (`interrupts.install`) it saves the step it is at.
+    After SIGINT or SIGTERM (`interrupts.begin`) it saves the step it is at.
 
     Returns:
       (state after the last step, what the learning rates were multiplied by in the end).

@@ -30,7 +30,6 @@ def main(command: "Command") -> None:
         workdirs,
     )
 
-    interrupts.begin()
     config, workdir, stage, fresh, _ = command
     distributed.check_equal("flags", f"{config.to_json()} {stage} {fresh}")
     methods.check_names(config.classify.methods)
@@ -51,6 +50,7 @@ def main(command: "Command") -> None:
     for name, load in loaders.items():  # they fail before anything is written
         if stage in ("all", name) and (origin := load(config)[1]).external:
             print(f"{name} uses {origin.text}", flush=True)
+    interrupts.begin()
     with contextlib.ExitStack() as stack:
         if first:
             if fresh and (old := workdirs.set_aside(workdir)):
@@ -92,7 +92,7 @@ def run() -> None:
     2 for a user's error or a file that cannot be written, 3 if another process of the run ended
     (see `distributed`), 130 after Ctrl-C, 143 after SIGTERM.
     """
-    interrupts.install()
+    interrupts.install(leaving=distributed.dismiss)
     try:
         from cglo_jax import command_line, process  # slow to import
 

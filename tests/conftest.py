@@ -4,6 +4,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -20,6 +21,11 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_backend_optimization_level=0",
     ]
 )
+
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # as in a job of a script: children would, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from cglo_jax import process
 

@@ -563,14 +563,17 @@ def test_files_that_cannot_be_used_are_not_held(tmp_path):
 
 def test_interrupt_leaves_the_rest(tmp_path, monkeypatch):
     (tmp_path / "x.png").write_bytes(encode(RGB, "PNG"))
-    calls = []
+    calls, stopped = [], threading.Event()
 
     def interrupted(results, *_, **__):
         yield next(results)
+        stopped.set()
         raise KeyboardInterrupt
 
     def use(decoded: decode.Decoded) -> None:
         calls.append(1)
+        if len(calls) > 1:
+            stopped.wait(10)
         time.sleep(0.005)
 
     monkeypatch.setattr(decode, "tqdm", interrupted)

@@ -1,21 +1,26 @@
 """Tests of cglo_jax/distributed.py, in processes of their own: mistakes in starting several."""
 
+import contextlib
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
 
 from cglo_jax import distributed
 
+HOST = "127.0.0.1"
 ROOT = pathlib.Path(__file__).parents[1]
 START = """
 import sys
-from cglo_jax import distributed
+from cglo_jax import distributed, interrupts
 from cglo_jax.errors import UserError
+interrupts.install(leaving=distributed.dismiss)
 launch = distributed.Launch(sys.argv[1], *map(int, sys.argv[2:4]))
 try:
     distributed.start(launch, within_s=8)
@@ -33,7 +38,7 @@ distributed.leave(status)
 
 def free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((HOST, 0))
         return probe.getsockname()[1]
 
 
@@ -64,7 +69,7 @@ def end(*processes):
 
 def begin_two(first, second, devices=(1, 1)):
     """Starts two processes that tell each other these flags."""
-    place = f"127.0.0.1:{free_port()}"
+    place = f"{HOST}:{free_port()}"
     return [
         begin(place, 2, i, told, devices=count)
         for i, (told, count) in enumerate(zip((first, second), devices, strict=True))
@@ -90,19 +95,32 @@ def test_unequal_numbers_of_devices_are_refused_by_all():
 
 
 def test_a_process_waits_for_the_others_so_long_and_no_longer():
-    place = f"127.0.0.1:{free_port()}"
-    alone = [begin(place, 2, 0, "a"), begin(f"127.0.0.1:{free_port()}", 2, 1, "a")]
+    place = f"{HOST}:{free_port()}"
+    alone = [begin(place, 2, 0, "a"), begin(f"{HOST}:{free_port()}", 2, 1, "a")]
     for i, (status, _, err) in enumerate(end(*alone)):
         assert status == 2
         (line,) = err
         assert line.startswith(f"error: process {i} of 2 waited 8 s for the others at ")
 
 
+def test_a_signal_while_it_waits_for_the_others_is_told_once():
+    port = free_port()
+    process = begin(f"{HOST}:{port}", 2, 0, "a")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((HOST, port), 1):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    lines = ["", "SIGTERM: left, there was nothing to save"]
+    assert end(process) == [(143, "", lines)]
+
+
 def test_a_port_that_is_taken_is_refused():
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
-        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        place = f"{HOST}:{taken.getsockname()[1]}"
         ((status, _, (line,)),) = end(begin(place, 2, 0, "a"))
     assert status == 2
     assert line.startswith(

@@ -40,14 +40,9 @@ def command(workdir, *more, **fields) -> list[str]:
 
 def start(*args, **fields) -> subprocess.Popen:
     pipe = subprocess.PIPE
-    # Jobs that a script starts in the background ignore Ctrl-C, and their children with them.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen(
-            command(*args, **fields), cwd=ROOT, stdout=pipe, stderr=pipe, text=True
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return subprocess.Popen(
+        command(*args, **fields), cwd=ROOT, stdout=pipe, stderr=pipe, text=True
+    )
 
 
 def finish(process, status=0) -> tuple[str, str]:

@@ -27,6 +27,7 @@ def test_programs_take_turns():
     assert len(waited) == 2 * 2 * 3
 
 
+@pytest.mark.slow
 def test_steps_are_taken_and_measured():
     dataset = create_dataset()
     ours = our_steps.our_cglo(create_config(), dataset, 0)

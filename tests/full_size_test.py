@@ -152,6 +152,7 @@ def test_rows_by_hand(tmp_path):
         assert row == common | {"stage": stage}
 
 
+@pytest.mark.slow
 def test_cub_is_measured_and_recorded(tmp_path, monkeypatch, capsys):
     runs = ("classify baseline",)  # needs no cGLO; each run is 15 seconds or more
     monkeypatch.setattr(full_size, "RUNS", runs)

@@ -435,6 +435,7 @@ def test_a_full_disk_under_tensorboard_is_one_line(tmp_path, capsys):
     assert said == "warning: a file for TensorBoard: No space left on device\n"
 
 
+@pytest.mark.slow
 def test_no_trainer_copies_to_devices_but_explicitly(tmp_path, monkeypatch):
     """Every later step of every trainer; what is read back, a guard sees on a GPU only."""
     run_steps, guarded = loop.run_steps, []

@@ -106,7 +106,7 @@ def of_classifier():
 @pytest.mark.parametrize(
     "create",
     [
-        functools.partial(of_cglo, "perceptual"),
+        pytest.param(functools.partial(of_cglo, "perceptual"), marks=pytest.mark.slow),
         functools.partial(of_cglo, "laplacian"),
         of_classifier,
     ],

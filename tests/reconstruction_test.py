@@ -22,7 +22,10 @@ def config(**changes):
     return create_config(**{**PERCEPTUAL, **fields})
 
 
-@pytest.mark.parametrize(("dtype", "rtol"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "rtol"),
+    [("float32", 1e-5), pytest.param("bfloat16", 1e-2, marks=pytest.mark.slow)],
+)
 def test_a_step_with_cached_features_is_the_step_without(dtype, rtol):
     dataset = create_dataset(size=16, channels=3)
     cached, plain = (
@@ -42,6 +45,7 @@ def test_a_step_with_cached_features_is_the_step_without(dtype, rtol):
     np.testing.assert_allclose(*z, atol=10 * rtol)
 
 
+@pytest.mark.slow
 def test_four_devices_with_cached_features_compute_what_one_computes():
     dataset = create_dataset(size=16, channels=3)
     one, four = (Bench(config(), dataset, devices=n) for n in (1, 4))
