@@ -118,6 +118,7 @@ def test_samples_can_be_read_as_a_folder_npz_and_tfds(finished):
         np.testing.assert_array_equal(np.asarray(Image.open(png)), image)
 
 
+@pytest.mark.slow
 def test_codes_for_images_added_later(finished, tmp_path):
     folder, workdir, _ = finished
     more, new = tmp_path / "more", tmp_path / "new"

@@ -51,6 +51,7 @@ def test_steps_are_taken_and_measured():
     assert step()["loss"] > 0
 
 
+@pytest.mark.slow
 def test_a_step_takes_no_more_time_and_memory_with_more_images():
     programs, own = {}, []
     for n in (1000, 300_000):

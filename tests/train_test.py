@@ -211,13 +211,8 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "variant",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name == "latent" else [])
-        for name in VARIANTS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_train_resume_sample_and_take_added_images(
     variant, tmp_path, monkeypatch
 ):

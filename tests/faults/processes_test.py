@@ -17,13 +17,14 @@ from cglo_jax.command_line import Command
 from configs import digits
 
 ROOT = pathlib.Path(__file__).parents[2]
+STEPS = 25
 FIELDS = {
     "seeds": (0,),
     "dataset.shots": 2,
     "latent.dim": 8,
     "generator.width": 8,
     "weak_classifier.width": 4,
-    "train.epochs": 10,
+    "train.epochs": STEPS // 5,
     "train.steps_per_epoch": 5,
     "train.batch_size": 8,
     "train.checkpoint_every_epochs": 1,
@@ -121,14 +122,14 @@ def test_a_killed_process_ends_the_other_and_both_started_again_finish_as_one(tm
     assert status != 0  # 3, or JAX aborts
     assert line == LOST.format(0)
     assert seconds < 60
-    assert len(read_losses(workdir)) < 50
+    assert len(read_losses(workdir)) < STEPS
     (out, err), (silent, _) = finish(start(workdir, "--stage=train"))
     assert "20 labelled training images of 10 classes" in out
     assert "train seed 0: resumed at step" in err
     assert silent == ""
     run_one_of_four(tmp_path / "one", "train")
     two, one = read_losses(workdir), read_losses(tmp_path / "one")
-    assert len(two) == len(one) == 50
+    assert len(two) == len(one) == STEPS
     np.testing.assert_allclose(two[0], one[0], rtol=1e-6)
     np.testing.assert_allclose(two, one, rtol=1e-4)
 
