@@ -22,9 +22,9 @@ from cglo_jax import (
     restoring,
     storage,
 )
-from cglo_jax.config import check_fingerprint, classify_fingerprint
 from cglo_jax.data import Dataset, batch_that_fits, to_float
 from cglo_jax.errors import UserError
+from cglo_jax.fingerprints import check_fingerprint, classify_fingerprint
 from cglo_jax.methods import METHODS
 from cglo_jax.order import BatchOrder
 from cglo_jax.pretrained import NO_WEIGHTS, RANDOM, Origin

@@ -22,9 +22,9 @@ from ml_collections import ConfigDict
 
 from cglo_jax import cglo, codes, loop, memory, parallel, restoring, train
 from cglo_jax.checkpoints import Checkpoints
-from cglo_jax.config import check_fingerprint
 from cglo_jax.data import Dataset
 from cglo_jax.errors import UserError
+from cglo_jax.fingerprints import check_fingerprint
 from cglo_jax.order import BatchOrder
 
 

@@ -13,8 +13,8 @@ import jax
 
 from cglo_jax import finite, interrupts, manifest, parallel, storage
 from cglo_jax.checkpoints import Checkpoints
-from cglo_jax.config import check_fingerprint
 from cglo_jax.errors import UserError
+from cglo_jax.fingerprints import check_fingerprint
 from cglo_jax.run_log import RunLog
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cglo_jax import appendix, sections, storage
+from cglo_jax import appendix, fingerprints, sections, storage
 from cglo_jax import config as config_lib
 from cglo_jax.errors import UserError
 from cglo_jax.page import Page, to_html, to_markdown
@@ -106,7 +106,7 @@ def _read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
             f"{workdir / 'classifiers'} holds no result: run --stage=classify first"
         )
     read.sort(key=lambda r: (r["method"] != BASELINE, r["method"], r["seed"]))
-    now = config_lib.classify_fingerprint(config)
+    now = fingerprints.classify_fingerprint(config)
     results: Results = {}
     for result in read:
         _check_comparable(read[0], result)
@@ -115,7 +115,7 @@ def _read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
         )
         saved = result["fingerprint"]
         common = saved.keys() & now.keys()
-        config_lib.check_fingerprint(
+        fingerprints.check_fingerprint(
             {name: saved[name] for name in common},
             {name: now[name] for name in common},
             _directory(result),

@@ -12,9 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cglo_jax.checkpoints import Checkpoints, restore_latest_model
-from cglo_jax.config import check_fingerprint, train_fingerprint
 from cglo_jax.data import Dataset
 from cglo_jax.errors import UserError
+from cglo_jax.fingerprints import check_fingerprint, train_fingerprint
 from cglo_jax.pretrained import Origin
 
 

@@ -19,8 +19,8 @@ from cglo_jax import (
     pretrained,
     restoring,
 )
-from cglo_jax.config import train_fingerprint
 from cglo_jax.data import Dataset
+from cglo_jax.fingerprints import train_fingerprint
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.order import Schedule
 from cglo_jax.pretrained import NO_WEIGHTS, RANDOM, Origin

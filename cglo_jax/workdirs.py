@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from cglo_jax import lock, storage
-from cglo_jax.config import (
+from cglo_jax.config import flatten
+from cglo_jax.errors import UnusableFiles, UserError
+from cglo_jax.fingerprints import (
     check_fingerprint,
     classify_fingerprint,
-    flatten,
     train_fingerprint,
 )
-from cglo_jax.errors import UnusableFiles, UserError
 
 
 def check(config: ConfigDict, workdir: pathlib.Path) -> None:

@@ -20,8 +20,9 @@ from ml_collections import ConfigDict
 
 from cglo_jax import classifier, data, quality, sample, storage
 from cglo_jax.checkpoints import restore_latest_model
-from cglo_jax.config import check_fingerprint, get_config
+from cglo_jax.config import get_config
 from cglo_jax.errors import UserError
+from cglo_jax.fingerprints import check_fingerprint
 from cglo_jax.results import environment, read_result, result_path, top_k_accuracy
 from experiments import entry
 

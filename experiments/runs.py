@@ -9,12 +9,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from cglo_jax import storage
-from cglo_jax.config import (
-    classify_fingerprint,
-    flatten,
-    get_config,
-    train_fingerprint,
-)
+from cglo_jax.config import flatten, get_config
+from cglo_jax.fingerprints import classify_fingerprint, train_fingerprint
 from cglo_jax.methods import METHODS
 from cglo_jax.profiles import apply_profile
 from cglo_jax.validation import validate

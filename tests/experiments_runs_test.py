@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from cglo_jax.config import get_config, train_fingerprint
+from cglo_jax.config import get_config
 from cglo_jax.errors import UserError
+from cglo_jax.fingerprints import train_fingerprint
 from cglo_jax.methods import METHODS, Method
 from experiments import runs, table1, table3, table5
 from experiments.runs import Choice

@@ -8,6 +8,7 @@ from PIL import Image
 
 from cglo_jax import config as config_lib
 from cglo_jax import report
+from cglo_jax.fingerprints import classify_fingerprint
 
 NAMES = ["plain", '<b>&"', "a_b|c", "_x_*y*"]
 TOP1 = {"baseline": (80.0, 81.0, 79.5), "cglo": (83.25, 84.0, 83.75)}
@@ -27,7 +28,7 @@ def make_result(config, method, seed, top1, **changes):
         "top5": (100 + top1) / 2,
         "n_test": 400,
         "steps": 1234,
-        "fingerprint": {**config_lib.classify_fingerprint(config), "weights": "none"},
+        "fingerprint": {**classify_fingerprint(config), "weights": "none"},
         "classifier_weights": "none",
         "perceptual_weights": "none",
         "perceptual_digest": "none",
