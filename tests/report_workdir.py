@@ -20,6 +20,16 @@ def make_config(**changes):
     return config
 
 
+def make_confusion(top1, n_test):
+    """As many right as `top1` says, in turn of the classes; the others are taken for the next."""
+    counts = [[0] * len(NAMES) for _ in NAMES]
+    right = round(top1 * n_test / 100)
+    for i in range(n_test):
+        label = i % len(NAMES)
+        counts[label][label if i < right else (label + 1) % len(NAMES)] += 1
+    return [[i, j, n] for i, row in enumerate(counts) for j, n in enumerate(row) if n]
+
+
 def make_result(config, method, seed, top1, **changes):
     return {
         "method": method,
@@ -27,6 +37,7 @@ def make_result(config, method, seed, top1, **changes):
         "top1": top1,
         "top5": (100 + top1) / 2,
         "n_test": 400,
+        "confusion": make_confusion(top1, changes.get("n_test", 400)),
         "steps": 1234,
         "fingerprint": {**classify_fingerprint(config), "weights": "none"},
         "classifier_weights": "none",
