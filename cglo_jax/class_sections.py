@@ -138,6 +138,11 @@ def _weigh(told: Sequence[Change], names: Sequence[str], confidence: float) -> s
             "Made wide enough for all classes at once (Bonferroni), none excludes 0: no single "
             "class can be said to have changed."
         )
+    if wide := sum(max(-c.low, c.high) > intervals.MOST for c in told):
+        text += (
+            f" {wide} of the intervals reach beyond ±100 points, which no difference can: they "
+            "tell nothing. More seeds make them narrower."
+        )
     return text
 
 
@@ -219,6 +224,10 @@ def _shade_names() -> list[str]:
     return [*between, f"over {_SHADES[-1]}%"]
 
 
+def _signed(n: int) -> str:
+    return f"{n:+d}" if n else "0"
+
+
 def _confused(pairs: Mapping[str, Pairs], names: Sequence[str], summed: str) -> Table:
     base, ours = pairs.values()
     tested: dict[int, int] = {}
@@ -230,7 +239,7 @@ def _confused(pairs: Mapping[str, Pairs], names: Sequence[str], summed: str) -> 
             names[predicted],
             str(base[label, predicted]),
             str(ours[label, predicted]),
-            f"{ours[label, predicted] - base[label, predicted]:+d}",
+            _signed(ours[label, predicted] - base[label, predicted]),
             str(tested[label]),
         ]
         for label, predicted in classes.most_confused(base, ours, _PAIRS)

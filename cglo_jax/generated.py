@@ -60,8 +60,8 @@ def samples(workdir: pathlib.Path) -> Section:
         ("reconstructions.png", "Reconstructions", _picture(directory, "reconstructions")),
         ("walks.png and walks.json", "Between two images", _walks(directory)),
         ("interpolations.png", "", _strip(directory)),
-        ("nearest.png", "Nearest training images", _picture(directory, "nearest")),
-        ("nearest.json", "", _nearest(directory / "nearest.json")),
+        ("nearest.json", "Nearest training images", _nearest(directory / "nearest.json")),
+        ("nearest.png", "", _picture(directory, "nearest")),
         ("codes.png", "Map of the codes", _picture(directory, "codes")),
     ]  # fmt: skip
     text, missing = [], [name for name, _, blocks in parts if not blocks]
@@ -183,7 +183,7 @@ def _nearest(path: pathlib.Path) -> list[Block]:
             f"Are they copies? At the median, {checked} are {told['ratio']:.2f} times as far from "
             "the nearest training image as test images are, which nothing was trained on. Near 1 "
             "they are as new as real images; near 0 they repeat the training images. Being made "
-            "between two of them, mostly close to one, they come out below 1."
+            "between two of these, they come out below 1."
         )
         rows.append(["Ratio", f"{told['ratio']:.2f}"])
     if told["copies"] is not None:

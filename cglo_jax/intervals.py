@@ -94,19 +94,18 @@ def draw_chart(
         )
         for i in intervals
     ]
-    header = (name, "Points", f"{100 * confidence:g}% interval")
+    known = any(i.low is not None for i in intervals)
+    header = (name, "Points", f"{100 * confidence:g}% interval" if known else "")
     return IntervalChart(caption, header, _draw_axis(scale), rows, _legend(intervals))
 
 
 def _legend(intervals: Sequence[Interval]) -> str:
     marks = {i.mark for i in intervals}
-    texts = ["Dot: mean over seeds" if "none" in marks else "Mark: mean over seeds"]
-    if triangles := [
-        text
-        for mark, text in (("helped", "pointing up: higher"), ("hurt", "down: lower"))
-        if mark in marks
-    ]:
-        texts.append(f"triangle {', '.join(triangles)}, and not by chance")
+    texts = ["Dot: mean over seeds"]
+    if "helped" in marks:
+        texts.append("triangle that points up: mean, clearly higher")
+    if "hurt" in marks:
+        texts.append("triangle that points down: mean, clearly lower")
     if any(i.low is not None for i in intervals):
         texts.append("bar: interval")
     if any(i.single for i in intervals):
@@ -137,19 +136,17 @@ def _line(name: str, x1: float, x2: float, y1: str, y2: str) -> str:
 
 
 def _shape(name: str, x: float, path: str) -> str:
-    place = f'x="{x:.2f}%" y="{_HEIGHT // 2}"'
-    return f'<svg {place} overflow="visible"><path class="{name}" d="{path}"/></svg>'
+    return f'<svg x="{x:.2f}%" y="50%" overflow="visible"><path class="{name}" d="{path}"/></svg>'
 
 
 def _draw(interval: Interval, scale: Scale) -> str:
-    middle = str(_HEIGHT // 2)
     parts = [
         _line("zero" if tick == 0 else "grid", x, x, "0", "100%")
         for tick, x in ((t, scale.place(t)) for t in scale.ticks)
     ]
     if interval.low is not None:
         ends = scale.place(interval.low), scale.place(interval.high)
-        parts.append(_line(f"bar {interval.mark}", *ends, middle, middle))
+        parts.append(_line(f"bar {interval.mark}", *ends, "50%", "50%"))
         for value, way in ((interval.low, -1), (interval.high, 1)):
             x = scale.place(value)
             clipped = not scale.low <= value <= scale.high

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import jinja2
+import markupsafe
 
 _NUMBER = re.compile(r"[-+]?[\d.,]+( ± [\d.]+)?%?|-|")
 
@@ -84,12 +85,11 @@ class HeatMap:
     names: Sequence[str]
     counts: Sequence[Sequence[int]]
     levels: Sequence[Sequence[int]]  # shade of each cell, 0 = none
-    _LONG: ClassVar[int] = 3  # characters of a name that do not fit across a column
 
     @property
     def upright(self) -> bool:
         """Whether names stand upright over their columns."""
-        return max(map(len, self.names)) > self._LONG
+        return max(map(len, self.names)) > 3 and sum(map(len, self.names)) > 40
 
     @property
     def table(self) -> Table:
@@ -162,7 +162,7 @@ class Walks:
     def width(self) -> int:
         """Pixels of the page that a tile is wide: a whole or half multiple, or one that fits."""
         width = self.tile[1]
-        return min(width + width // 2 if width <= 80 else width, 128)
+        return min(width + width // 2 if width <= 69 else width, 104)  # 8 to a row
 
     @property
     def columns(self) -> int:
@@ -236,16 +236,24 @@ class Page:
         return lines
 
 
+def _breakable(text: str) -> markupsafe.Markup:
+    """Lets long names go on in the next line between their parts."""
+    escaped = str(markupsafe.escape(text))
+    return markupsafe.Markup(re.sub(r"([_./])(?=[^\W\d])", r"\1<wbr>", escaped))
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     here = importlib.resources.files("cglo_jax")
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda n: here.joinpath(n).read_text("utf-8")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = _breakable
+    return environment
 
 
 def to_html(page: Page) -> str:
