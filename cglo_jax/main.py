@@ -74,7 +74,7 @@ def _run_stages(command: "Command", datasets: "tuple[Dataset, Dataset]") -> None
             else:
                 train.run(config, workdir, train_set, seed)
     if stage in ("all", "sample") and first:
-        directory = sample.run(config, workdir, train_set, config.seeds[0])
+        directory = sample.run(config, workdir, datasets, config.seeds[0])
         print(f"images and figures: {directory}", flush=True)
     parallel.wait_for_all("samples")
     if stage in ("all", "classify"):
