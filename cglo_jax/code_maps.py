@@ -12,8 +12,13 @@ from PIL import Image
 from cglo_jax import figures
 
 _TSNE_MOST = 5000  # codes; more would take many minutes
-_MARKERS = "os^DvPX"  # 7 of them against 6 colours: 42 different pairs
-_LEGEND_CLASSES = 12  # more than these are named on the map instead
+# Okabe & Ito's, as of the methods, then darker ones of Paul Tol's (Colour Schemes, SRON/EPS/TN/09-002):
+# with every kind of colour blindness any two are at least 6 apart in OKLab (0 to 100), and two that
+# share a marker 18.
+_COLORS = (*figures.PALETTE, "#aa4499", "#661100", "#332288", "#882255", "#666633")
+_COLORS += ("#000000",)
+_MARKERS = "os^DvPX"
+_LEGEND_CLASSES = len(_COLORS)  # more than these are named on the map instead
 
 
 def project(z: np.ndarray, method: str) -> np.ndarray:
@@ -121,11 +126,7 @@ def _scatter_class(axes: Any, points: np.ndarray, k: int, num_classes: int) -> A
     from matplotlib import colormaps
 
     few = num_classes <= _LEGEND_CLASSES
-    color = (
-        figures.PALETTE[k % len(figures.PALETTE)]
-        if few
-        else colormaps["viridis"](k / num_classes)
-    )
+    color = _COLORS[k] if few else colormaps["viridis"](k / num_classes)
     style = {"marker": _MARKERS[k % len(_MARKERS)], "linewidths": 0.4}
     style |= {"s": 26 if few else 14, "color": [color], "edgecolors": "white"}
     return axes.scatter(*points.T, **style)

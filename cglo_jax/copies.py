@@ -102,4 +102,4 @@ def _name(class_names: Sequence[str], label: int, nearest: int) -> str:
     """The class of a synthetic image, and that of the training image below it if another."""
     if label == nearest:
         return class_names[label]
-    return f"{class_names[label]} (below: {class_names[nearest]})"
+    return f"{class_names[label]} above {class_names[nearest]}"

@@ -16,7 +16,7 @@ _GUTTER = 2  # pixels around every image
 _PAD = 6  # pixels around text
 _FONT_SIZE = 13  # pixels
 LABEL_WIDTH = 140  # pixels: row labels are broken into lines of at most this
-_PER_ROW = 8  # columns of a reconstruction grid before it wraps
+_PER_ROW = 8  # columns of a grid of pairs before it wraps
 _INK = (34, 34, 34)
 # Okabe & Ito's colours, told apart with every kind of colour blindness; yellow and black left out.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -148,7 +148,7 @@ def _stack(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
 def reconstruction_grid(
     originals: np.ndarray, reconstructions: np.ndarray, names: Sequence[str]
 ) -> Image.Image:
-    """Shows training images above their reconstructions (Fig. 4), 8 to a row.
+    """Shows training images above their reconstructions (Fig. 4), at most 8 to a row.
 
     Args:
       originals: uint8 [n, H, W, C], n > 0.
@@ -165,7 +165,7 @@ def reconstruction_grid(
 def nearest_grid(
     synthetic: np.ndarray, nearest: np.ndarray, names: Sequence[str]
 ) -> Image.Image:
-    """Shows synthetic images above the training images nearest to them, 8 to a row.
+    """Shows synthetic images above the training images nearest to them, at most 8 to a row.
 
     Args:
       synthetic: uint8 [n, H, W, C], n > 0.
@@ -183,9 +183,12 @@ def _pair_grid(
     pairs: np.ndarray, rows: Sequence[str], names: Sequence[str]
 ) -> Image.Image:
     """Pairs uint8 [2, n, H, W, C], one image above the other."""
+    size = math.ceil(
+        len(names) / math.ceil(len(names) / _PER_ROW)
+    )  # 5 and 5, not 8 and 2
     blocks = [
-        image_grid(pairs[:, i : i + _PER_ROW], rows, names[i : i + _PER_ROW])
-        for i in range(0, len(names), _PER_ROW)
+        image_grid(pairs[:, i : i + size], rows, names[i : i + size])
+        for i in range(0, len(names), size)
     ]
     return _stack(blocks, gap=12)
 

@@ -47,10 +47,66 @@ def test_code_map_leaves_no_global_figure():
     assert plt.get_fignums() == []
 
 
-def test_palette_is_told_apart():
-    assert len(set(figures.PALETTE)) == len(figures.PALETTE)
-    pairs = {(k % len(figures.PALETTE), k % len(code_maps._MARKERS)) for k in range(12)}
-    assert len(pairs) == 12
+# Machado, Oliveira & Fernandes (2009), severity 1, for linear sRGB.
+VISIONS = {
+    "full": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+# Ottosson (2020): linear sRGB -> LMS -> OKLab.
+TO_LMS = [
+    [0.4122214708, 0.5363325363, 0.0514459929],
+    [0.2119034982, 0.6806995451, 0.1073969566],
+    [0.0883024619, 0.2817188376, 0.6299787005],
+]
+TO_LAB = [
+    [0.2104542553, 0.7936177850, -0.0040720468],
+    [1.9779984951, -2.4285922050, 0.4505937099],
+    [0.0259040371, 0.7827717662, -0.8086757660],
+]
+
+
+def linear(color):
+    srgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+
+
+@pytest.mark.parametrize("vision", VISIONS)
+def test_twelve_classes_are_told_apart(vision):
+    seen = [np.clip(VISIONS[vision] @ linear(c), 0, 1) for c in code_maps._COLORS]
+    lab = 100 * np.array([TO_LAB @ np.cbrt(TO_LMS @ rgb) for rgb in seen])
+    apart = np.linalg.norm(lab[:, None] - lab, axis=-1)
+    different = apart[np.triu_indices(12, 1)]
+    assert len(different) == 66
+    assert different.min() > 6
+    period = len(code_maps._MARKERS)
+    assert [apart[k, k + period] > 18 for k in range(12 - period)] == [True] * 5
+
+
+def test_classes_are_told_from_the_page():
+    for color in code_maps._COLORS:
+        luminance = linear(color) @ [0.2126, 0.7152, 0.0722]
+        assert 1.05 / (luminance + 0.05) > 2
+
+
+def test_a_map_of_twelve_classes_has_twelve_colours():
+    points = np.stack([np.arange(12.0), np.arange(12.0) % 5], 1)
+    picture = code_maps.code_map(points, np.arange(12), list("abcdefghijkl"))
+    for color in code_maps._COLORS:
+        assert color_count(picture, color) > 30
 
 
 def test_code_panels_share_a_legend_and_mark_unlabelled():

@@ -125,7 +125,7 @@ def test_a_neighbour_of_another_class_is_named(tmp_path, monkeypatch):
         figures, "nearest_grid", lambda *a: names.extend(a[2]) or Image.new("L", (1, 1))
     )
     write(tmp_path, synthetic=[(99, 1, 2, 3), (3, 0, 0, 1)])
-    assert names == ["ant", "bee (below: ant)"]
+    assert names == ["ant", "bee above ant"]
 
 
 @pytest.mark.parametrize(("classes", "shown"), [(3, 3), (40, 16)])
