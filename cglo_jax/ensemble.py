@@ -38,7 +38,7 @@ class Classifier:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     size: int
-    network: nn.Module
+    network: nn.Module = dataclasses.field(repr=False)
     variables: tuple[Mapping[str, Any], ...] = dataclasses.field(repr=False)
 
     def predict(
