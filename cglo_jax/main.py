@@ -23,6 +23,7 @@ def main(command: "Command") -> None:
     from cglo_jax import (  # JAX: seconds
         classify,
         data,
+        export_model,
         methods,
         parallel,
         report,
@@ -37,6 +38,10 @@ def main(command: "Command") -> None:
     if stage == "report":
         if first:
             report.run(config, workdir)
+        return
+    if stage == "export":
+        if first:
+            print(f"exported: {export_model.run(config, workdir)}", flush=True)
         return
     if not fresh:
         workdirs.check(config, workdir)

@@ -167,11 +167,17 @@ def write_figures(
 
 
 def synthesize_classes(
-    model: Restored, key: jax.Array, per_class: int
+    model: Restored,
+    key: jax.Array,
+    per_class: int,
+    only: int | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Synthesizes `per_class` images of each class, beside its labelled images in turn.
 
     Image k is of class k // per_class. A batch has all classes in turn, as G may normalise by it.
+
+    Args:
+      only: leave out the images of all other classes; None: none.
 
     Yields:
       (k int [B], images uint8 [B, H, W, C], positions i of the images that they were made beside, j
@@ -181,8 +187,9 @@ def synthesize_classes(
     turn = np.arange(per_class) % counts[:, None]  # [K, per_class]
     sources = np.take_along_axis(members, turn, 1).ravel()
     keys = codes.example_keys(key, jnp.arange(len(sources)))
-    size = min(len(sources), batch_that_fits(model.spec.generator.size))
-    order = np.arange(len(sources)).reshape(-1, per_class).T.ravel()
+    of_class = np.arange(len(sources)).reshape(-1, per_class)  # [K, per_class]
+    order = of_class.T.ravel() if only is None else of_class[only]
+    size = min(len(order), batch_that_fits(model.spec.generator.size))
 
     def dispatch(start: int) -> tuple[np.ndarray, tuple[jax.Array, ...]]:
         k = np.take(order, range(start, start + size), mode="wrap")  # of one shape

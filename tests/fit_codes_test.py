@@ -157,6 +157,7 @@ def test_known_codes_and_networks_stay_and_each_image_has_its_own_code(grown):
     assert read_records(grown.workdir, "train") == before
     for part in ("params", "batch_stats"):
         assert_trees_equal(model[part], old[part])
+    np.testing.assert_array_equal(model["labels"], dataset.labels)
     assert model["z"].shape == (30, 8)
     np.testing.assert_allclose(np.linalg.norm(model["z"], axis=1), 1, rtol=1e-6)
     new = []
