@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 _CELL = 64  # pixels: the shorter side of an image in a grid is brought to at least this
 _GUTTER = 2  # pixels around every image
 _PAD = 6  # pixels around text
+_GAP = 24  # pixels between pictures side by side
 _FONT_SIZE = 13  # pixels
 LABEL_WIDTH = 140  # pixels: row labels are broken into lines of at most this
 _PER_ROW = 8  # columns of a grid of pairs before it wraps
@@ -135,14 +136,47 @@ def image_grid(
     return picture
 
 
-def _stack(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
-    height = sum(p.height for p in pictures) + gap * (len(pictures) - 1)
-    stacked = Image.new("RGB", (max(p.width for p in pictures), height), "white")
-    y = 0
+def _stack(
+    pictures: Sequence[Image.Image], gap: int, *, across: bool = False
+) -> Image.Image:
+    """Puts pictures below each other, or beside each other, on white."""
+    sizes = np.array([p.size for p in pictures])
+    along = 0 if across else 1
+    size = sizes.max(0)
+    size[along] = sizes[:, along].sum() + gap * (len(pictures) - 1)
+    stacked, place = Image.new("RGB", tuple(size.tolist()), "white"), [0, 0]
     for picture in pictures:
-        stacked.paste(picture, (0, y))
-        y += picture.height + gap
+        stacked.paste(picture, tuple(place))
+        place[along] += picture.size[along] + gap
     return stacked
+
+
+def side_by_side(
+    pictures: Sequence[Image.Image], titles: Sequence[str], width: int = 1000
+) -> Image.Image:
+    """Puts pictures beside each other, and below each other what does not fit in `width` pixels.
+
+    Args:
+      titles: what is written above each picture.
+
+    Returns:
+      An RGB image; wider than `width` only if one of the pictures is.
+    """
+    lines: list[list[Image.Image]] = []
+    for picture, title in zip(pictures, titles, strict=True):
+        titled = _add_title(picture, title)
+        if lines and sum(p.width + _GAP for p in (*lines[-1], titled)) - _GAP <= width:
+            lines[-1].append(titled)
+        else:
+            lines.append([titled])
+    return _stack([_stack(line, _GAP, across=True) for line in lines], _GAP)
+
+
+def _add_title(picture: Image.Image, title: str) -> Image.Image:
+    lines = wrap(title, picture.width)
+    band = Image.new("RGB", (picture.width, _text_size(lines)[1] + _PAD), "white")
+    _draw_lines(ImageDraw.Draw(band), picture.width // 2, 0, lines, "ma")
+    return _stack([band, picture.convert("RGB")], 0)
 
 
 def reconstruction_grid(
@@ -190,7 +224,7 @@ def _pair_grid(
         image_grid(pairs[:, i : i + size], rows, names[i : i + size])
         for i in range(0, len(names), size)
     ]
-    return _stack(blocks, gap=12)
+    return _stack(blocks, 12)
 
 
 def interpolation_grid(

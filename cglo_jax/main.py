@@ -22,6 +22,7 @@ def main(command: "Command") -> None:
     distributed.start(command.launch)
     from cglo_jax import (  # JAX: seconds
         classify,
+        compare,
         data,
         export_model,
         methods,
@@ -37,8 +38,12 @@ def main(command: "Command") -> None:
     first = parallel.is_first_process()
     if stage == "report":
         if first:
-            report.run(config, workdir)
+            (compare if config.report.compare else report).run(config, workdir)
         return
+    if config.report.compare:
+        raise UserError(
+            "config.report.compare is for --stage=report only: leave it out"
+        )
     if stage == "export":
         if first:
             print(f"exported: {export_model.run(config, workdir)}", flush=True)

@@ -273,18 +273,6 @@ def draw_reconstructions(
     return figures.reconstruction_grid(dataset.images[shown], images, names)
 
 
-def draw_walks(
-    dataset: Dataset,
-    model: Restored,
-    key: jax.Array,
-    first: Sequence[int],
-    second: Sequence[int],
-) -> Image.Image:
-    """Draws walks between the codes of two images of a class, a row each; see `paint_walks`."""
-    names = [dataset.class_names[dataset.labels[i]] for i in first]
-    return figures.interpolation_grid(*paint_walks(model, key, first, second), names)
-
-
 def paint_walks(
     model: Restored, key: jax.Array, first: Sequence[int], second: Sequence[int]
 ) -> tuple[np.ndarray, list[float]]:

@@ -131,6 +131,22 @@ def test_a_sprite_is_tiles_alone(channels):
         assert place == (60 * r, 90 * c)
 
 
+def test_pictures_stand_side_by_side_as_long_as_there_is_room():
+    tiles = [make_images(1, 1, 70, 90 + i, 3, seed=i)[0, 0] for i in range(3)]
+    pictures = [Image.fromarray(tile) for tile in tiles]
+    picture = figures.side_by_side(pictures, ["a", "b", "c"], width=90 + 24 + 91)
+    (y0, x0), (y1, x1), (y2, x2) = (find_tile(picture, tile) for tile in tiles)
+    assert (x0, x1, x2) == (0, 90 + 24, 0)
+    assert y0 == y1 > 6  # under its title
+    assert y2 == 2 * y0 + 70 + 24
+    assert picture.size == (90 + 24 + 91, 2 * (y0 + 70) + 24)
+    ink = (np.asarray(picture)[:y0] < 128).any(axis=(0, 2))
+    assert ink[30:60].any() and ink[145:175].any()
+    narrow = figures.side_by_side(pictures, ["a", "b", "c"], width=90 + 24 + 90)
+    assert narrow.width == 92
+    assert figures.side_by_side(pictures[:1], ["a"], width=50).width == 90
+
+
 def test_interpolations_walk_along_a_row():
     images = make_images(2, 4, 16, 16, 3)
     picture = figures.interpolation_grid(images, [0.0, 1 / 3, 2 / 3, 1.0], ["a", "b"])
