@@ -267,7 +267,11 @@ def _train(
         merge_state=classifier.merge_state,
         devices=devices,
         checkpoint_dir=directory / "checkpoints",
-        meta={"fingerprint": fingerprint},
+        meta={
+            "fingerprint": fingerprint,
+            "names": list(dataset.class_names),
+            "shape": list(dataset.images.shape[1:]),
+        },
         workdir=workdir,
         tags={"stage": "classify", "method": spec.method, "seed": seed},
         total=c.epochs * c.steps_per_epoch,

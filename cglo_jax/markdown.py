@@ -13,16 +13,16 @@ def _escape(text: str) -> str:
 
 
 def to_markdown(page: Page) -> str:
-    """Writes a page as Markdown. What only the page can show is left to report.html."""
+    """Writes a page as Markdown. What only the page can show is left to HTML."""
     parts = [f"# {_escape(page.title)}"]
     parts += [f"**{_escape(text)}**" for _, text in page.verdicts]
     for section in page.sections:
         parts.append(f"## {section.heading}")
-        parts += _write(section.content)
+        parts += _write(section.content, page.file)
     return "\n\n".join(parts) + "\n"
 
 
-def _write(blocks: Sequence[Block]) -> Iterator[str]:
+def _write(blocks: Sequence[Block], file: str) -> Iterator[str]:
     for block in blocks:
         match block.kind:
             case "heading":
@@ -37,12 +37,14 @@ def _write(blocks: Sequence[Block]) -> Iterator[str]:
                 for heat_map in block.maps:
                     yield from _table(heat_map.table)
             case "curves":
-                yield "They are drawn in report.html."
+                yield f"They are drawn in {file}."
+            case "picture" if not block.is_file:
+                yield f"They are drawn in {file}."
             case "picture":
                 yield f"![{_escape(block.alt)}](samples/{block.name}.png)"
                 yield _escape(block.caption)
             case "folded":
-                yield from _write(block.blocks)
+                yield from _write(block.blocks, file)
 
 
 def _table(table: Table) -> Iterator[str]:

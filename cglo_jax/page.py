@@ -133,6 +133,7 @@ class Picture:
     png: bytes
     size: tuple[int, int]  # width, height in pixels
     alt: str
+    is_file: bool = True  # samples/<name>.png; else only the page has it
 
     @property
     def data_url(self) -> str:
@@ -224,6 +225,7 @@ class Page:
     sections: Sequence[Section]
     chart: IntervalChart | None = None  # of what the verdicts rest on
     facts: Sequence[tuple[str, str]] = ()  # (name, number) of the first verdict
+    file: str = "report.html"
 
     @property
     def told(self) -> list[tuple[str, str, str]]:

@@ -51,9 +51,9 @@ def write(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
 
 
 def _create_page(workdir: pathlib.Path, config: ConfigDict) -> Page:
-    results, flat = _read_results(workdir, config), config_lib.flatten(config)
-    metrics = _read_lines(workdir / "metrics.jsonl", {"stage", "seed", "step"})
-    timings = _read_lines(workdir / "timings.jsonl", {"stage", "wall_s"})
+    results, flat = read_results(workdir, config), config_lib.flatten(config)
+    metrics = read_lines(workdir / "metrics.jsonl", {"stage", "seed", "step"})
+    timings = read_lines(workdir / "timings.jsonl", {"stage", "wall_s"})
     if not flat["external_weights"]:
         _check_no_external_weights(results, workdir)
     confidence = flat["report.confidence"]
@@ -111,7 +111,7 @@ def _verdicts(
     return lines or [("none", f"No verdict: only {BASELINE} has results.")]
 
 
-def _read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
+def read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
     """Reads classifiers/*/result.json: the baseline's first, then cglo's."""
     read = [read_result(path) for path in workdir.glob("classifiers/*/result.json")]
     if not read:
@@ -158,7 +158,7 @@ def _check_comparable(a: dict[str, Any], b: dict[str, Any]) -> None:
             )
 
 
-def _read_lines(path: pathlib.Path, names: set[str]) -> list[dict[str, Any]]:
+def read_lines(path: pathlib.Path, names: set[str]) -> list[dict[str, Any]]:
     """Reads JSON lines that must have `names`."""
     records = storage.read_records(path)
     for number, record in enumerate(records, 1):
