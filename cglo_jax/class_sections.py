@@ -87,9 +87,8 @@ def _missing(results: Results) -> str:
         return "There is nothing to compare."
     if names := classes.uncounted(results):
         return (
-            f"Not told by {', '.join(names)}, written by an older version: remove the "
-            "result.json there and run --stage=classify, which counts again and does not "
-            "train again."
+            f"Not told by {', '.join(names)}, made by an older version: to have it, remove them "
+            "and run --stage=classify."
         )
     return ""
 

@@ -55,11 +55,12 @@ def samples(workdir: pathlib.Path) -> Section:
     Raises:
       UserError: a file is damaged.
     """
-    directory = workdir / "samples"
+    directory, between = workdir / "samples", "Between two images"
+    walks = _walks(directory)
     parts: list[tuple[str, str, list[Block]]] = [  # file, heading, blocks
         ("reconstructions.png", "Reconstructions", _picture(directory, "reconstructions")),
-        ("walks.png and walks.json", "Between two images", _walks(directory)),
-        ("interpolations.png", "", _strip(directory)),
+        ("walks.png and walks.json", between, walks),
+        ("interpolations.png", "" if walks else between, _strip(directory, bool(walks))),
         ("nearest.json", "Nearest training images", _nearest(directory / "nearest.json")),
         ("nearest.png", "", _picture(directory, "nearest")),
         ("codes.png", "Map of the codes", _picture(directory, "codes")),
@@ -102,12 +103,12 @@ def _picture(directory: pathlib.Path, name: str) -> list[Block]:
     return [Picture(name, _CAPTIONS[name], png, size, _ALTS[name])]
 
 
-def _strip(directory: pathlib.Path) -> list[Block]:
-    """The walks without a slider, folded where there is one."""
+def _strip(directory: pathlib.Path, folded: bool) -> list[Block]:
+    """The walks without a slider."""
     picture = _picture(directory, "interpolations")
-    if not picture or not (directory / "walks.png").exists():
-        return picture
-    return [Folded("All of the walks at once", picture)]
+    return (
+        [Folded("All of the walks at once", picture)] if picture and folded else picture
+    )
 
 
 def _read_json(path: pathlib.Path, check: Any) -> Any:
@@ -143,7 +144,7 @@ def _walks(directory: pathlib.Path) -> list[Block]:
         "of its class (t = 1). Synthetic training images are such images in between."
     )
     names = [str(name) for name in told["classes"]]
-    return [Text(text), Walks(names, told["t"], tuple(told["tile"]), png)]
+    return [Walks(text, names, told["t"], tuple(told["tile"]), png)]
 
 
 def _check_nearest(told: dict[str, Any]) -> None:

@@ -50,5 +50,5 @@ def _write(blocks: Sequence[Block], file: str) -> Iterator[str]:
 def _table(table: Table) -> Iterator[str]:
     lines = [table.header, ["---"] * len(table.header), *table.rows]
     cells = [" | ".join(map(_escape, line)) for line in lines]
-    yield f"#### {_escape(table.caption)}"
+    yield f"### {_escape(table.caption)}"
     yield "\n".join(f"| {line} |" for line in cells)

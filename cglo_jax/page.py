@@ -149,6 +149,7 @@ class Walks:
     """
 
     kind: ClassVar[str] = "walks"
+    text: str
     names: Sequence[str]
     t: Sequence[float]
     tile: tuple[int, int]  # height, width in pixels

@@ -1,12 +1,13 @@
 """Headless Chromium, driven by its DevTools protocol over a pipe: what a reader's browser does."""
 
 import base64
+import fcntl
 import itertools
 import json
 import os
 import pathlib
 import shutil
-import subprocess
+import signal
 import threading
 from typing import Any
 
@@ -32,19 +33,18 @@ class Browser:
     def __init__(self, folder: pathlib.Path) -> None:
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
-        # Chromium reads commands from file 3 and writes answers to file 4.
-        script = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
         command = [CHROMIUM, *_FLAGS, f"--user-data-dir={folder}", "about:blank"]
-        with (folder / "log").open("w") as log:
-            self._process = subprocess.Popen(
-                ["sh", "-c", script, "sh", *command],
-                pass_fds=(to_browser, from_browser),
-                stdout=log,
-                stderr=log,
-            )
-        os.close(to_browser)
-        os.close(from_browser)
-        self._timer = threading.Timer(_TIMEOUT, self._process.kill)
+        # Chromium reads commands from file 3 and writes answers to file 4.
+        ends = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (to_browser, from_browser)]
+        log = os.open(folder / "log", os.O_CREAT | os.O_WRONLY)
+        copies = ((log, 1), (log, 2), (ends[0], 3), (ends[1], 4))
+        actions = [(os.POSIX_SPAWN_DUP2, *copy) for copy in copies]
+        self._pid = os.posix_spawn(
+            CHROMIUM, command, os.environ, file_actions=actions, setpgroup=0
+        )
+        for fd in (to_browser, from_browser, log, *ends):
+            os.close(fd)
+        self._timer = threading.Timer(_TIMEOUT, self._kill)
         self._timer.start()
         self._numbers, self._buffer, self._session = itertools.count(1), b"", None
         self.events: list[dict[str, Any]] = []
@@ -120,10 +120,13 @@ class Browser:
         answer = self.call("Page.captureScreenshot", format="png", **options)
         return base64.b64decode(answer["data"])
 
+    def _kill(self) -> None:
+        os.killpg(self._pid, signal.SIGKILL)  # its helpers, too
+
     def close(self) -> None:
         """Ends the browser."""
         self._timer.cancel()
-        self._process.kill()
-        self._process.wait()
+        self._kill()
+        os.waitpid(self._pid, 0)
         os.close(self._write)
         os.close(self._read)
