@@ -5,10 +5,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cglo_jax import appendix, fingerprints, sections, storage
+from cglo_jax import (
+    appendix,
+    class_sections,
+    fingerprints,
+    generated,
+    sections,
+    storage,
+)
 from cglo_jax import config as config_lib
 from cglo_jax.errors import UserError
-from cglo_jax.page import Page, to_html, to_markdown
+from cglo_jax.markdown import to_markdown
+from cglo_jax.page import Page, to_html
 from cglo_jax.results import read_result
 from cglo_jax.verdict import (
     BASELINE,
@@ -51,19 +59,24 @@ def _create_page(workdir: pathlib.Path, config: ConfigDict) -> Page:
     confidence = flat["report.confidence"]
     methods = [method for method in results if method != BASELINE]
     compared = {method: compare(results, method, confidence) for method in methods}
+    comparisons = [c for c in compared.values() if c]
     return Page(
         _title(any_result(results), flat),
         _verdicts(compared, confidence),
         [
             sections.accuracy(results, flat),
-            sections.differences(results, [c for c in compared.values() if c], flat),
+            sections.differences(results, comparisons, flat),
+            class_sections.changes(results, flat),
+            class_sections.confusions(results),
+            generated.samples(workdir),
             sections.learning_curves(metrics),
-            sections.samples(workdir),
             appendix.priors(results, flat),
             appendix.settings(flat),
             appendix.environment(results, timings),
             appendix.files(),
         ],
+        sections.headline_chart(comparisons, confidence),
+        sections.facts(results, comparisons[0]) if comparisons else (),
     )
 
 
@@ -91,7 +104,7 @@ def _verdicts(
     for method, c in compared.items():
         if c is None:
             text = f"{method}: no verdict, {BASELINE} has no result with its seeds."
-            lines.append(("none", text))
+            lines.append(("missing", text))
         else:
             kind = c.verdict if c.verdict in ("helped", "hurt") else "none"
             lines.append((kind, sentence(c, confidence)))
@@ -99,13 +112,16 @@ def _verdicts(
 
 
 def read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
-    """Reads classifiers/*/result.json, the baseline's first."""
+    """Reads classifiers/*/result.json: the baseline's first, then cglo's."""
     read = [read_result(path) for path in workdir.glob("classifiers/*/result.json")]
     if not read:
         raise UserError(
             f"{workdir / 'classifiers'} holds no result: run --stage=classify first"
         )
-    read.sort(key=lambda r: (r["method"] != BASELINE, r["method"], r["seed"]))
+    first = (BASELINE, "cglo")
+    read.sort(
+        key=lambda r: (*(r["method"] != m for m in first), r["method"], r["seed"])
+    )
     now = fingerprints.classify_fingerprint(config)
     results: Results = {}
     for result in read:
