@@ -11,7 +11,8 @@ from cglo_jax import compare_sections, report, storage, workdirs
 from cglo_jax.compare_sections import Run
 from cglo_jax.config import flatten
 from cglo_jax.errors import UserError, printable
-from cglo_jax.page import Page, Section, to_html, to_markdown
+from cglo_jax.markdown import to_markdown
+from cglo_jax.page import Page, Section, to_html
 from cglo_jax.results import read_result
 
 _EQUAL = (
@@ -97,10 +98,10 @@ def _create_page(runs: Sequence[Run], confidence: float) -> Page:
 
 def _tell(section: Section) -> Section:
     """A section for Markdown: it could link to no file that shows the pictures of several runs."""
-    if not section.pictures:
+    if not section.blocks:
         return section
     text = [*section.text, "They are drawn in compare.html."]
-    return dataclasses.replace(section, text=text, pictures=())
+    return dataclasses.replace(section, text=text, blocks=())
 
 
 def _differing_images(runs: Sequence[Run]) -> tuple[list[str], list[str]]:

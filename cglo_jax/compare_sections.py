@@ -116,7 +116,10 @@ def _mean_and_error(values: Sequence[float]) -> str:
 
 
 def _interval(mean: float, low: float | None, high: float | None) -> str:
-    return f"{mean:+.2f}" + (f" ({low:+.2f} to {high:+.2f})" if low is not None else "")
+    told = verdicts.signed(mean)
+    if low is None:
+        return told
+    return f"{told} ({verdicts.signed(low)} to {verdicts.signed(high)})"
 
 
 def _paired(one: Run, first: Run, method: str, confidence: float) -> str:
@@ -218,5 +221,6 @@ def reconstructions(runs: Sequence[Run]) -> Section:
     png = io.BytesIO()
     drawn.save(png, "PNG")
     caption = "Training images (upper rows) and what the generators make of their codes (lower rows)."
-    picture = Picture("reconstructions", caption, png.getvalue(), drawn.size)
-    return Section(heading, text, pictures=[picture])
+    alt = f"Pairs of images, a training image above its reconstruction, of {', '.join(shown)}."
+    picture = Picture("reconstructions", caption, png.getvalue(), drawn.size, alt)
+    return Section(heading, text, blocks=[picture])
