@@ -1,3 +1,50 @@
-"""cGLO JAX: better image classifiers from a few labelled images per class."""
+"""cGLO JAX: better image classifiers from a few labelled images per class.
+
+import cglo_jax, jax
+
+model = cglo_jax.load("runs/digits")
+images = model.sample("3", n=8, key=jax.random.key(0))  # uint8 [8, H, W, C]
+again = model.reconstruct(model.ids[:8])
+"""
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # JAX takes seconds to import
+    from cglo_jax.ensemble import Classifier
+    from cglo_jax.inference import TrainedModel
 
 __version__ = "0.1.0"
+
+
+def load(workdir: str | os.PathLike, seed: int | None = None) -> "TrainedModel":
+    """Loads the newest generator and codes of a run, without its images.
+
+    Args:
+      workdir: the --workdir of the run, wherever it lies now.
+      seed: of `config.seeds`; None: the first one that was trained.
+
+    Raises:
+      errors.UserError: there is no such run, or no usable checkpoint of the seed.
+    """
+    from cglo_jax import inference
+
+    return inference.load(workdir, seed)
+
+
+def load_classifier(
+    workdir: str | os.PathLike, method: str, seed: int | None = None
+) -> "Classifier":
+    """Loads the classifiers that a run trained with `method`, to be averaged.
+
+    Args:
+      workdir: the --workdir of the run, wherever it lies now.
+      method: of `config.classify.methods`, such as "cglo" or "baseline".
+      seed: the classifier of one seed; None: those of all seeds.
+
+    Raises:
+      errors.UserError: there is no such run, or no trained classifier of this method and seed.
+    """
+    from cglo_jax import ensemble
+
+    return ensemble.load(workdir, method, seed)

@@ -84,16 +84,22 @@ class StepSpec:
         )
 
 
+def create_network(
+    config: ConfigDict, num_classes: int, axis_name: str | None = parallel.AXIS
+) -> WideResNet | ResNet50:
+    """Builds the network that `config.classify` names; axis_name: to average batch norm over."""
+    c = config.classify
+    common = {"dtype": jnp.dtype(config.dtype), "axis_name": axis_name}
+    if c.network == "resnet50":
+        return ResNet50(num_classes, **common)
+    return WideResNet(num_classes, c.depth, c.width, c.dropout, **common)
+
+
 def create_spec(config: ConfigDict, dataset: Dataset, method: str) -> StepSpec:
     """Builds the constants of training with `method` on the images of `dataset`."""
-    c, num_classes = config.classify, len(dataset.class_names)
-    common = {"dtype": jnp.dtype(config.dtype), "axis_name": parallel.AXIS}
-    if c.network == "resnet50":
-        model = ResNet50(num_classes, **common)
-    else:
-        model = WideResNet(num_classes, c.depth, c.width, c.dropout, **common)
+    c = config.classify
     return StepSpec(
-        model=model,
+        model=create_network(config, len(dataset.class_names)),
         method=method,
         sample=synthesis.create_spec(config, dataset),
         replace_probability=c.replace_probability,

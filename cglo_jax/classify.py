@@ -29,6 +29,7 @@ from cglo_jax.methods import METHODS
 from cglo_jax.order import BatchOrder
 from cglo_jax.pretrained import NO_WEIGHTS, RANDOM, Origin
 from cglo_jax.results import (
+    confusion,
     describe_data,
     environment,
     read_result,
@@ -149,6 +150,7 @@ def run(
         "codes_added_later": perceptual["added"],
         "rates_times": {"classifier": rate, **perceptual["rates"]},
         "environment": environment(devices),
+        "confusion": confusion(logits, test_set.labels),
     }
     if parallel.is_first_process():
         storage.write_atomically(path, json.dumps(result, indent=1) + "\n")
@@ -265,7 +267,11 @@ def _train(
         merge_state=classifier.merge_state,
         devices=devices,
         checkpoint_dir=directory / "checkpoints",
-        meta={"fingerprint": fingerprint},
+        meta={
+            "fingerprint": fingerprint,
+            "names": list(dataset.class_names),
+            "shape": list(dataset.images.shape[1:]),
+        },
         workdir=workdir,
         tags={"stage": "classify", "method": spec.method, "seed": seed},
         total=c.epochs * c.steps_per_epoch,

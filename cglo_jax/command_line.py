@@ -19,7 +19,7 @@ from cglo_jax.distributed import Launch
 from cglo_jax.errors import UserError, shorten
 from cglo_jax.validation import validate
 
-STAGES = ("all", "train", "sample", "classify", "report")
+STAGES = ("all", "train", "sample", "classify", "report", "export")
 
 _NO_CONFIG = "no --config: try --config=configs/digits.py, or --help"
 
@@ -65,7 +65,7 @@ def _define_flags() -> _Flags:
             STAGES,
             "train: generator and codes; sample: images and figures; classify: classifiers with "
             "and without them; report: tables and verdict; all: these in turn, nothing trained "
-            "twice.",
+            "twice; export: what is trained as files for other programs.",
         ),
         flags.DEFINE_boolean(
             "fresh",

@@ -196,6 +196,9 @@ def get_config() -> ConfigDict:
     config.report = ConfigDict()
     # of the t-interval of the paired difference over seeds
     config.report.confidence = 0.95
+    # of --stage=report: runs to be set side by side instead, by their work directories with
+    # commas between them
+    config.report.compare = ""
     return config.lock()
 
 

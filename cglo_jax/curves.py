@@ -2,6 +2,7 @@
 
 import html
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,9 +16,9 @@ _PANELS = (
     ("classify", "loss", "Classifier: training loss"),
     ("classify", "train_accuracy", "Classifier: training accuracy (%)"),
 )
-_SIZE = (320, 210)  # of a panel, in the units of its text (12 high)
-_FRAME = (58, 32, 304, 174)  # left, top, right, bottom of the axes
-_DASHES = ("none", "6 3", "2 2")
+_SIZE = (320, 190)  # of a panel, in the units of its text (12 high)
+_FRAME = (58, 10, 304, 154)  # left, top, right, bottom of the axes
+_DASHES = ("none", "6 3", "2 2", "8 2 2 2")  # 4 against 6 colours: 12 different pairs
 
 
 def learning_curves(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -28,15 +29,29 @@ def learning_curves(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
     Returns:
       {title: SVG text} of the quantities that were logged. An SVG needs nothing but itself; lines
-      have the page's `--series-0`, ... if set, axes and text its text colour.
+      have the page's `--series-0`, ... if set, axes and text its text colour. Colours and dashes
+      are those of `legend`.
     """
     records = list(records)
-    drawn = {}
+    methods, drawn = _methods(records), {}
     for stage, key, title in _PANELS:
         lines = _lines([r for r in records if r["stage"] == stage], key)
         if lines:
-            drawn[title] = _panel(title, lines)
+            drawn[title] = _panel(title, lines, methods)
     return drawn
+
+
+def legend(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Returns {method: SVG text of its line}, see `learning_curves`."""
+    return {
+        method: f'<svg width="28" height="10" aria-hidden="true"><path d="M0 5h28" {_stroke(i)}/></svg>'
+        for i, method in enumerate(_methods(records))
+    }
+
+
+def _methods(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The methods in the order in which they were trained first."""
+    return list(dict.fromkeys(r["method"] for r in records if r.get("method")))
 
 
 def _lines(
@@ -52,7 +67,8 @@ def _lines(
     return {name: sorted(line.items()) for name, line in lines.items()}
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def ticks(low: float, high: float) -> list[float]:
+    """Returns a few round numbers from `low` or below to `high` or above."""
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high).tolist()
@@ -67,40 +83,70 @@ def _short(value: float) -> str:
 
 
 def _panel(
-    title: str, lines: Mapping[tuple[str, int], list[tuple[float, float]]]
+    title: str,
+    lines: Mapping[tuple[str, int], list[tuple[float, float]]],
+    methods: Sequence[str],
 ) -> str:
     left, top, right, bottom = _FRAME
     points = [point for line in lines.values() for point in line]
     last = max(step for step, _ in points) or 1
     values = [value for _, value in points]
-    ticks = _ticks(min(0.0, *values), max(values) if max(values) > 0 else 1.0)
+    # Percentages have one axis in every report.
+    highest = 100.0 if "%" in title else max(values) if max(values) > 0 else 1.0
+    written = ticks(min(0.0, *values), highest)
 
     def place(step: float, value: float) -> tuple[float, float]:
-        height = (value - ticks[0]) / (ticks[-1] - ticks[0])
+        height = (value - written[0]) / (written[-1] - written[0])
         return left + (right - left) * step / last, bottom - (bottom - top) * height
 
     parts = [_text((left + right) / 2, bottom + 32, "middle", "step")]
-    for tick in ticks:
+    for tick in written:
         _, y = place(0, tick)
         grid = 'stroke="currentColor" opacity=".15"'
         parts.append(f'<path d="M{left} {y:.1f}H{right}" {grid}/>')
         parts.append(_text(left - 6, y + 4, "end", _short(tick)))
-    for tick in _ticks(0, last):
+    for tick in ticks(0, last):
         if tick <= last:
             text = f"{tick / 1000:g}k" if tick and last >= 10000 else f"{tick:g}"
             parts.append(_text(place(tick, 0)[0], bottom + 16, "middle", text))
-    methods = sorted({method for method, _ in lines})
     for (method, _), line in sorted(lines.items()):
-        path = " ".join("{:.1f},{:.1f}".format(*place(*point)) for point in line)
-        parts.append(f'<polyline points="{path}" {_stroke(methods.index(method))}/>')
-    parts += _panel_legend(methods)
-    # Without a legend its row is left out of the view.
-    y0 = 0 if any(methods) else 20
+        index = methods.index(method) if method else 0
+        parts.append(_draw_line([place(*point) for point in line], index))
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" role="img" fill="currentColor"'
-        f' viewBox="0 {y0} {_SIZE[0]} {_SIZE[1] - y0}" aria-label="{html.escape(title)}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" fill="currentColor"'
+        f' viewBox="0 0 {_SIZE[0]} {_SIZE[1]}" aria-label="{html.escape(_summary(title, lines))}"'
         f' font-family="system-ui, sans-serif" font-size="12">{"".join(parts)}</svg>'
     )
+
+
+def _summary(
+    title: str, lines: Mapping[tuple[str, int], list[tuple[float, float]]]
+) -> str:
+    """Says where the lines begin and end, for those who do not see them."""
+    ends: dict[str, list[tuple[float, float]]] = {}  # of each method: first and last
+    for (method, _), line in sorted(lines.items()):
+        ends.setdefault(method, []).extend((line[0], line[-1]))
+    texts = []
+    for method, points in ends.items():
+        (first, _), (last, _) = min(points), max(points)
+        began, ended = (
+            statistics.fmean(v for step, v in points if step == at)
+            for at in (first, last)
+        )
+        text = f"{_short(began)} at step {first:g}"
+        if last != first:
+            text = f"from {text} to {_short(ended)} at step {last:g}"
+        texts.append(f"{method} {text}".strip())
+    return f"{title}, mean over seeds: {'; '.join(texts)}"
+
+
+def _draw_line(places: Sequence[tuple[float, float]], index: int) -> str:
+    if len(places) == 1:
+        x, y = places[0]
+        color = _color(index)
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" style="fill: {color}"/>'
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    return f'<polyline points="{path}" {_stroke(index)}/>'
 
 
 def _text(x: float, y: float, anchor: str, text: str) -> str:
@@ -108,17 +154,11 @@ def _text(x: float, y: float, anchor: str, text: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
 
 
+def _color(index: int) -> str:
+    return f"var(--series-{index % len(PALETTE)}, {PALETTE[index % len(PALETTE)]})"
+
+
 def _stroke(index: int) -> str:
-    color = f"var(--series-{index % len(PALETTE)}, {PALETTE[index % len(PALETTE)]})"
     dash = _DASHES[index % len(_DASHES)]
-    return f'fill="none" style="stroke: {color}" stroke-width="1.4" stroke-dasharray="{dash}"'
-
-
-def _panel_legend(methods: Sequence[str]) -> list[str]:
-    parts, x = [], float(_FRAME[0])
-    for i, method in enumerate(methods):
-        if method:
-            parts.append(f'<path d="M{x:.0f} 14h22" {_stroke(i)}/>')
-            parts.append(_text(x + 27, 18, "start", method))
-            x += 46 + 7 * len(method)
-    return parts
+    style = f'fill="none" style="stroke: {_color(index)}"'
+    return f'{style} stroke-width="1.6" stroke-dasharray="{dash}"'

@@ -17,6 +17,7 @@ says where. To read what config.sample.export=("npz", "tfds") wrote:
 Neither writing nor reading a TFDS data set in this way needs TensorFlow.
 """
 
+import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -69,6 +70,23 @@ def write(
         _write_tfds(directory, records, class_names, name)
 
 
+def encode_png(image: np.ndarray) -> bytes:
+    """Encodes uint8 [H, W, 1 or 3] as PNG."""
+    buffer = io.BytesIO()
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def read_images(directory: Path, records: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Reads the PNGs that lines of a manifest name, at least one: uint8 [n, H, W, C]."""
+    images = np.empty((len(records), *_shape(directory, records)), np.uint8)
+    for image, record in zip(images, records, strict=True):
+        with Image.open(directory / record["file"]) as png:
+            image[...] = np.asarray(png).reshape(image.shape)
+    return images
+
+
 def tfds_name(name: str) -> str:
     """Returns what TFDS can call the images made from data set `name`: cglo_<name>."""
     return "cglo_" + re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
@@ -76,13 +94,9 @@ def tfds_name(name: str) -> str:
 
 def _write_npz(directory, records, class_names) -> None:
     """Writes samples.npz; nothing in it is pickled."""
-    images = np.empty((len(records), *_shape(directory, records)), np.uint8)
-    for image, record in zip(images, records, strict=True):
-        with Image.open(directory / record["file"]) as png:
-            image[...] = np.asarray(png).reshape(image.shape)
     np.savez(
         directory / "samples.npz",
-        images=images,
+        images=read_images(directory, records),
         labels=np.array([r["label"] for r in records], np.int32),
         class_names=np.array(class_names, str),
         source=np.array([r["source"] for r in records], str),

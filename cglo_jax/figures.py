@@ -1,14 +1,12 @@
-"""Pictures of a run: image grids and the map of the codes. Pure functions.
+"""Grids of images. Pure functions.
 
-Grids are Pillow images whose pixels are exactly those given (nearest-neighbour, whole factors);
-the map of the codes is drawn by matplotlib without its global state.
+They are Pillow images whose pixels are exactly those given (nearest-neighbour, whole factors).
 """
 
 import functools
 import math
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -16,14 +14,13 @@ from PIL import Image, ImageDraw, ImageFont
 _CELL = 64  # pixels: the shorter side of an image in a grid is brought to at least this
 _GUTTER = 2  # pixels around every image
 _PAD = 6  # pixels around text
+_GAP = 24  # pixels between pictures side by side
 _FONT_SIZE = 13  # pixels
-_LABEL_WIDTH = 140  # pixels: row labels are broken into lines of at most this
-_PER_ROW = 8  # columns of a reconstruction grid before it wraps
+LABEL_WIDTH = 140  # pixels: row labels are broken into lines of at most this
+_PER_ROW = 8  # columns of a grid of pairs before it wraps
 _INK = (34, 34, 34)
 # Okabe & Ito's colours, told apart with every kind of colour blindness; yellow and black left out.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_MARKERS = "os^DvPX"  # 7 of them against 6 colours: 42 different pairs
-_LEGEND_CLASSES = 12  # more than these are named on the map instead
 
 
 @functools.cache
@@ -35,7 +32,7 @@ def _font() -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), _FONT_SIZE)
 
 
-def _wrap(text: str, width: int) -> list[str]:
+def wrap(text: str, width: int) -> list[str]:
     """Breaks text into lines of at most `width` pixels, within a word only if it is too long."""
     pieces = "".join(
         f"{c}\0" if c in " _-" else c for c in " ".join(text.split())
@@ -65,6 +62,28 @@ def _draw_lines(
         draw.text((x, y + i * sum(_font().getmetrics())), line, _INK, _font(), anchor)
 
 
+def _enlarge(images: np.ndarray, scale: int | None) -> np.ndarray:
+    """Images [rows, columns, H, W, C] as RGB, enlarged as `image_grid` says."""
+    scale = scale or max(1, math.ceil(_CELL / max(images.shape[2:4])))
+    rgb = np.broadcast_to(images, (*images.shape[:-1], 3))  # grey to RGB
+    return rgb.repeat(scale, axis=2).repeat(scale, axis=3)
+
+
+def sprite(images: np.ndarray) -> tuple[Image.Image, tuple[int, int]]:
+    """Lays images out without labels and gutters, for a page that shows one tile at a time.
+
+    Args:
+      images: uint8 [rows, columns, H, W, C], C = 1 or 3; enlarged as by `image_grid`.
+
+    Returns:
+      (an RGB image of rows x columns equal tiles, (height, width) of a tile in its pixels).
+    """
+    tiles = _enlarge(images, None)
+    rows, columns, height, width, _ = tiles.shape
+    pixels = tiles.swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+    return Image.fromarray(pixels), (height, width)
+
+
 def image_grid(
     images: np.ndarray,
     row_labels: Sequence[str] | None = None,
@@ -86,14 +105,11 @@ def image_grid(
     Raises:
       ValueError: if a list of labels has another length than there are rows or columns.
     """
-    rows, columns, height, width, _ = images.shape
-    scale = scale or max(1, math.ceil(_CELL / max(height, width)))
-    rgb = np.broadcast_to(images, (*images.shape[:-1], 3))  # grey to RGB
-    tiles = rgb.repeat(scale, axis=2).repeat(scale, axis=3)
-    height, width = height * scale, width * scale
-    left = [_wrap(text, _LABEL_WIDTH) for text in row_labels or [""] * rows]
+    tiles = _enlarge(images, scale)
+    rows, columns, height, width, _ = tiles.shape
+    left = [wrap(text, LABEL_WIDTH) for text in row_labels or [""] * rows]
     most = max(width, _CELL) * 5 // 4  # rather wider than a word broken in two
-    top = [_wrap(text, most) for text in column_labels or [""] * columns]
+    top = [wrap(text, most) for text in column_labels or [""] * columns]
     x0 = max(_text_size(lines)[0] for lines in left)
     x0 += 2 * _PAD if x0 else _GUTTER
     y0 = max(_text_size(lines)[1] for lines in top)
@@ -120,20 +136,53 @@ def image_grid(
     return picture
 
 
-def _stack(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
-    height = sum(p.height for p in pictures) + gap * (len(pictures) - 1)
-    stacked = Image.new("RGB", (max(p.width for p in pictures), height), "white")
-    y = 0
+def _stack(
+    pictures: Sequence[Image.Image], gap: int, *, across: bool = False
+) -> Image.Image:
+    """Puts pictures below each other, or beside each other, on white."""
+    sizes = np.array([p.size for p in pictures])
+    along = 0 if across else 1
+    size = sizes.max(0)
+    size[along] = sizes[:, along].sum() + gap * (len(pictures) - 1)
+    stacked, place = Image.new("RGB", tuple(size.tolist()), "white"), [0, 0]
     for picture in pictures:
-        stacked.paste(picture, (0, y))
-        y += picture.height + gap
+        stacked.paste(picture, tuple(place))
+        place[along] += picture.size[along] + gap
     return stacked
+
+
+def side_by_side(
+    pictures: Sequence[Image.Image], titles: Sequence[str], width: int = 1000
+) -> Image.Image:
+    """Puts pictures beside each other, and below each other what does not fit in `width` pixels.
+
+    Args:
+      titles: what is written above each picture.
+
+    Returns:
+      An RGB image; wider than `width` only if one of the pictures is.
+    """
+    lines: list[list[Image.Image]] = []
+    for picture, title in zip(pictures, titles, strict=True):
+        titled = _add_title(picture, title)
+        if lines and sum(p.width + _GAP for p in (*lines[-1], titled)) - _GAP <= width:
+            lines[-1].append(titled)
+        else:
+            lines.append([titled])
+    return _stack([_stack(line, _GAP, across=True) for line in lines], _GAP)
+
+
+def _add_title(picture: Image.Image, title: str) -> Image.Image:
+    lines = wrap(title, picture.width)
+    band = Image.new("RGB", (picture.width, _text_size(lines)[1] + _PAD), "white")
+    _draw_lines(ImageDraw.Draw(band), picture.width // 2, 0, lines, "ma")
+    return _stack([band, picture.convert("RGB")], 0)
 
 
 def reconstruction_grid(
     originals: np.ndarray, reconstructions: np.ndarray, names: Sequence[str]
 ) -> Image.Image:
-    """Shows training images above their reconstructions (Fig. 4), 8 to a row.
+    """Shows training images above their reconstructions (Fig. 4), at most 8 to a row.
 
     Args:
       originals: uint8 [n, H, W, C], n > 0.
@@ -143,13 +192,39 @@ def reconstruction_grid(
     Returns:
       An RGB image with pairs of rows.
     """
-    pairs = np.stack([originals, reconstructions])  # [2, n, H, W, C]
-    rows = ("original", "reconstruction")
+    pairs = np.stack([originals, reconstructions])
+    return _pair_grid(pairs, ("original", "reconstruction"), names)
+
+
+def nearest_grid(
+    synthetic: np.ndarray, nearest: np.ndarray, names: Sequence[str]
+) -> Image.Image:
+    """Shows synthetic images above the training images nearest to them, at most 8 to a row.
+
+    Args:
+      synthetic: uint8 [n, H, W, C], n > 0.
+      nearest: uint8 [n, H, W, C], in the same order.
+      names: what is written above each pair, n texts.
+
+    Returns:
+      An RGB image with pairs of rows.
+    """
+    pairs = np.stack([synthetic, nearest])
+    return _pair_grid(pairs, ("synthetic", "nearest training image"), names)
+
+
+def _pair_grid(
+    pairs: np.ndarray, rows: Sequence[str], names: Sequence[str]
+) -> Image.Image:
+    """Pairs uint8 [2, n, H, W, C], one image above the other."""
+    size = math.ceil(
+        len(names) / math.ceil(len(names) / _PER_ROW)
+    )  # 5 and 5, not 8 and 2
     blocks = [
-        image_grid(pairs[:, i : i + _PER_ROW], rows, names[i : i + _PER_ROW])
-        for i in range(0, len(originals), _PER_ROW)
+        image_grid(pairs[:, i : i + size], rows, names[i : i + size])
+        for i in range(0, len(names), size)
     ]
-    return _stack(blocks, gap=12)
+    return _stack(blocks, 12)
 
 
 def interpolation_grid(
@@ -166,124 +241,3 @@ def interpolation_grid(
       An RGB image.
     """
     return image_grid(images, names, [f"t = {t:.3g}" for t in t_values])
-
-
-def code_map(
-    points: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
-) -> Image.Image:
-    """Draws codes brought to the plane, coloured by class (Fig. 2).
-
-    Up to 12 classes have a legend; of more, those names are written at their class's median for
-    which there is room, larger classes first.
-
-    Args:
-      points: float [n, 2].
-      labels: int [n]; -1 (no label) is drawn small and grey.
-      class_names: the name of each class.
-
-    Returns:
-      An RGB image, 1200 pixels wide.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4.8), dpi=200, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
-    axes.spines[:].set_color("0.8")
-    few = len(class_names) <= _LEGEND_CLASSES
-    hidden = axes.scatter(*points[labels < 0].T, s=3, color="#b3b3b3")
-    drawn = [
-        _scatter_class(axes, points[labels == k], k, len(class_names))
-        for k in range(len(class_names))
-    ]
-    if few and (labels < 0).any():
-        _add_legend(figure, [*drawn, hidden], [*class_names, "unlabelled"])
-    elif few:
-        _add_legend(figure, drawn, class_names)
-    else:
-        _add_class_names(canvas, axes, points, labels, class_names)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-
-
-def code_panels(
-    panels: Sequence[tuple[np.ndarray, np.ndarray]],
-    titles: Sequence[str],
-    notes: Sequence[str],
-    class_names: Sequence[str],
-) -> Image.Image:
-    """Draws maps of several runs' codes beside each other with one legend (Fig. 2).
-
-    Args:
-      panels: (points float [n, 2], labels int [n]) of each; -1 (no label) is a black "?".
-      titles, notes: a text above and one below each panel.
-      class_names: the name of each class, at most 12.
-
-    Returns:
-      An RGB image, 720 pixels wide for each panel and 180 for the legend.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    width = 3.6 * len(panels) + 0.9
-    figure = Figure(figsize=(width, 3.9), dpi=200, layout="constrained")
-    canvas, drawn = FigureCanvasAgg(figure), {}
-    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    texts = zip(panels, titles, notes, strict=True)
-    for axes, ((points, labels), title, note) in zip(all_axes, texts, strict=True):
-        axes.set(xticks=[], yticks=[], box_aspect=1)
-        axes.set_title(title, fontsize=11, parse_math=False)
-        axes.set_xlabel(note, fontsize=9, labelpad=6, parse_math=False)
-        axes.spines[:].set_color("0.8")
-        hidden = axes.scatter(
-            *points[labels < 0].T, s=36, marker="$?$", color="black", linewidths=0.2
-        )
-        drawn |= {"unlabelled": hidden} if (labels < 0).any() else {}
-        for k, name in enumerate(class_names):
-            of_class = points[labels == k]
-            drawn[name] = _scatter_class(axes, of_class, k, len(class_names))
-    names = [*class_names, *(["unlabelled"] if "unlabelled" in drawn else [])]
-    _add_legend(figure, [drawn[name] for name in names], names)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-
-
-def _scatter_class(axes: Any, points: np.ndarray, k: int, num_classes: int) -> Any:
-    from matplotlib import colormaps
-
-    few = num_classes <= _LEGEND_CLASSES
-    color = PALETTE[k % len(PALETTE)] if few else colormaps["viridis"](k / num_classes)
-    style = {"marker": _MARKERS[k % len(_MARKERS)], "linewidths": 0.4}
-    style |= {"s": 26 if few else 14, "color": [color], "edgecolors": "white"}
-    return axes.scatter(*points.T, **style)
-
-
-def _add_legend(figure: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
-    style = {"loc": "outside right upper", "frameon": False, "fontsize": 11}
-    legend = figure.legend(handles, [" "] * len(handles), **style)
-    # Set afterwards: matplotlib leaves names that start with "_" out and reads "$" as maths.
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set(text="\n".join(_wrap(name, _LABEL_WIDTH)), parse_math=False)
-
-
-def _add_class_names(
-    canvas: Any, axes: Any, points: np.ndarray, labels: np.ndarray, names: Sequence[str]
-) -> None:
-    from matplotlib.patheffects import withStroke
-
-    canvas.draw()  # text extents need the final layout
-    placed = []
-    outline = [withStroke(linewidth=2, foreground="white")]
-    sizes = np.bincount(labels[labels >= 0], minlength=len(names))
-    for k in [k for k in np.argsort(-sizes, kind="stable") if sizes[k]]:
-        x, y = np.median(points[labels == k], axis=0)
-        text = axes.text(x, y, names[k], fontsize=7, ha="center", va="center")
-        text.set(parse_math=False, path_effects=outline)
-        box = text.get_window_extent(canvas.get_renderer())
-        inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1
-        if inside and not any(box.overlaps(other) for other in placed):
-            placed.append(box)
-        else:
-            text.remove()

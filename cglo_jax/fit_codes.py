@@ -173,7 +173,8 @@ def run(
     # What the generator has learnt, without labels at most, may not be a test image now.
     transductive = config.dataset.transductive
     learnt = trained["ids"][: meta["n_labelled"] if transductive else None]
-    model = {**trained, "z": z, "ids": ids, "generator_ids": learnt}
+    of_images = {"z": z, "ids": ids, "labels": dataset.labels}
+    model = {**trained, **of_images, "generator_ids": learnt}
     restoring.check_unseen(test_set, model)
     old = {row.tobytes() for row in trained["ids"]}
     notes = {
@@ -229,7 +230,7 @@ def _restore_state(directory, spec, devices) -> cglo.TrainState:
         n, dim = model["z"].shape
         init = functools.partial(cglo.init_state, spec=spec, n=n, dim=dim)
         abstract, rest = train.split_state(jax.eval_shape(init, jax.random.key(0)))
-        abstract["ids"] = model["ids"]
+        abstract |= {name: model[name] for name in model.keys() - abstract.keys()}
         trees = checkpoints.restore(step, abstract, rest)
         return train.merge_state(*parallel.replicate(trees, devices))
 

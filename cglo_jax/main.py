@@ -22,7 +22,9 @@ def main(command: "Command") -> None:
     distributed.start(command.launch)
     from cglo_jax import (  # JAX: seconds
         classify,
+        compare,
         data,
+        export_model,
         methods,
         parallel,
         report,
@@ -36,7 +38,15 @@ def main(command: "Command") -> None:
     first = parallel.is_first_process()
     if stage == "report":
         if first:
-            report.run(config, workdir)
+            (compare if config.report.compare else report).run(config, workdir)
+        return
+    if config.report.compare:
+        raise UserError(
+            "config.report.compare is for --stage=report only: leave it out"
+        )
+    if stage == "export":
+        if first:
+            print(f"exported: {export_model.run(config, workdir)}", flush=True)
         return
     if not fresh:
         workdirs.check(config, workdir)
@@ -74,7 +84,7 @@ def _run_stages(command: "Command", datasets: "tuple[Dataset, Dataset]") -> None
             else:
                 train.run(config, workdir, train_set, seed)
     if stage in ("all", "sample") and first:
-        directory = sample.run(config, workdir, train_set, config.seeds[0])
+        directory = sample.run(config, workdir, datasets, config.seeds[0])
         print(f"images and figures: {directory}", flush=True)
     parallel.wait_for_all("samples")
     if stage in ("all", "classify"):

@@ -37,6 +37,11 @@ def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.maximum(norms - 2 * a @ b.T, 0)
 
 
+def spread(n: int, most: int) -> np.ndarray:
+    """Returns up to `most` of the positions 0 ... n - 1, evenly spread over them, int [m]."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
+
+
 def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Finds the nearest row of `b` for each row of `a`, a block of distances at a time.
 
@@ -83,7 +88,7 @@ def nearest_of_class(
 
 
 class CopyCheck(NamedTuple):
-    """Distances to the nearest training image of the class, new images' against held-out ones'.
+    """Distances to the nearest training image, new images' against held-out ones'.
 
     Attributes:
       synthetic, real: medians.
@@ -101,7 +106,8 @@ class CopyCheck(NamedTuple):
 def check_copies(synthetic: np.ndarray, real: np.ndarray) -> CopyCheck:
     """Sets synthetic images' distances [m] against those of held-out real images [r].
 
-    Both are to the nearest training image of the own class, see `nearest_of_class`.
+    Both are to the nearest training image, of all, see `nearest`, or of the own class, see
+    `nearest_of_class`.
 
     Raises:
       UserError: half of the held-out images are training images.

@@ -5,10 +5,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cglo_jax import appendix, fingerprints, sections, storage
+from cglo_jax import (
+    appendix,
+    class_sections,
+    fingerprints,
+    generated,
+    sections,
+    storage,
+)
 from cglo_jax import config as config_lib
 from cglo_jax.errors import UserError
-from cglo_jax.page import Page, to_html, to_markdown
+from cglo_jax.markdown import to_markdown
+from cglo_jax.page import Page, to_html
 from cglo_jax.results import read_result
 from cglo_jax.verdict import (
     BASELINE,
@@ -43,27 +51,32 @@ def write(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
 
 
 def _create_page(workdir: pathlib.Path, config: ConfigDict) -> Page:
-    results, flat = _read_results(workdir, config), config_lib.flatten(config)
-    metrics = _read_lines(workdir / "metrics.jsonl", {"stage", "seed", "step"})
-    timings = _read_lines(workdir / "timings.jsonl", {"stage", "wall_s"})
+    results, flat = read_results(workdir, config), config_lib.flatten(config)
+    metrics = read_lines(workdir / "metrics.jsonl", {"stage", "seed", "step"})
+    timings = read_lines(workdir / "timings.jsonl", {"stage", "wall_s"})
     if not flat["external_weights"]:
         _check_no_external_weights(results, workdir)
     confidence = flat["report.confidence"]
     methods = [method for method in results if method != BASELINE]
     compared = {method: compare(results, method, confidence) for method in methods}
+    comparisons = [c for c in compared.values() if c]
     return Page(
         _title(any_result(results), flat),
         _verdicts(compared, confidence),
         [
             sections.accuracy(results, flat),
-            sections.differences(results, [c for c in compared.values() if c], flat),
+            sections.differences(results, comparisons, flat),
+            class_sections.changes(results, flat),
+            class_sections.confusions(results),
+            generated.samples(workdir),
             sections.learning_curves(metrics),
-            sections.samples(workdir),
             appendix.priors(results, flat),
             appendix.settings(flat),
             appendix.environment(results, timings),
             appendix.files(),
         ],
+        sections.headline_chart(comparisons, confidence),
+        sections.facts(results, comparisons[0]) if comparisons else (),
     )
 
 
@@ -91,21 +104,24 @@ def _verdicts(
     for method, c in compared.items():
         if c is None:
             text = f"{method}: no verdict, {BASELINE} has no result with its seeds."
-            lines.append(("none", text))
+            lines.append(("missing", text))
         else:
             kind = c.verdict if c.verdict in ("helped", "hurt") else "none"
             lines.append((kind, sentence(c, confidence)))
     return lines or [("none", f"No verdict: only {BASELINE} has results.")]
 
 
-def _read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
-    """Reads classifiers/*/result.json, the baseline's first."""
+def read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
+    """Reads classifiers/*/result.json: the baseline's first, then cglo's."""
     read = [read_result(path) for path in workdir.glob("classifiers/*/result.json")]
     if not read:
         raise UserError(
             f"{workdir / 'classifiers'} holds no result: run --stage=classify first"
         )
-    read.sort(key=lambda r: (r["method"] != BASELINE, r["method"], r["seed"]))
+    first = (BASELINE, "cglo")
+    read.sort(
+        key=lambda r: (*(r["method"] != m for m in first), r["method"], r["seed"])
+    )
     now = fingerprints.classify_fingerprint(config)
     results: Results = {}
     for result in read:
@@ -142,7 +158,7 @@ def _check_comparable(a: dict[str, Any], b: dict[str, Any]) -> None:
             )
 
 
-def _read_lines(path: pathlib.Path, names: set[str]) -> list[dict[str, Any]]:
+def read_lines(path: pathlib.Path, names: set[str]) -> list[dict[str, Any]]:
     """Reads JSON lines that must have `names`."""
     records = storage.read_records(path)
     for number, record in enumerate(records, 1):

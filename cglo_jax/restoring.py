@@ -53,12 +53,17 @@ def codes_dir(
     workdir: pathlib.Path, seed: int, dataset: Dataset, model: dict[str, Any]
 ) -> pathlib.Path:
     """Returns where codes of these images are that were fitted to the generator of `model`."""
+    return _fitted_dir(workdir, seed, model) / f"images-{dataset.digest[:16]}"
+
+
+def _fitted_dir(
+    workdir: pathlib.Path, seed: int, model: dict[str, Any]
+) -> pathlib.Path:
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves((model["params"], model["batch_stats"])):
         digest.update(np.ascontiguousarray(leaf))
     generator = f"generator-{digest.hexdigest()[:16]}"
-    images = f"images-{dataset.digest[:16]}"
-    return workdir / "codes" / f"seed-{seed}" / generator / images
+    return workdir / "codes" / f"seed-{seed}" / generator
 
 
 def restore_newest(
@@ -67,7 +72,7 @@ def restore_newest(
     """Restores the newest generator and codes in `directory`; `hint` says what makes them.
 
     Returns:
-      ({params, batch_stats, z, ids}, meta, step), NumPy arrays.
+      ({params, batch_stats, z, ids, labels}, meta, step), NumPy arrays.
 
     Raises:
       UserError: there is no checkpoint, it is of another configuration, or it has weights
@@ -82,6 +87,32 @@ def restore_newest(
             "False: use another --workdir"
         )
     return model, meta, step
+
+
+def restore_with_added(
+    workdir: pathlib.Path, seed: int
+) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Restores the newest generator of a seed with the codes of all images it has any for.
+
+    Those are the images that were added later too, if their codes are fitted to the last step.
+
+    Returns:
+      ({params, batch_stats, z, ids, labels}, meta, step), NumPy arrays.
+
+    Raises:
+      UserError: there is no checkpoint, all are damaged, or it is of an older version.
+    """
+    directory = checkpoint_dir(workdir, seed)
+    found = restore_latest_model(directory, "run --stage=train first")
+    folders = _fitted_dir(workdir, seed, found[0]).glob("images-*")
+    # Of several, which a killed `fit_codes` leaves, one is of fewer images.
+    if fitted := [f for path in folders if (f := restore_finished(path))]:
+        found = max(fitted, key=lambda one: len(one[0]["z"]))
+    if "labels" not in found[0]:
+        raise UserError(
+            f"{directory} is of an older version, which saved no labels: train anew, with --fresh"
+        )
+    return found
 
 
 def check_complete(
@@ -111,8 +142,8 @@ def restore_model(
       complete: whether to refuse what is not trained or fitted to its last step.
 
     Returns:
-      ({params, batch_stats, z, ids}, meta, step): NumPy arrays; code i belongs to image i
-      of `dataset`, ids are its `hash_ids`; meta is what was saved beside them.
+      ({params, batch_stats, z, ids, labels}, meta, step): NumPy arrays; code i belongs to image
+      i of `dataset`, ids are its `hash_ids`; meta is what was saved beside them.
 
     Raises:
       UserError: there is no checkpoint, or it is of another configuration or other images,
@@ -152,8 +183,10 @@ def check_unseen(test_set: Dataset, model: dict[str, Any]) -> None:
         )
 
 
-def restore_finished(directory: pathlib.Path) -> dict[str, Any] | None:
-    """Returns the model of a fit that was taken to its last step, else None.
+def restore_finished(
+    directory: pathlib.Path,
+) -> tuple[dict[str, Any], dict[str, Any], int] | None:
+    """Returns (model, meta, step) of a fit that was taken to its last step, else None.
 
     Raises:
       UserError: its checkpoints are damaged.
@@ -162,15 +195,16 @@ def restore_finished(directory: pathlib.Path) -> dict[str, Any] | None:
         step = checkpoints.latest_step()
         if step is None or step < checkpoints.meta(step)["total"]:
             return None
-        return checkpoints.restore_model(step)
+        return checkpoints.restore_model(step), checkpoints.meta(step), step
 
 
 def restore_if_whole(directory: pathlib.Path) -> dict[str, Any] | None:
     """Returns the model of an earlier fit, None if it was not finished or is damaged."""
     try:
-        return restore_finished(directory)
+        finished = restore_finished(directory)
     except UserError as error:
         print(
             f"warning: {error}; fitting these codes anew", file=sys.stderr, flush=True
         )
         return None
+    return finished and finished[0]

@@ -23,7 +23,10 @@ def result_path(workdir: pathlib.Path, method: str, seed: int) -> pathlib.Path:
 
 
 def read_result(path: pathlib.Path) -> dict[str, Any]:
-    """Reads classifiers/<method>-<seed>/result.json, what `run` writes.
+    """Reads classifiers/<method>-<seed>/result.json, what `classify.run` writes.
+
+    Returns:
+      What is in it; "confusion" is empty in one that was written before there was any.
 
     Raises:
       UserError: it is damaged or another run's.
@@ -42,12 +45,32 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
             str(result[f"{name}_weights"])
         str(result["perceptual_digest"]), int(result["codes_added_later"])
         [float(rate) for rate in dict(result["rates_times"]).values()]
+        if result.setdefault("confusion", []) != []:
+            _check_confusion(result)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path} cannot be used ({type(error).__name__}: {error}): "
             "remove it and run --stage=classify again"
         ) from error
     return result
+
+
+def _check_confusion(result: dict[str, Any]) -> None:
+    """Raises ValueError unless "confusion" is one, of as many images and as many right ones."""
+    rows = [tuple(row) for row in result["confusion"]]
+    num_classes, n_test = len(result["dataset"]["class_names"]), result["n_test"]
+    for label, predicted, count in rows:
+        if {type(label), type(predicted), type(count)} != {int} or not (
+            0 <= label < num_classes and 0 <= predicted < num_classes and count > 0
+        ):
+            raise ValueError("confusion must have classes and counts")
+    pairs = [row[:2] for row in rows]
+    if pairs != sorted(set(pairs)):
+        raise ValueError("confusion must have each pair once, in order")
+    right = sum(count for label, predicted, count in rows if label == predicted)
+    total = sum(count for _, _, count in rows)
+    if (total, right) != (n_test, round(result["top1"] * n_test / 100)):
+        raise ValueError("confusion is not of n_test images, top1 of them right")
 
 
 def describe_data(
@@ -104,3 +127,26 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
     of_label = np.take_along_axis(logits, labels[:, None], 1)
     rank = (logits >= of_label).sum(1)  # the label's own logit counts: rank >= 1
     return 100 * float(((rank >= 1) & (rank <= k)).mean())
+
+
+def confusion(logits: np.ndarray, labels: np.ndarray) -> list[list[int]]:
+    """Counts which class images of each class are taken for, as exact as `top_k_accuracy`.
+
+    The predicted class is that of the largest logit. Of equal ones the label's counts as the
+    smallest here too: such an image is counted for the first of the other classes that have it.
+
+    Args:
+      logits: float [n, K], finite. labels: int [n].
+
+    Returns:
+      [label, predicted, count > 0] in the order of labels, then of predicted classes.
+    """
+    at_label = labels[:, None]
+    of_label = np.take_along_axis(logits, at_label, 1)[:, 0]
+    others = logits.copy()
+    np.put_along_axis(others, at_label, -np.inf, 1)
+    predicted = np.where(of_label > others.max(1), labels, others.argmax(1))
+    pairs, counts = np.unique(
+        np.stack([labels, predicted], 1), axis=0, return_counts=True
+    )
+    return np.column_stack([pairs, counts]).tolist()

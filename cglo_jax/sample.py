@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import io
 import json
 import pathlib
 import shutil
@@ -17,12 +16,21 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cglo_jax import codes, export, figures, restoring, storage, synthesis
+from cglo_jax import (
+    code_maps,
+    codes,
+    copies,
+    export,
+    figures,
+    quality,
+    restoring,
+    storage,
+    synthesis,
+)
 from cglo_jax.data import Dataset, batch_that_fits, to_uint8
 from cglo_jax.synthesis import Sampler, SampleSpec
 
 _GRID_IMAGES = 16  # of the reconstruction grid, and classes of the interpolation grid
-_TSNE_MOST = 5000  # codes; more would take many minutes
 _WALK = 7  # images between two reconstructions (Fig. 5)
 
 
@@ -83,7 +91,10 @@ def synthesize_uint8(
 
 
 def run(
-    config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, seed: int
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    data: tuple[Dataset, Dataset],
+    seed: int,
 ) -> pathlib.Path:
     """Writes synthetic images, their manifest and the figures to workdir/samples.
 
@@ -91,10 +102,15 @@ def run(
     by any reader of image folders; manifest.jsonl has one line per image. `sample.export`
     adds other forms of the same images.
 
+    Args:
+      data: training and test images, see `data.load`; of the latter the pixels are compared
+        with, see `copies.write`.
+
     Returns:
       The directory written.
     """
     began = time.perf_counter()
+    dataset, test_set = data
     model = restore(config, workdir, dataset, seed)
     temporary, directory = workdir / "samples.tmp", workdir / "samples"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -107,13 +123,8 @@ def run(
     }
     per_class = config.sample.per_class
     n = write_images(temporary, dataset, model, key_images, per_class, origin)
-    first, second = (_spread(model.sampler.classes, place) for place in (0, 1))
-    shown = (dataset, model, key_grids, first)
-    draw_reconstructions(*shown).save(temporary / "reconstructions.png")
-    draw_walks(*shown, second).save(temporary / "interpolations.png")
-    points = project(model.z, config.sample.projection)
-    code_map = figures.code_map(points, dataset.labels, dataset.class_names)
-    code_map.save(temporary / "codes.png")
+    write_figures(temporary, dataset, model, key_grids, config.sample.projection)
+    copies.write(temporary, dataset, test_set.images)
     if forms := config.sample.export:
         export.write(temporary, forms, dataset.class_names, config.dataset.name)
     shutil.rmtree(directory, ignore_errors=True)
@@ -125,31 +136,48 @@ def run(
     return directory
 
 
-def project(z: np.ndarray, method: str) -> np.ndarray:
-    """Projects codes [n, d] to the plane for Fig. 2 -> float [n, 2].
+def write_figures(
+    directory: pathlib.Path,
+    dataset: Dataset,
+    model: Restored,
+    key: jax.Array,
+    projection: str,
+) -> None:
+    """Writes reconstructions.png, interpolations.png, walks.png, walks.json and codes.png.
+
+    walks.png has the images of interpolations.png only, for pages that show one at a time;
+    walks.json tells the class of each row, t of each column and the size of a tile in pixels.
 
     Args:
-      method: "tsne" or "pca". t-SNE is for 5 to 5000 codes; others get PCA, or for a single
-        code its first two coordinates.
+      key: of the noise. projection: see `code_maps.project`.
     """
-    from sklearn.decomposition import PCA  # seconds to import
-    from sklearn.manifold import TSNE
-
-    if len(z) < 2:
-        return z[:, :2]
-    if method == "pca" or not 5 <= len(z) <= _TSNE_MOST:
-        return PCA(2, random_state=0).fit_transform(z)
-    perplexity = min(30.0, (len(z) - 1) / 3)
-    options = {"metric": "cosine", "init": "random", "random_state": 0}
-    return TSNE(2, perplexity=perplexity, **options).fit_transform(z)
+    first, second = (_spread(model.sampler.classes, place) for place in (0, 1))
+    grid = draw_reconstructions(dataset, model, key, first)
+    grid.save(directory / "reconstructions.png")
+    images, t = paint_walks(model, key, first, second)
+    names = [dataset.class_names[dataset.labels[i]] for i in first]
+    figures.interpolation_grid(images, t, names).save(directory / "interpolations.png")
+    picture, tile = figures.sprite(images)
+    picture.save(directory / "walks.png")
+    told = json.dumps({"classes": names, "t": t, "tile": tile})
+    (directory / "walks.json").write_text(told + "\n", encoding="utf-8")
+    points = code_maps.project(model.z, projection)
+    code_map = code_maps.code_map(points, dataset.labels, dataset.class_names)
+    code_map.save(directory / "codes.png")
 
 
 def synthesize_classes(
-    model: Restored, key: jax.Array, per_class: int
+    model: Restored,
+    key: jax.Array,
+    per_class: int,
+    only: int | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Synthesizes `per_class` images of each class, beside its labelled images in turn.
 
     Image k is of class k // per_class. A batch has all classes in turn, as G may normalise by it.
+
+    Args:
+      only: leave out the images of all other classes; None: none.
 
     Yields:
       (k int [B], images uint8 [B, H, W, C], positions i of the images that they were made beside, j
@@ -159,8 +187,9 @@ def synthesize_classes(
     turn = np.arange(per_class) % counts[:, None]  # [K, per_class]
     sources = np.take_along_axis(members, turn, 1).ravel()
     keys = codes.example_keys(key, jnp.arange(len(sources)))
-    size = min(len(sources), batch_that_fits(model.spec.generator.size))
-    order = np.arange(len(sources)).reshape(-1, per_class).T.ravel()
+    of_class = np.arange(len(sources)).reshape(-1, per_class)  # [K, per_class]
+    order = of_class.T.ravel() if only is None else of_class[only]
+    size = min(len(order), batch_that_fits(model.spec.generator.size))
 
     def dispatch(start: int) -> tuple[np.ndarray, tuple[jax.Array, ...]]:
         k = np.take(order, range(start, start + size), mode="wrap")  # of one shape
@@ -199,7 +228,7 @@ def write_images(
     def write(k, image, i, j, t) -> tuple[int, dict[str, Any]]:
         label = int(dataset.labels[i])
         name = f"images/{folders[label]}/{k % per_class:05d}.png"
-        png = encode_png(image)
+        png = export.encode_png(image)
         (directory / name).write_bytes(png)
         return int(k), {
             "file": name,
@@ -220,18 +249,9 @@ def write_images(
     return len(lines)
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """Encodes uint8 [H, W, 1 or 3] as PNG."""
-    buffer = io.BytesIO()
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def _spread(classes: codes.ClassMembers, place: int) -> list[int]:
     """One image of each of up to _GRID_IMAGES classes, spread over all of them."""
-    k = len(classes.counts)
-    chosen = np.unique(np.linspace(0, k - 1, min(k, _GRID_IMAGES)).round().astype(int))
+    chosen = quality.spread(len(classes.counts), _GRID_IMAGES)
     return [int(classes.members[c, place % classes.counts[c]]) for c in chosen]
 
 
@@ -253,28 +273,22 @@ def draw_reconstructions(
     return figures.reconstruction_grid(dataset.images[shown], images, names)
 
 
-def draw_walks(
-    dataset: Dataset,
-    model: Restored,
-    key: jax.Array,
-    first: Sequence[int],
-    second: Sequence[int],
-) -> Image.Image:
-    """Draws walks between the codes of two images of a class, a row each (Fig. 5).
+def paint_walks(
+    model: Restored, key: jax.Array, first: Sequence[int], second: Sequence[int]
+) -> tuple[np.ndarray, list[float]]:
+    """Computes walks between the codes of two images of a class (Fig. 5).
 
     Args:
-      key: of the noise, one draw per row. first, second: positions of labelled images.
+      key: of the noise, one draw per walk. first, second: positions of labelled images.
+
+    Returns:
+      (images uint8 [walks, steps, H, W, C], t of each step from 0 to 1).
     """
-    first, second = np.asarray(first), np.asarray(second)
     t = np.linspace(0, 1, _WALK + 2).astype(np.float32)
     path = codes.INTERPOLATIONS[model.spec.interpolation]
     walk = jax.vmap(jax.vmap(path, (None, None, 0)), (0, 0, None))
-    z = walk(
-        jnp.asarray(model.sampler.z[first]), jnp.asarray(model.sampler.z[second]), t
-    )
+    ends = (jnp.asarray(model.sampler.z[np.asarray(i)]) for i in (first, second))
+    z = walk(*ends, t)
     keys = jnp.repeat(codes.example_keys(key, jnp.asarray(first)), len(t))
-    flat = z.reshape(-1, z.shape[-1])  # [rows * steps, d]
-    images = paint(model, flat, keys)
-    names = [dataset.class_names[dataset.labels[i]] for i in first]
-    images = images.reshape(len(first), len(t), *images.shape[1:])
-    return figures.interpolation_grid(images, t.tolist(), names)
+    images = paint(model, z.reshape(-1, z.shape[-1]), keys)
+    return images.reshape(*z.shape[:2], *images.shape[1:]), t.tolist()

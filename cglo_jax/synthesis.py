@@ -72,6 +72,13 @@ def generate(
       float32 [B, H, W, C] in [-1, 1].
     """
     eps = cglo.draw_noise_for(z, keys, spec=spec)
+    return generate_with(variables, z, eps, spec=spec)
+
+
+def generate_with(
+    variables: dict[str, Any], z: jax.Array, eps: jax.Array | None, *, spec: SampleSpec
+) -> jax.Array:
+    """Computes `generate` with the given noise, see `cglo.draw_noise_for`."""
     z, eps = cglo.enter_noise(z, eps, spec=spec)
     apply = functools.partial(spec.generator.apply, variables, z, eps)
     if spec.batch_statistics == "running":

@@ -123,11 +123,11 @@ def run(
     z = init_codes.draw(config, key_init, dataset, resnet)
     ids = restoring.hash_ids(dataset.ids)
 
-    def split_with_ids(
+    def split_with_images(
         state: cglo.TrainState,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         model, rest = split_state(state)
-        return {**model, "ids": ids}, rest
+        return {**model, "ids": ids, "labels": dataset.labels}, rest
 
     reads = (key_step, dataset, vgg, cache_gb)
     outline = cglo.outline_shared(*reads, spec=spec)
@@ -159,7 +159,7 @@ def run(
 
     job = loop.Job(
         create=create,
-        split_state=split_with_ids,
+        split_state=split_with_images,
         merge_state=merge_state,
         devices=devices,
         checkpoint_dir=restoring.checkpoint_dir(workdir, seed),

@@ -63,6 +63,12 @@ def verdict(low: float | None, high: float | None) -> str:
     return "hurt" if high < 0 else "no measurable difference"
 
 
+def signed(points: float) -> str:
+    """Writes a difference with its sign, which 0.00 has none of."""
+    text = f"{points:+.2f}"
+    return text if float(text) else text[1:]
+
+
 def standard_error(values: Sequence[float]) -> float | None:
     """Returns the standard error of the mean over seeds (n - 1 under the root); None for one."""
     if len(values) < 2:
@@ -90,7 +96,9 @@ class Comparison:
     @property
     def interval(self) -> str:
         """The interval as text, in points."""
-        return "none" if self.low is None else f"{self.low:+.2f} to {self.high:+.2f}"
+        if self.low is None:
+            return "none"
+        return f"{signed(self.low)} to {signed(self.high)}"
 
 
 def compare(results: Results, method: str, confidence: float) -> Comparison | None:
@@ -110,8 +118,10 @@ def compare(results: Results, method: str, confidence: float) -> Comparison | No
 def sentence(c: Comparison, confidence: float) -> str:
     """Says a comparison: the verdict, then the numbers it rests on."""
     joint = " " if c.verdict in ("helped", "hurt") else ": "
-    side = "below" if c.mean < 0 else "above"
-    start = f"{c.method}{joint}{c.verdict}. Its top-1 accuracy is {abs(c.mean):.2f} points {side}"
+    side = f"{abs(c.mean):.2f} points {'below' if c.mean < 0 else 'above'}"
+    if not float(signed(c.mean)):
+        side = "equal to"
+    start = f"{c.method}{joint}{c.verdict}. Its top-1 accuracy is {side}"
     if c.low is None:
         return f"{start} {BASELINE} with seed {c.seeds[0]}, which may be chance."
     interval = f"{100 * confidence:g}% interval {c.interval}"

@@ -13,7 +13,7 @@ cross-entropy of 2e-4, and has little left to teach the codes.
 
 from ml_collections import ConfigDict
 
-from cglo_jax import figures, quality, sample
+from cglo_jax import code_maps, quality
 from configs import cifar100, digits
 from experiments import entry, trained
 
@@ -55,10 +55,10 @@ def main() -> None:
         )
         dataset, model = trained.train_cglo(config, args.workdir / args.scale / name)
         names, labels = dataset.class_names, dataset.labels
-        maps.append((sample.project(model.z, "tsne"), labels))
+        maps.append((code_maps.project(model.z, "tsne"), labels))
         intra, inter = quality.code_angles(model.z, labels)
         notes.append(f"angle within a class {intra:.1f}°, between classes {inter:.1f}°")
-    picture = figures.code_panels(maps, list(PANELS), notes, names)
+    picture = code_maps.code_panels(maps, list(PANELS), notes, names)
     trained.save(picture, f"figure2_{args.scale}.png")
 
 

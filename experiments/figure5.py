@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cglo_jax import data, sample
+from cglo_jax import data, figures, sample
 from experiments import entry, trained
 
 ROWS = 10  # classes
@@ -22,7 +22,9 @@ def draw(dataset: data.Dataset, model: sample.Restored) -> Image.Image:
     shown = np.linspace(0, len(members) - 1, ROWS).round().astype(int)
     first, second = members[shown, 0], members[shown, 1]
     key = jax.random.key(0)
-    return sample.draw_walks(dataset, model, key, first, second)
+    images, t = sample.paint_walks(model, key, first, second)
+    names = [dataset.class_names[dataset.labels[i]] for i in first]
+    return figures.interpolation_grid(images, t, names)
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ def test_classes_have_their_numbers_of_images_and_weights(tmp_path):
     cells = Parsed(write_html(tmp_path, config)).cells
     assert not any("rates lowered" in cell for cell in cells)
     start = cells.index("plain")
-    assert cells[start - 1 : start + 3] == ["0", "plain", "7", "100"]
+    assert cells[start - 1 : start + 3] == ["0", "plain", "4", "70"]
     assert "1 / (labelled images of the class)" in cells
     assert "6 images: came after the generator was trained" in cells
 

@@ -216,6 +216,10 @@ def test_a_result_says_what_it_is(trained):
     assert result["n_test"] == 13
     assert result["top1"] * 13 / 100 == pytest.approx(round(result["top1"] * 13 / 100))
     assert result["top5"] == 100  # of three classes
+    right = sum(n for label, predicted, n in result["confusion"] if label == predicted)
+    assert right == round(result["top1"] * 13 / 100)
+    of_label = [sum(n for k, _, n in result["confusion"] if k == c) for c in range(3)]
+    assert of_label == result["dataset"]["test_counts"]
     assert result["dataset"] == {
         "name": "digits",
         "num_classes": 3,

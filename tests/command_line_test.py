@@ -144,7 +144,7 @@ def test_help_tells_of_the_flags(flag):
         "python -m cglo_jax.main --config=configs/digits.py",
         "--config: ",
         "--workdir: ",
-        "--stage: <all|train|sample|classify|report>",
+        "--stage: <all|train|sample|classify|report|export>",
         "report: tables and verdict",
         "--coordinator: ",
         "--processes: ",
@@ -288,7 +288,7 @@ def test_help_tells_of_the_flags(flag):
         # other flags
         (
             [DIGITS, "--stage=tain"],
-            "flag --stage=tain: value should be one of <all|train|sample|classify|report>",
+            "flag --stage=tain: value should be one of <all|train|sample|classify|report|export>",
         ),
         (
             [DIGITS, "--workdr=a"],

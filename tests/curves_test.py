@@ -94,5 +94,62 @@ def test_axis_numbers_fit_and_are_exact(top):
 def test_curves_escape_names():
     record = {"stage": "classify", "seed": 0, "step": 1, "loss": 1.0, "method": '<b>&"'}
     [svg] = curves.learning_curves([record]).values()
-    texts = [t.text for t in xml.etree.ElementTree.fromstring(svg).iter(f"{SVG}text")]
-    assert '<b>&"' in texts
+    assert '<b>&"' in xml.etree.ElementTree.fromstring(svg).get("aria-label")
+
+
+def test_a_single_point_is_a_dot():
+    record = {"stage": "classify", "seed": 0, "step": 50, "loss": 2.0, "method": "cglo"}
+    [svg] = curves.learning_curves([record]).values()
+    assert not list(polylines(svg))
+    [dot] = xml.etree.ElementTree.fromstring(svg).iter(f"{SVG}circle")
+    _, top, right, _ = curves._FRAME
+    # step 50 of 50, and 2 on an axis from 0 to 2
+    assert (float(dot.get("cx")), float(dot.get("cy"))) == (right, top)
+    assert curves._color(0) in dot.get("style")
+
+
+@pytest.mark.parametrize("values", [(100.0, 100.0), (12.0, 13.0), (99.5, 99.75)])
+def test_percentages_have_an_axis_from_0_to_100(values):
+    common = {"stage": "classify", "seed": 0, "method": "cglo"}
+    records = [{**common, "step": i, "train_accuracy": v} for i, v in enumerate(values)]
+    [svg] = curves.learning_curves(records).values()
+    texts = xml.etree.ElementTree.fromstring(svg).iter(f"{SVG}text")
+    axis = [t.text for t in texts if t.get("text-anchor") == "end"]
+    assert axis == ["0", "25", "50", "75", "100"]
+
+
+def test_curves_are_said_in_words():
+    drawn = curves.learning_curves(make_records())
+    labels = {
+        title: xml.etree.ElementTree.fromstring(svg).get("aria-label")
+        for title, svg in drawn.items()
+    }
+    assert labels["Classifier: training loss"] == (
+        "Classifier: training loss, mean over seeds: "  # seeds 3 and 4
+        "baseline from 3.5 at step 100 to 3.5 at step 300; "
+        "cglo from 3.5 at step 100 to 3.5 at step 300"
+    )
+    assert labels["cGLO: reconstruction loss"].endswith(
+        "mean over seeds: from 0.01 at step 100 to 3.33e-3 at step 300"
+    )
+
+
+def test_legend_has_the_lines_of_the_panels():
+    methods = [f"method {i}" for i in range(12)]
+    records = [
+        {"stage": "classify", "method": m, "seed": 0, "step": s, "loss": 1.0}
+        for m in methods
+        for s in (1, 2)
+    ]
+    legend = curves.legend(records)
+    assert list(legend) == methods
+    keys = ("style", "stroke-dasharray")
+    shown = [
+        tuple(next(iter(xml.etree.ElementTree.fromstring(svg))).get(k) for k in keys)
+        for svg in legend.values()
+    ]
+    assert len(set(shown)) == 12
+    [svg] = curves.learning_curves(records).values()
+    assert {tuple(line.get(k) for k in keys) for line, _ in polylines(svg)} == set(
+        shown
+    )

@@ -167,3 +167,15 @@ def test_another_config_on_the_same_workdir_is_one_line_and_status_2(finished):
     assert "latent.dim=8" in line
     assert "16" in line
     assert contents(workdir, *kept) == before
+
+
+@pytest.mark.slow
+def test_what_was_trained_is_exported_by_a_command_without_the_images(finished):
+    out, err = finish(start(finished[0], "--stage=export"))
+    assert out == f"exported: {finished[0] / 'exports'}\n"
+    assert err == ""
+    programs = finished[0].glob("exports/*/*.jax_export")
+    assert sorted(path.parent.name for path in programs) == [
+        *("baseline-0", "baseline-1", "cglo-0", "cglo-1"),
+        *("seed-0", "seed-1"),
+    ]

@@ -73,9 +73,9 @@ def commands(finished, tmp_path, monkeypatch):
 
 
 def test_figure_2_draws_three_runs(commands, finished, tmp_path, monkeypatch):
-    drawn, draw = [], figure2.figures.code_panels
+    drawn, draw = [], figure2.code_maps.code_panels
     monkeypatch.setattr(
-        figure2.figures, "code_panels", lambda *a: drawn.append(a) or draw(*a)
+        figure2.code_maps, "code_panels", lambda *a: drawn.append(a) or draw(*a)
     )
     figure2.main()
     told = [

@@ -1,6 +1,7 @@
 """Tests of cglo_jax/export.py: every form holds the pixels, labels and names of the manifest."""
 
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -229,3 +230,14 @@ def test_folder_names_are_safe_and_distinct(names, tmp_path):
         assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", folder)
         (tmp_path / folder).mkdir()
         assert (tmp_path / folder).resolve().parent == tmp_path.resolve()
+
+
+def test_pngs_hold_the_exact_pixels():
+    rng = np.random.default_rng(0)
+    for channels, mode in ((1, "L"), (3, "RGB")):
+        image = rng.integers(0, 256, (5, 7, channels), dtype=np.uint8)
+        encoded = export.encode_png(image)
+        assert encoded.startswith(b"\x89PNG")
+        with Image.open(io.BytesIO(encoded)) as png:
+            assert (png.mode, png.size) == (mode, (7, 5))
+            np.testing.assert_array_equal(np.asarray(png).reshape(image.shape), image)

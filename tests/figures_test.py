@@ -81,7 +81,7 @@ def test_labels_leave_the_images_alone():
 
 def test_whole_label_is_drawn():
     # All letters of a broken label are on its lines, in order.
-    lines = figures._wrap(LONG, 60)
+    lines = figures.wrap(LONG, 60)
     assert "".join(lines).replace(" ", "") == LONG.replace(" ", "")
     assert all(figures._font().getlength(line) <= 60 for line in lines)
 
@@ -93,20 +93,58 @@ def test_wrong_number_of_labels_raises(kind):
         figures.image_grid(make_images(3, 3, 8, 8, 1), **labels)
 
 
-@pytest.mark.parametrize(("n", "pairs"), [(1, 1), (8, 1), (9, 2), (20, 3)])
-def test_reconstructions_stand_under_their_originals(n, pairs):
+@pytest.mark.parametrize(
+    ("n", "in_rows"),
+    [(1, [1]), (8, [8]), (9, [5, 4]), (10, [5, 5]), (16, [8, 8]), (20, [7, 7, 6])],
+)
+def test_reconstructions_stand_under_their_originals(n, in_rows):
     originals, reconstructions = (
         make_images(n, 8, 8, 1),
         make_images(n, 8, 8, 1, seed=1),
     )
     picture = figures.reconstruction_grid(originals, reconstructions, ["name"] * n)
-    rows = set()
+    rows = []
     for i in range(n):
         y, x = find_tile(picture, enlarge(originals[i], 8))
         assert find_tile(picture, enlarge(reconstructions[i], 8)) == (y + 66, x)
-        rows.add(y)
-    assert len(rows) == pairs
+        rows.append(y)
+    assert [rows.count(y) for y in sorted(set(rows))] == in_rows
     assert picture.width < 800
+
+
+def test_synthetic_images_stand_above_their_nearest():
+    synthetic, nearest = make_images(3, 8, 8, 3), make_images(3, 8, 8, 3, seed=1)
+    picture = figures.nearest_grid(synthetic, nearest, ["a", "b", "c"])
+    for above, below in zip(synthetic, nearest, strict=True):
+        y, x = find_tile(picture, enlarge(above, 8))
+        assert find_tile(picture, enlarge(below, 8)) == (y + 66, x)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_sprite_is_tiles_alone(channels):
+    images = make_images(2, 3, 20, 30, channels)
+    picture, tile = figures.sprite(images)
+    assert tile == (60, 90)  # the longer side to 64 or more
+    assert picture.size == (270, 120)
+    for r, c in np.ndindex(2, 3):
+        place = find_tile(picture, enlarge(images[r, c], 3))
+        assert place == (60 * r, 90 * c)
+
+
+def test_pictures_stand_side_by_side_as_long_as_there_is_room():
+    tiles = [make_images(1, 1, 70, 90 + i, 3, seed=i)[0, 0] for i in range(3)]
+    pictures = [Image.fromarray(tile) for tile in tiles]
+    picture = figures.side_by_side(pictures, ["a", "b", "c"], width=90 + 24 + 91)
+    (y0, x0), (y1, x1), (y2, x2) = (find_tile(picture, tile) for tile in tiles)
+    assert (x0, x1, x2) == (0, 90 + 24, 0)
+    assert y0 == y1 > 6  # under its title
+    assert y2 == 2 * y0 + 70 + 24
+    assert picture.size == (90 + 24 + 91, 2 * (y0 + 70) + 24)
+    ink = (np.asarray(picture)[:y0] < 128).any(axis=(0, 2))
+    assert ink[30:60].any() and ink[145:175].any()
+    narrow = figures.side_by_side(pictures, ["a", "b", "c"], width=90 + 24 + 90)
+    assert narrow.width == 92
+    assert figures.side_by_side(pictures[:1], ["a"], width=50).width == 90
 
 
 def test_interpolations_walk_along_a_row():
@@ -117,53 +155,6 @@ def test_interpolations_walk_along_a_row():
     )
     assert (places[:, :, 0] == places[:, :1, 0]).all()
     assert (np.diff(places[:, :, 1], axis=1) == 66).all()
-
-
-def color_count(picture, color):
-    rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-    return int((np.asarray(picture) == rgb).all(axis=-1).sum())
-
-
-@pytest.mark.parametrize("num_classes", [1, 2, 12, 13, 100])
-def test_code_map_shows_every_number_of_classes(num_classes):
-    rng = np.random.default_rng(0)
-    labels = np.arange(3 * num_classes) % num_classes
-    points = (
-        rng.normal(size=(len(labels), 2))
-        + 20 * rng.normal(size=(num_classes, 2))[labels]
-    )
-    names = [
-        f"_class ${k}_x$ <b>" for k in range(num_classes)
-    ]  # neither hidden nor maths
-    picture = figures.code_map(points, labels, names)
-    assert picture.mode == "RGB"
-    assert picture.size == (1200, 960)
-    edge = np.asarray(picture)[[0, -1]]
-    assert (edge == 255).all()
-
-
-def test_code_map_colours_classes_and_greys_unlabelled():
-    points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    picture = figures.code_map(points, np.array([0, 1, -1, -1]), ["a", "b"])
-    grey, first, second = "#b3b3b3", *figures.PALETTE[:2]
-    assert color_count(picture, first) > 50
-    assert color_count(picture, second) > 50
-    assert 0 < color_count(picture, grey) < color_count(picture, first)
-    without = figures.code_map(points[:2], np.array([0, 1]), ["a", "b"])
-    assert color_count(without, grey) == 0
-
-
-def test_code_map_leaves_no_global_figure():
-    import matplotlib.pyplot as plt
-
-    figures.code_map(np.zeros((1, 2)), np.array([0]), ["a"])
-    assert plt.get_fignums() == []
-
-
-def test_palette_is_told_apart():
-    assert len(set(figures.PALETTE)) == len(figures.PALETTE)
-    pairs = {(k % len(figures.PALETTE), k % len(figures._MARKERS)) for k in range(12)}
-    assert len(pairs) == 12
 
 
 def test_pictures_survive_png(tmp_path):
@@ -179,24 +170,3 @@ def test_tiny_image_stands_in_the_middle_of_its_label():
     _, x = find_tile(picture, image[0, 0])
     ink = np.flatnonzero((np.asarray(picture)[:12] < 128).any(axis=(0, 2)))
     assert abs((x + 4) - (ink[0] + ink[-1] + 1) / 2) <= 1
-
-
-def test_code_panels_share_a_legend_and_mark_unlabelled():
-    points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    without = (points[:2], np.array([0, 1]))
-    hidden = (points, np.array([0, 1, -1, -1]))
-    names = ["first", "second"]
-    one = figures.code_panels([without], ["a"], ["b"], names)
-    two = figures.code_panels([without, hidden], ["a", "a"], ["b", "b"], names)
-    assert (one.width, two.width) == (900, 1620)
-    for color in figures.PALETTE[:2]:
-        # A point and its legend entry against two points and one entry.
-        assert color_count(two, color) > 1.2 * color_count(one, color) > 0
-    black = color_count(two, "#000000") - 2 * color_count(one, "#000000")
-    assert black > 0  # question marks and their legend
-
-
-def test_code_panels_need_a_text_for_each():
-    panel = (np.zeros((1, 2)), np.array([0]))
-    with pytest.raises(ValueError):
-        figures.code_panels([panel, panel], ["a"], ["b", "c"], ["d"])

@@ -42,6 +42,7 @@ FREE = {
     "classify.methods",
     "classify.checkpoint_every_epochs",
     "classify.log_every_steps",
+    "report.compare",
     "report.confidence",
 }
 

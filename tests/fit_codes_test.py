@@ -16,7 +16,6 @@ from conftest import (
     create_config,
     create_dataset,
 )
-from PIL import Image
 
 from cglo_jax import (
     cglo,
@@ -158,6 +157,7 @@ def test_known_codes_and_networks_stay_and_each_image_has_its_own_code(grown):
     assert read_records(grown.workdir, "train") == before
     for part in ("params", "batch_stats"):
         assert_trees_equal(model[part], old[part])
+    np.testing.assert_array_equal(model["labels"], dataset.labels)
     assert model["z"].shape == (30, 8)
     np.testing.assert_allclose(np.linalg.norm(model["z"], axis=1), 1, rtol=1e-6)
     new = []
@@ -414,10 +414,9 @@ def test_a_generator_trained_anew_has_its_own_codes(fitted, capsys):
 def test_sampling_and_classifying_use_the_added_images(fitted, monkeypatch):
     config, _, workdir = fitted
     config.sample.per_class = 10
-    for figure in ("draw_reconstructions", "draw_walks"):  # seconds
-        monkeypatch.setattr(sample, figure, lambda *_: Image.new("L", (1, 1)))
+    monkeypatch.setattr(sample, "write_figures", lambda *_: None)  # seconds
     z = restore(fitted, ALL)["z"]
-    directory = sample.run(config, workdir, ALL, 0)
+    directory = sample.run(config, workdir, (ALL, create_dataset(8, seed=1)), 0)
     lines = (directory / "manifest.jsonl").read_text().splitlines()
     assert {json.loads(line)["source"] for line in lines} == set(ALL.ids)
     received = []

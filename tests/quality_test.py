@@ -223,3 +223,11 @@ def test_embed_scales_pixels_and_uses_running_statistics():
     logits, embeddings = quality.embed(variables, Mean(), images)
     np.testing.assert_allclose(embeddings, [[-1], [1]])
     np.testing.assert_allclose(logits, [[-2], [-1]], rtol=1e-6)
+
+
+def test_positions_are_spread_over_all():
+    assert quality.spread(9, 3).tolist() == [0, 4, 8]
+    assert quality.spread(3, 16).tolist() == [0, 1, 2]
+    assert quality.spread(100, 1).tolist() == [0]
+    assert quality.spread(0, 5).tolist() == []
+    assert len(quality.spread(1601, 1600)) == 1600

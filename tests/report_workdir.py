@@ -10,7 +10,17 @@ from cglo_jax import config as config_lib
 from cglo_jax import report
 from cglo_jax.fingerprints import classify_fingerprint
 
-NAMES = ["plain", '<b>&"', "a_b|c", "_x_*y*"]
+NAMES = ["plain", '<b>&"', "a_b|c", "_x_*y*", "long_enough_to_be_broken", "z"]
+TESTED = [70, 60, 75, 65, 80, 50]  # test images of each class
+NEAREST = {
+    "checked": 60,
+    "median_synthetic": 12.5,
+    "median_held_out": 25.0,
+    "ratio": 0.5,
+    "copies": 3.25,
+    "held_out": 400,
+    "parents": 81.5,
+}
 TOP1 = {"baseline": (80.0, 81.0, 79.5), "cglo": (83.25, 84.0, 83.75)}
 
 
@@ -20,6 +30,20 @@ def make_config(**changes):
     return config
 
 
+def make_confusion(top1, n_test):
+    """As many right as `top1` says, most in the first classes; others are taken for the next."""
+    tested = [round(n_test * n / sum(TESTED)) for n in TESTED[1:]]
+    tested = [n_test - sum(tested), *tested]
+    left, rows = round(top1 * n_test / 100), []
+    for label, n in enumerate(tested):
+        right = min(n, left)
+        left -= right
+        other = (label + 1) % len(tested)
+        row = [[label, label, right], [label, other, n - right]]
+        rows += [r for r in sorted(row) if r[2]]
+    return rows
+
+
 def make_result(config, method, seed, top1, **changes):
     return {
         "method": method,
@@ -27,6 +51,7 @@ def make_result(config, method, seed, top1, **changes):
         "top1": top1,
         "top5": (100 + top1) / 2,
         "n_test": 400,
+        "confusion": make_confusion(top1, changes.get("n_test", 400)),
         "steps": 1234,
         "fingerprint": {**classify_fingerprint(config), "weights": "none"},
         "classifier_weights": "none",
@@ -44,8 +69,8 @@ def make_result(config, method, seed, top1, **changes):
             "test_split": "held out of train",
             "class_weights": False,
             "class_names": NAMES,
-            "train_counts": [7, 8, 7, 8],
-            "test_counts": [100, 90, 110, 100],
+            "train_counts": [4, 6, 5, 5, 4, 6],
+            "test_counts": TESTED,
         },
         **changes,
     }
@@ -91,10 +116,22 @@ def put_workdir(workdir, config):
             put_result(workdir, make_result(config, method, seed, top1))
     put_metrics(workdir)
     put_timings(workdir)
-    (workdir / "samples" / "images" / "plain").mkdir(parents=True)
-    picture = Image.fromarray(np.zeros((20, 30, 3), np.uint8))
-    for name in ("reconstructions", "interpolations", "codes", "images/plain/0"):
-        picture.save(workdir / "samples" / f"{name}.png")
+    put_samples(workdir / "samples")
+
+
+def put_samples(samples):
+    """Pictures of one colour each; walks of two classes at three t, each tile of another grey."""
+    (samples / "images" / "plain").mkdir(parents=True)
+    names = ("reconstructions", "interpolations", "nearest", "codes", "images/plain/0")
+    for i, name in enumerate(names):
+        picture = Image.fromarray(np.full((20, 30, 3), 40 * i, np.uint8))
+        picture.save(samples / f"{name}.png")
+    greys = np.array([[0, 50, 100], [150, 200, 250]], np.uint8)
+    tiles = greys.repeat(4, 0).repeat(6, 1)[..., None].repeat(3, 2)
+    Image.fromarray(tiles).save(samples / "walks.png")
+    walks = {"classes": NAMES[:2], "t": [0.0, 0.5, 1.0], "tile": [4, 6]}
+    (samples / "walks.json").write_text(json.dumps(walks))
+    (samples / "nearest.json").write_text(json.dumps(NEAREST))
 
 
 class Parsed(html.parser.HTMLParser):
@@ -108,7 +145,7 @@ class Parsed(html.parser.HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         self.open.append(tag)
-        if tag in ("h1", "h2"):
+        if tag in ("h1", "h2", "h3"):
             self.headings.append((tag, ""))
         if tag in ("td", "th"):
             self.cells.append("")
@@ -118,7 +155,7 @@ class Parsed(html.parser.HTMLParser):
             pass
 
     def handle_data(self, data):
-        if {"h1", "h2"} & set(self.open):
+        if {"h1", "h2", "h3"} & set(self.open):
             self.headings[-1] = (self.headings[-1][0], self.headings[-1][1] + data)
         if {"td", "th"} & set(self.open):
             self.cells[-1] += data

@@ -18,8 +18,8 @@ def test_restore_model_returns_generator_and_codes(tmp_path):
     model, _, step = restoring.restore_model(config, tmp_path, dataset, 0)
     assert step == 6
     expected, rest = train.split_state(state)
-    ids = restoring.hash_ids(dataset.ids)
-    assert_trees_equal(model, {**jax.device_get(expected), "ids": ids})
+    of_images = {"ids": restoring.hash_ids(dataset.ids), "labels": dataset.labels}
+    assert_trees_equal(model, {**jax.device_get(expected), **of_images})
     assert_trees_equal(train.merge_state(expected, rest), state)
     with pytest.raises(UserError, match=r"seed-1.*--stage=train"):
         restoring.restore_model(config, tmp_path, dataset, 1)

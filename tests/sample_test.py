@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
 import json
 
 import jax
@@ -15,6 +14,8 @@ from PIL import Image
 
 from cglo_jax import cglo, checkpoints, restoring, sample, train
 from cglo_jax.errors import UserError
+
+TEST_SET = create_dataset(9, seed=1, split="test")
 
 
 def manifest(directory) -> list[dict]:
@@ -37,22 +38,42 @@ def numpy_slerp(p, q, t):
     return (np.sin((1 - t) * theta) * p + np.sin(t * theta) * q) / np.sin(theta)
 
 
+def check_walks(directory, dataset):
+    """The tiles of walks.png are the images of interpolations.png in their order."""
+    told = json.loads((directory / "walks.json").read_text())
+    assert told["classes"] == list(dataset.class_names)
+    assert told["t"] == [k / 8 for k in range(9)]
+    assert told["tile"] == [64, 64]  # 8 x 8 pixels, 8 times as large
+    with Image.open(directory / "walks.png") as picture:
+        walks = np.asarray(picture)
+    with Image.open(directory / "interpolations.png") as picture:
+        grid = np.asarray(picture)
+    assert walks.shape == (3 * 64, 9 * 64, 3)
+    tiles = walks.reshape(3, 64, 9, 64, 3).swapaxes(1, 2)
+    # The last image ends 2 pixels before the corner, as every one does before the next.
+    for row, column in np.ndindex(3, 9):
+        y, x = 66 * (row - 3), 66 * (column - 9)
+        shown = grid[y : y + 64 or None, x : x + 64 or None]
+        np.testing.assert_array_equal(tiles[row, column], shown)
+
+
 @pytest.fixture
 def no_figures(monkeypatch):
     """Leaves out what takes most of the time and is tested once."""
-    for figure in ("draw_reconstructions", "draw_walks"):
-        monkeypatch.setattr(sample, figure, lambda *_: Image.new("L", (1, 1)))
+    monkeypatch.setattr(sample, "write_figures", lambda *_: None)
 
 
 def test_everything_written_is_what_the_manifest_says(trained):
     config, dataset, workdir = trained
-    directory = sample.run(config, workdir, dataset, 0)
+    directory = sample.run(config, workdir, (dataset, TEST_SET), 0)
     assert directory == workdir / "samples"
     assert not (workdir / "samples.tmp").exists()
     lines = manifest(directory)
     files = all_files(directory)
-    figures = {"reconstructions.png", "interpolations.png", "codes.png"}
-    assert set(files) == {line["file"] for line in lines} | figures | {"manifest.jsonl"}
+    figures = {"reconstructions.png", "interpolations.png", "walks.png", "codes.png"}
+    figures |= {"nearest.png"}
+    told = {"manifest.jsonl", "walks.json", "nearest.json"}
+    assert set(files) == {line["file"] for line in lines} | figures | told
     for name in figures:
         with Image.open(directory / name) as picture:
             assert min(picture.size) > 20
@@ -67,6 +88,8 @@ def test_everything_written_is_what_the_manifest_says(trained):
         assert (line["seed"], line["sample_seed"]) == (0, 0)
         assert line["checkpoint_step"] == 60
         assert line["sha256"] == hashlib.sha256(files[line["file"]]).hexdigest()
+    assert json.loads(files["nearest.json"])["checked"] == 6
+    check_walks(directory, dataset)
     (timing,) = [
         t
         for t in map(json.loads, (workdir / "timings.jsonl").read_text().splitlines())
@@ -81,7 +104,7 @@ def test_pngs_are_the_generators_images_of_the_drawn_pairs(
     monkeypatch.setattr(sample, "batch_that_fits", lambda side: 4)  # several
     config, dataset, workdir = trained
     config.sample.per_class = 5
-    lines = manifest(sample.run(config, workdir, dataset, 0))
+    lines = manifest(sample.run(config, workdir, (dataset, TEST_SET), 0))
     model, *_ = restoring.restore_model(config, workdir, dataset, 0)
     index = {image_id: i for i, image_id in enumerate(dataset.ids)}
     z = [
@@ -136,14 +159,14 @@ def test_batches_have_one_size_and_the_classes_in_turn(trained, monkeypatch):
 
 def test_the_same_seed_gives_the_same_bytes_and_another_other_images(trained):
     config, dataset, workdir = trained
-    first = all_files(sample.run(config, workdir, dataset, 0))
+    first = all_files(sample.run(config, workdir, (dataset, TEST_SET), 0))
     (workdir / "samples" / "images" / "stale.png").write_bytes(b"")
-    second = all_files(sample.run(config, workdir, dataset, 0))
+    second = all_files(sample.run(config, workdir, (dataset, TEST_SET), 0))
     assert first == second  # and the directory is replaced as a whole
     timings = (workdir / "timings.jsonl").read_text().splitlines()
     assert sum('"stage": "sample"' in line for line in timings) == 1
     config.sample.seed = 1
-    other = all_files(sample.run(config, workdir, dataset, 0))
+    other = all_files(sample.run(config, workdir, (dataset, TEST_SET), 0))
     assert other.keys() == first.keys()
     assert all(first[n] != other[n] for n in first if n.startswith("images"))
 
@@ -152,7 +175,7 @@ def test_exports_hold_the_pixels_of_the_pngs(trained, no_figures):
     config, dataset, workdir = trained
     config.sample.export = ("npz", "tfds")
     config.sample.per_class = 5
-    directory = sample.run(config, workdir, dataset, 0)
+    directory = sample.run(config, workdir, (dataset, TEST_SET), 0)
     pixels = []
     for line in manifest(directory):
         with Image.open(directory / line["file"]) as png:
@@ -169,7 +192,7 @@ def test_exports_hold_the_pixels_of_the_pngs(trained, no_figures):
     np.testing.assert_array_equal([record["image"] for record in records], pixels)
     assert [record["label"] for record in records] == [0] * 5 + [1] * 5 + [2] * 5
     config.sample.export = ()  # and the directory is replaced as a whole
-    sample.run(config, workdir, dataset, 0)
+    sample.run(config, workdir, (dataset, TEST_SET), 0)
     assert not (directory / "samples.npz").exists()
     assert not (directory / "tfds").exists()
 
@@ -181,14 +204,14 @@ def test_only_generator_and_codes_are_restored(trained, no_figures, monkeypatch)
         raise AssertionError("the whole state was restored")
 
     monkeypatch.setattr(checkpoints.Checkpoints, "restore", refuse)
-    assert len(manifest(sample.run(config, workdir, dataset, 0))) == 6
+    assert len(manifest(sample.run(config, workdir, (dataset, TEST_SET), 0))) == 6
 
 
 def test_a_run_with_batch_statistics_writes_other_images(trained, no_figures):
     config, dataset, workdir = trained
-    running = all_files(sample.run(config, workdir, dataset, 0))
+    running = all_files(sample.run(config, workdir, (dataset, TEST_SET), 0))
     config.sample.batch_statistics = "batch"
-    batch = all_files(sample.run(config, workdir, dataset, 0))
+    batch = all_files(sample.run(config, workdir, (dataset, TEST_SET), 0))
     assert batch.keys() == running.keys()
     assert all(batch[n] != running[n] for n in batch if n.endswith(".png") and "/" in n)
 
@@ -201,7 +224,8 @@ def test_a_class_with_one_image_is_its_own_partner(tmp_path, no_figures):
     dataset = dataclasses.replace(dataset, labels=labels)
     config = create_config(**{"train.epochs": 1, "train.steps_per_epoch": 40})
     train.run(config, tmp_path, dataset, 0)
-    lines = manifest(sample.run(config, tmp_path, dataset, 0))
+    test_set = create_dataset(9, channels=3, seed=1)
+    lines = manifest(sample.run(config, tmp_path, (dataset, test_set), 0))
     assert [line["label"] for line in lines] == [0, 0, 1, 1, 2, 2]
     for line in lines:
         assert (line["source"] == line["partner"]) == (line["label"] == 1)
@@ -217,7 +241,7 @@ def test_more_images_than_sources_take_them_in_turn(trained, no_figures, monkeyp
     # Several batches, the last one ragged.
     monkeypatch.setattr(sample, "batch_that_fits", lambda side: 16)
     config.sample.per_class = 11
-    lines = manifest(sample.run(config, workdir, dataset, 0))
+    lines = manifest(sample.run(config, workdir, (dataset, TEST_SET), 0))
     assert len(lines) == 33
     for label in range(3):
         of_class = [line["source"] for line in lines if line["label"] == label]
@@ -229,31 +253,5 @@ def test_more_images_than_sources_take_them_in_turn(trained, no_figures, monkeyp
 
 def test_without_a_checkpoint_the_error_names_the_stage(tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint in .*: run --stage=train"):
-        sample.run(create_config(), tmp_path, create_dataset(), 0)
+        sample.run(create_config(), tmp_path, (create_dataset(), TEST_SET), 0)
     assert not (tmp_path / "samples").exists()
-
-
-# Names and files
-
-
-def test_pngs_hold_the_exact_pixels():
-    rng = np.random.default_rng(0)
-    for channels, mode in ((1, "L"), (3, "RGB")):
-        image = rng.integers(0, 256, (5, 7, channels), dtype=np.uint8)
-        encoded = sample.encode_png(image)
-        assert encoded.startswith(b"\x89PNG")
-        with Image.open(io.BytesIO(encoded)) as png:
-            assert (png.mode, png.size) == (mode, (7, 5))
-            np.testing.assert_array_equal(np.asarray(png).reshape(image.shape), image)
-
-
-@pytest.mark.parametrize(
-    ("n", "method"), [(1, "pca"), (4, "tsne"), (9, "pca"), (9, "tsne")]
-)
-def test_codes_are_projected_to_the_plane(n, method):
-    z = np.random.default_rng(0).standard_normal((n, 6)).astype(np.float32)
-    z /= np.linalg.norm(z, axis=1, keepdims=True)
-    points = sample.project(z, method)
-    assert points.shape == (n, 2)
-    assert np.isfinite(points).all()
-    np.testing.assert_array_equal(points, sample.project(z, method))

@@ -1,6 +1,7 @@
 """Tests of sections.py: what the page of a made-up work directory says."""
 
 import math
+import re
 
 import pytest
 from report_workdir import (
@@ -13,7 +14,6 @@ from report_workdir import (
 )
 
 from cglo_jax import report
-from cglo_jax.errors import UserError
 
 
 def test_headings_and_pictures(workdir, config):
@@ -22,19 +22,26 @@ def test_headings_and_pictures(workdir, config):
     assert [text for _, text in parsed.headings[1:]] == [
         "Accuracy",
         "Difference to baseline",
-        "Learning curves",
+        "Change per class",
+        "Confusion",
         "What the generator makes",
+        "Reconstructions",
+        "Between two images",
+        "Nearest training images",
+        "Map of the codes",
+        "Learning curves",
         "What the methods were given",
         "Settings",
         "How it was run",
         "Files of the work directory",
     ]
     pictures = [attrs for tag, attrs in parsed.tags if tag == "img"]
-    assert len(pictures) == 3
+    assert len(pictures) == 4
     for attrs in pictures:
-        assert attrs["alt"]
         assert (attrs["width"], attrs["height"]) == ("30", "20")
-    assert sum(tag == "svg" for tag, _ in parsed.tags) == 4
+    drawn = [attrs["aria-label"] for tag, attrs in parsed.tags if "viewbox" in attrs]
+    assert len(drawn) == 4
+    assert all("mean over seeds" in text for text in drawn)
 
 
 def test_title_without_shots_and_without_external_weights(tmp_path):
@@ -64,11 +71,64 @@ def test_what_is_missing_names_its_stage(tmp_path, config):
     report.write(tmp_path, config)
     text = (tmp_path / "report.md").read_text()
     assert "--stage=train and --stage=classify write them" in text
-    missing = "reconstructions.png, interpolations.png, codes.png, the synthetic images"
-    assert f"Not there: {missing}. --stage=sample makes them." in text
 
 
-def test_broken_picture_is_named(workdir, config):
-    (workdir / "samples" / "codes.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"codes\.png.*--stage=sample"):
-        report.write(workdir, config)
+@pytest.mark.parametrize(("num_classes", "told"), [(5, False), (6, True)])
+def test_top_5_is_told_of_more_than_five_classes(tmp_path, config, num_classes, told):
+    result = make_result(config, "baseline", 0, 80.0)
+    result["dataset"]["num_classes"] = num_classes
+    put_result(tmp_path, result)
+    text = write_html(tmp_path, config)
+    assert ("Top-5" in text) == told
+    assert ("80.00 / 90.00" in Parsed(text).cells) == told
+
+
+def put_differences(workdir, config, differences):
+    for seed, difference in enumerate(differences):
+        put_result(workdir, make_result(config, "baseline", seed, 80.0))
+        put_result(workdir, make_result(config, "cglo", seed, 80.0 + difference))
+
+
+def test_no_difference_has_no_sign_and_no_side(tmp_path, config):
+    put_differences(tmp_path, config, (1.0, -1.0))
+    [line] = report.write(tmp_path, config)
+    assert "Its top-1 accuracy is equal to baseline (95% interval -12.71" in line
+    text = (tmp_path / "report.md").read_text()
+    assert "| cglo | 0.00 | -12.71 to +12.71 | +1.00, -1.00 |" in text
+    assert not re.search(r"[-+]0\.00", text)
+
+
+def test_an_interval_of_no_information_is_said(tmp_path, config):
+    put_differences(tmp_path, config, (15.0, -15.0))  # t(1 seed more) = 12.7
+    text = write_html(tmp_path, config)
+    assert "The interval of cglo goes beyond ±100 points" in text
+    assert "arrow: the interval goes on" in text
+    put_differences(tmp_path, config, (5.0, -5.0))
+    assert (
+        "beyond ±100 points"
+        not in write_html(tmp_path, config).partition("Change per class<")[0]
+    )
+
+
+def test_the_headline_has_the_numbers_of_the_first_method(workdir, config):
+    put_result(workdir, make_result(config, "autoaugment", 0, 81.0))
+    text = write_html(workdir, config)
+    header = text.partition("<header>")[2].partition("</header>")[0]
+    assert "<strong>cglo helped.</strong>" in header  # of all methods the first
+    facts = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", header)
+    assert facts == [
+        ("baseline", "80.17%"),
+        ("cglo", "83.67%"),
+        ("difference", "+3.50 points"),
+        ("seeds", "3"),
+        ("test images", "400"),
+    ]
+    assert "one seed: no verdict" in header  # of autoaugment, in the chart
+
+
+def test_methods_without_a_seed_of_the_baseline_are_told_in_the_headline(
+    workdir, config
+):
+    put_result(workdir, make_result(config, "mixup", 7, 81.0))
+    header = write_html(workdir, config).partition("</header>")[0]
+    assert "mixup: no verdict, baseline has no result with its seeds." in header

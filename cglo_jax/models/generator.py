@@ -101,9 +101,9 @@ class Generator(nn.Module):
         """Appends the noise, passed through a dense layer of its own, to the codes."""
         if eps is None or self.noise_dim == 0:
             return z
-        if eps.shape != (len(z), self.noise_dim):
+        if eps.shape != (z.shape[0], self.noise_dim):
             raise ValueError(
-                f"eps has shape {eps.shape}, expected {(len(z), self.noise_dim)}"
+                f"eps has shape {eps.shape}, expected {(z.shape[0], self.noise_dim)}"
             )
         eps = nn.Dense(
             self.noise_dim, dtype=self.dtype, kernel_init=_noise_init, name="noise"

@@ -27,6 +27,7 @@ Initializer = jax.nn.initializers.Initializer
 _Form = Callable[[jax.Array, jax.Array], jax.Array]  # of (x, kernel)
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+BATCH_NORM_EPSILON = 1e-5
 _FEW = 4  # channels of an image at most; measured with 3
 
 
@@ -177,7 +178,7 @@ def batch_norm(
     dtype: DTypeLike = jnp.float32,
     name: str | None = None,
     momentum: float = 0.9,
-    epsilon: float = 1e-5,
+    epsilon: float = BATCH_NORM_EPSILON,
 ) -> nn.BatchNorm:
     """Creates a batch norm over all devices of the mapped axis `axis_name`, if named.
 

@@ -1,0 +1,110 @@
+"""Stage `report` with config.report.compare: finished runs side by side, compare.md and .html."""
+
+import itertools
+import pathlib
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from cglo_jax import compare_sections, report, storage, workdirs
+from cglo_jax.compare_sections import Run
+from cglo_jax.config import flatten
+from cglo_jax.errors import UserError, printable
+from cglo_jax.markdown import to_markdown
+from cglo_jax.page import Page, to_html
+from cglo_jax.results import read_result
+
+_EQUAL = (
+    "Their accuracies can be compared. They have the same training and test images."
+)
+_OTHER_TRAINING = "Their accuracies are of the same test images. But they differ in training images: see below."
+_OTHER_TEST = "Not all of their accuracies can be compared. They differ in test images: see below."
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes the comparison and prints where it is."""
+    print(write(workdir, config))
+    print(f"{workdir / 'compare.md'}\n{workdir / 'compare.html'}")
+
+
+def write(workdir: pathlib.Path, config: ConfigDict) -> str:
+    """Writes compare.md and compare.html into `workdir`, which need not be a run's.
+
+    Returns:
+      A sentence that says whether the runs can be compared.
+
+    Raises:
+      UserError: fewer than two runs are named, or one is not there, not finished or damaged.
+    """
+    page = _create_page(read_runs(config.report.compare), config.report.confidence)
+    storage.make_folder(workdir.absolute())
+    storage.write_atomically(workdir / "compare.md", to_markdown(page))
+    storage.write_atomically(workdir / "compare.html", to_html(page))
+    return page.verdicts[0][1]
+
+
+def read_runs(given: str) -> list[Run]:
+    """Reads the runs whose work directories `given` names, with commas between them.
+
+    Raises:
+      UserError: see `write`.
+    """
+    texts = [text.strip() for text in given.split(",") if text.strip()]
+    if len(texts) < 2:
+        raise UserError(
+            f"config.report.compare is {given!r}: it must name two runs or more by their work "
+            "directories, such as runs/a,runs/b"
+        )
+    found = []
+    for text in texts:
+        try:
+            found.append(_read_run(text))
+        except UserError as error:
+            raise UserError(f"config.report.compare, run {text}: {error}") from None
+    places = [one.workdir.resolve() for one in found]
+    if len(set(places)) < len(places):
+        raise UserError(f"config.report.compare names a run twice: {given}")
+    short = [one.workdir.name for one in found]
+    names = short if len(set(short)) == len(short) else texts
+    pairs = zip(found, names, strict=True)
+    return [one._replace(name=printable(name)) for one, name in pairs]
+
+
+def _read_run(text: str) -> Run:
+    workdir = workdirs.find(text)
+    paths = sorted(workdir.glob("classifiers/*/result.json"))
+    saved = read_result(paths[0])["fingerprint"] if paths else {}
+    config = workdirs.restore_config(workdir, saved)
+    results = report.read_results(workdir, config)
+    timings = report.read_lines(workdir / "timings.jsonl", {"stage", "wall_s"})
+    return Run("", workdir, flatten(config), results, timings)
+
+
+def _create_page(runs: Sequence[Run], confidence: float) -> Page:
+    title = f"Side by side: {', '.join(one.name for one in runs)}"
+    of_test, of_training = _differing_images(runs)
+    claim = _OTHER_TEST if of_test else _OTHER_TRAINING if of_training else _EQUAL
+    parts = [
+        compare_sections.accuracies(runs, confidence, of_test + of_training),
+        compare_sections.given(runs),
+        compare_sections.settings(runs),
+        compare_sections.times(runs),
+        compare_sections.reconstructions(runs),
+    ]
+    return Page(title, [("none", claim)], parts, file="compare.html")
+
+
+def _differing_images(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
+    """-> sentences for pairs of runs that differ in test images, and in training images only."""
+    of_test, of_training = [], []
+    for a, b in itertools.combinations(runs, 2):
+        if a.images("test_images") != b.images("test_images"):
+            of_test.append(
+                f"{a.name} and {b.name} differ in test images: their accuracies cannot be compared."
+            )
+        elif a.images("images") != b.images("images"):
+            of_training.append(
+                f"{a.name} and {b.name} differ in training images: a difference of their "
+                "accuracies may come from these alone."
+            )
+    return of_test, of_training

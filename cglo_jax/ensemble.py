@@ -1,0 +1,186 @@
+"""The classifiers that a run trained with one method, to classify any images with."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from PIL import Image
+
+from cglo_jax import classifier, decode, parallel, pixels, workdirs
+from cglo_jax.checkpoints import restore_latest_model
+from cglo_jax.data import batch_that_fits, to_float
+from cglo_jax.errors import UserError, printable
+from cglo_jax.results import read_result
+
+Path = str | os.PathLike
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifier:
+    """Trained classifiers of one method; what `cglo_jax.load_classifier` returns.
+
+    Attributes:
+      method, seeds: of the run; one network per seed.
+      class_names: K names, indexed by label.
+      image_shape: (H, W, C) that the networks take.
+      size: pixels that the short side of a file's image is brought to.
+      network: the module; variables: {params, batch_stats} of each seed.
+    """
+
+    method: str
+    seeds: tuple[int, ...]
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    size: int
+    network: nn.Module = dataclasses.field(repr=False)
+    variables: tuple[Mapping[str, Any], ...] = dataclasses.field(repr=False)
+
+    def predict(
+        self, images: np.ndarray | Path | Iterable[Path]
+    ) -> tuple[list[str], np.ndarray]:
+        """Classifies images: the mean of the seeds' probabilities.
+
+        Args:
+          images: uint8 [n, H, W, C], or image files of any size.
+
+        Returns:
+          (the most probable class of each image, probabilities float32 [n, K]).
+
+        Raises:
+          UserError: a file cannot be used, or arrays are not of that shape and type.
+        """
+        if isinstance(images, np.ndarray | jax.Array):
+            array = self._check(np.asarray(images))
+        else:
+            one = isinstance(images, str | os.PathLike)
+            array = self._read_all([images] if one else images)
+        probabilities = self._compute(array)
+        names = [self.class_names[label] for label in probabilities.argmax(-1)]
+        return names, probabilities
+
+    def read(self, files: Sequence[Path]) -> list[np.ndarray | decode.UnusableImage]:
+        """Decodes image files as those of training: uint8 [H, W, C] each, or why not."""
+        return decode.decode_each([pathlib.Path(file) for file in files], self._fit)
+
+    def _fit(self, decoded: decode.Decoded) -> np.ndarray:
+        side, _, channels = self.image_shape
+        image: Image.Image = pixels.scale(decoded.image, self.size)
+        if channels == 1:
+            image = image.convert("L")
+        return pixels.cut_square(image, side)
+
+    def _read_all(self, files: Iterable[Path]) -> np.ndarray:
+        files = list(files)
+        images = self.read(files)
+        for file, image in zip(files, images, strict=True):
+            if isinstance(image, decode.UnusableImage):
+                raise UserError(f"{printable(file)} cannot be used: {image}")
+        return np.array(images, np.uint8).reshape(-1, *self.image_shape)
+
+    def _check(self, images: np.ndarray) -> np.ndarray:
+        if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
+            wanted = ", ".join(map(str, self.image_shape))
+            raise UserError(
+                f"images are {images.dtype} of shape {images.shape}: give uint8 of shape "
+                f"(n, {wanted}), or the names of image files"
+            )
+        return images
+
+    def _compute(self, images: np.ndarray) -> np.ndarray:
+        n = len(images)
+        if not n:
+            return np.zeros((0, len(self.class_names)), np.float32)
+        # Few sizes of batches, as each is compiled.
+        size = min(batch_that_fits(self.image_shape[0]), 1 << (n - 1).bit_length())
+        of_seeds = [
+            parallel.map_batches(
+                functools.partial(
+                    _compute_probabilities, variables, network=self.network
+                ),
+                images,
+                size,
+            )
+            for variables in self.variables
+        ]
+        return np.mean(of_seeds, 0, dtype=np.float32)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _compute_probabilities(
+    variables: Any, images: jax.Array, *, network: nn.Module
+) -> jax.Array:
+    """Computes probabilities float32 [B, K] of uint8 images [B, H, W, C]."""
+    logits, _ = network.apply(variables, to_float(images), train=False)
+    return jax.nn.softmax(logits)
+
+
+def load(workdir: Path, method: str, seed: int | None = None) -> Classifier:
+    """Loads the classifiers of a method, see `cglo_jax.load_classifier`."""
+    path = workdirs.find(workdir)
+    found = find(path)
+    seeds = sorted(s for m, s in found if m == method)
+    if not seeds:
+        methods = ", ".join(sorted({m for m, _ in found})) or "none"
+        raise UserError(
+            f"{path} has no trained classifier of the method {method!r} (it has {methods}): "
+            "name another, or run --stage=classify with it"
+        )
+    if seed is not None and seed not in seeds:
+        raise UserError(
+            f"{path} has no {method} classifier of seed {seed}: it has "
+            f"{', '.join(map(str, seeds))}"
+        )
+    chosen = tuple(seeds) if seed is None else (seed,)
+    first, *others = (restore(path, method, s, found[method, s]) for s in chosen)
+    for other in others:
+        if other.class_names != first.class_names:
+            raise UserError(
+                f"the {method} classifiers in {path} are of other classes for seed "
+                f"{other.seeds[0]} than for {first.seeds[0]}: load one seed"
+            )
+    variables = sum((one.variables for one in others), first.variables)
+    return dataclasses.replace(first, seeds=chosen, variables=variables)
+
+
+def find(workdir: pathlib.Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """Returns the results of all trained classifiers by (method, seed), see `results.read_result`."""
+    paths = sorted(workdir.glob("classifiers/*/result.json"))
+    return {(r["method"], r["seed"]): r for r in map(read_result, paths)}
+
+
+def restore(
+    workdir: pathlib.Path, method: str, seed: int, result: Mapping[str, Any]
+) -> Classifier:
+    """Restores one trained classifier; `result` is its result.json.
+
+    Raises:
+      UserError: it has no checkpoint after its last step, or it is of an older version.
+    """
+    directory = workdir / "classifiers" / f"{method}-{seed}"
+    hint = "its result.json is all there is; put checkpoints/ back"
+    model, meta, step = restore_latest_model(directory / "checkpoints", hint)
+    if step != result["steps"]:
+        raise UserError(
+            f"{directory} has a checkpoint of step {step}, but {result['steps']} were taken: "
+            "put that of the last step back"
+        )
+    if "shape" not in meta:
+        raise UserError(
+            f"{directory} is of an older version, which did not save the size of its images: "
+            "remove it and run --stage=classify again"
+        )
+    config = workdirs.restore_config(workdir, meta["fingerprint"])
+    names, shape = tuple(meta["names"]), tuple(meta["shape"])
+    network = classifier.create_network(config, len(names), axis_name=None)
+    params = model.get("averaged", model["params"])
+    variables = {"params": params, "batch_stats": model["batch_stats"]}
+    size = config.dataset.size or shape[0]
+    return Classifier(
+        method, (seed,), names, shape, size, network, (jax.device_put(variables),)
+    )

@@ -1,0 +1,206 @@
+"""The stage export: generators, codes and classifiers as files that need no code of ours.
+
+`jax.export` writes programs (StableHLO for any number of images, on CPU, GPU or TPU), safetensors
+the classifiers' tensors; README.md beside them says how to use both. A generator's weights are in its
+program, a classifier's are what its program is called with.
+"""
+
+import contextlib
+import dataclasses
+import importlib.resources
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.export
+import jinja2
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from cglo_jax import (
+    __version__,
+    ensemble,
+    inference,
+    lock,
+    restoring,
+    synthesis,
+    workdirs,
+)
+from cglo_jax.data import to_float, to_uint8
+from cglo_jax.ensemble import Classifier
+from cglo_jax.errors import UserError
+from cglo_jax.fingerprints import check_fingerprint, train_fingerprint
+from cglo_jax.inference import TrainedModel
+from cglo_jax.models.layers import BATCH_NORM_EPSILON
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def run(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
+    """Writes workdir/exports: every trained generator and every trained classifier.
+
+    Returns:
+      The directory written, which is replaced as a whole.
+
+    Raises:
+      UserError: nothing is trained there, or it is of another configuration.
+    """
+    path = workdirs.find(workdir)
+    workdirs.check(config, path)
+    seeds, results = inference.trained_seeds(path), ensemble.find(path)
+    if not seeds and not results:
+        raise UserError(f"nothing is trained in {path}: run --stage=train first")
+    temporary, directory = path / "exports.tmp", path / "exports"
+    with lock.hold(path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        models = [_restore(config, path, seed) for seed in seeds]
+        for model in models:
+            write_generator(temporary / f"seed-{model.seed}", model)
+        classifiers = [
+            ensemble.restore(path, method, seed, result)
+            for (method, seed), result in results.items()
+        ]
+        for classifier in classifiers:
+            write_classifier(temporary / _name(classifier), classifier)
+        readme = _describe(models, [_name(c) for c in classifiers], classifiers)
+        (temporary / "README.md").write_text(readme, encoding="utf-8")
+        shutil.rmtree(directory, ignore_errors=True)
+        temporary.rename(directory)
+    return directory
+
+
+def _name(classifier: Classifier) -> str:
+    return f"{classifier.method}-{classifier.seeds[0]}"
+
+
+def _restore(config: ConfigDict, workdir: pathlib.Path, seed: int) -> TrainedModel:
+    model, meta, step = restoring.restore_with_added(workdir, seed)
+    where = str(restoring.checkpoint_dir(workdir, seed))
+    check_fingerprint(meta["fingerprint"], train_fingerprint(config), where)
+    return inference.create(config, seed, model, meta, step)
+
+
+def write_generator(directory: pathlib.Path, model: TrainedModel) -> None:
+    """Writes generator.jax_export and codes.npz.
+
+    The program takes codes float32 [b, d] and noise float32 [b, e], drawn from N(0, I); e is 0
+    for a generator without noise. It returns images uint8 [b, H, W, C].
+    """
+    variables, spec = model.restored.sampler.variables, model.restored.spec
+
+    def generate(z: jax.Array, noise: jax.Array) -> jax.Array:
+        eps = spec.noise_std * noise if noise.shape[1] else None
+        return to_uint8(synthesis.generate_with(variables, z, eps, spec=spec))
+
+    (b,) = jax.export.symbolic_shape("b")
+    dim, noise_dim = model.z.shape[1], _noise_dim(model)
+    inputs = [jax.ShapeDtypeStruct((b, d), np.float32) for d in (dim, noise_dim)]
+    directory.mkdir(parents=True)
+    _write_program(directory / "generator.jax_export", generate, *inputs)
+    np.savez(
+        directory / "codes.npz",
+        z=model.z,
+        labels=model.labels,
+        class_names=np.array(model.class_names, str),
+        ids=np.array(model.ids, str),
+    )
+
+
+def _noise_dim(model: TrainedModel) -> int:
+    spec = model.restored.spec
+    return model.z.shape[1] if spec.noise_added else spec.generator.noise_dim
+
+
+def write_classifier(directory: pathlib.Path, classifier: Classifier) -> None:
+    """Writes classifier.safetensors and classifier.jax_export.
+
+    The program takes the tensors, {name: array}, and images uint8 [b, H, W, C]; it returns logits
+    float32 [b, K].
+    """
+    (variables,) = classifier.variables
+    tensors = traverse_util.flatten_dict(jax.device_get(variables), sep=".")
+
+    def classify(tensors: dict[str, jax.Array], images: jax.Array) -> jax.Array:
+        variables = traverse_util.unflatten_dict(tensors, sep=".")
+        return classifier.network.apply(variables, to_float(images), train=False)[0]
+
+    (b,) = jax.export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((b, *classifier.image_shape), np.uint8)
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tensors)
+    directory.mkdir(parents=True)
+    _write_program(directory / "classifier.jax_export", classify, shapes, images)
+    content = safetensors.numpy.save(
+        {name: np.ascontiguousarray(a) for name, a in tensors.items()},
+        # One entry: several would have another order every time.
+        metadata={"cglo_jax": json.dumps(_metadata(classifier))},
+    )
+    (directory / "classifier.safetensors").write_bytes(content)
+
+
+def _metadata(classifier: Classifier) -> dict[str, Any]:
+    """Returns what a reader must know to compute the same logits."""
+    fields = dataclasses.asdict(classifier.network)
+    kept = ("depth", "width", "normalize")
+    return {
+        "architecture": type(classifier.network).__name__,
+        **{name: fields[name] for name in kept if name in fields},
+        "class_names": classifier.class_names,
+        "image_shape": classifier.image_shape,
+        "input": "uint8 / 127.5 - 1",
+        "layout": "images NHWC, convolution kernels HWIO, dense kernels IO",
+        "batch_norm_epsilon": BATCH_NORM_EPSILON,
+        "method": classifier.method,
+        "seed": classifier.seeds[0],
+        "version": __version__,
+    }
+
+
+def _write_program(path: pathlib.Path, function: Callable, *shapes: Any) -> None:
+    with _no_source_locations():
+        program = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
+    path.write_bytes(program.serialize())
+
+
+@contextlib.contextmanager
+def _no_source_locations() -> Iterator[None]:
+    """Keeps the paths of this machine's files out of programs."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def _describe(
+    models: list[TrainedModel], names: list[str], classifiers: list[Classifier]
+) -> str:
+    template = importlib.resources.files("cglo_jax").joinpath("exports.md.jinja")
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string(template.read_text(encoding="utf-8")).render(
+        model=models[0] if models else None,
+        noise_dim=_noise_dim(models[0]) if models else 0,
+        pair=_choose_pair(models[0]) if models else None,
+        classifier=classifiers[0] if classifiers else None,
+        seeds=[model.seed for model in models],
+        names=names,
+        platforms=PLATFORMS,
+        versions={"cglo_jax": __version__, "jax": jax.__version__},
+    )
+
+
+def _choose_pair(model: TrainedModel) -> tuple[int, int]:
+    """Returns two training images, of one class if a class has two."""
+    for label in range(len(model.class_names)):
+        members = np.flatnonzero(model.labels == label)
+        if len(members) > 1:
+            return int(members[0]), int(members[1])
+    return 0, 1

@@ -1,0 +1,223 @@
+"""A trained cGLO to use without its training images: new images, reconstructions, walks."""
+
+import dataclasses
+import difflib
+import functools
+import operator
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from cglo_jax import codes, restoring, sample, workdirs
+from cglo_jax.data import Dataset, batch_that_fits
+from cglo_jax.errors import UserError, shorten
+
+Key = jax.Array | int  # of `jax.random.key`, or its seed
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """The generator and the codes of one seed of a run; what `cglo_jax.load` returns.
+
+    Images are uint8 [n, H, W, C]. The noise of each is drawn from `key`: equal keys give equal
+    images. Training images are named by their ids, as `source` and `partner` in
+    samples/manifest.jsonl, or as in `ids`, or by their position in `ids`.
+
+    Attributes:
+      seed, step: of the run, and of its checkpoint.
+      config: the configuration it was trained with.
+      dataset: what is known of the training images, all but their pixels, which are zeros.
+      restored: what `sample` makes images with.
+    """
+
+    seed: int
+    step: int
+    config: ConfigDict = dataclasses.field(repr=False)
+    dataset: Dataset = dataclasses.field(repr=False)
+    restored: sample.Restored = dataclasses.field(repr=False)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """K names, indexed by label."""
+        return self.dataset.class_names
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Of the n training images, hexadecimal; the labelled ones first."""
+        return self.dataset.ids
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Of the training images, int32 [n], -1 = unlabelled."""
+        return self.dataset.labels
+
+    @property
+    def z(self) -> np.ndarray:
+        """Their codes, float32 [n, d], unit rows."""
+        return self.restored.z
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return self.dataset.images.shape[1:]
+
+    def sample(self, label: str | int, n: int = 1, key: Key = 0) -> np.ndarray:
+        """Makes n new images of a class: G(slerp(z_i, z_j, t)), i its images in turn (section 4.2).
+
+        They are those that `--stage=sample` makes of the class with the same key and n per class.
+
+        Args:
+          label: the name of a class, or its number.
+
+        Raises:
+          UserError: there is no such class, or n is less than 1.
+        """
+        _check_at_least("n", n, 1)
+        label, made = (
+            self._find_class(label),
+            np.zeros((n, *self.image_shape), np.uint8),
+        )
+        # G may normalise by the batch: it has all classes then, as in training.
+        only = label if self.config.sample.batch_statistics == "running" else None
+        batches = sample.synthesize_classes(self.restored, _as_key(key), n, only)
+        for k, images, *_ in batches:
+            own = k // n == label
+            made[k[own] % n] = images[own]
+        return made
+
+    def reconstruct(self, ids: Sequence[str | int], key: Key = 0) -> np.ndarray:
+        """Makes training images again from their codes, G([z_i, eps]), in the order of `ids`.
+
+        Raises:
+          UserError: there is no such training image.
+        """
+        found = [self._find(i) for i in ([ids] if isinstance(ids, str) else ids)]
+        keys = codes.example_keys(_as_key(key), jnp.asarray(found, jnp.int32))
+        return self._paint(self.z[found], keys)
+
+    def walk(
+        self, first: str | int, second: str | int, steps: int = 9, key: Key = 0
+    ) -> np.ndarray:
+        """Goes from the code of one training image to another's, on the sphere (Fig. 5).
+
+        Returns:
+          `steps` images with one noise; the ends are the reconstructions of the two.
+
+        Raises:
+          UserError: there is no such training image, or steps is less than 2.
+        """
+        _check_at_least("steps", steps, 2)
+        ends = (jnp.asarray(self.z[self._find(i)]) for i in (first, second))
+        path = codes.INTERPOLATIONS[self.config.sample.interpolation]
+        t = np.linspace(0, 1, steps, dtype=np.float32)
+        z = jax.vmap(path, (None, None, 0))(*ends, t)
+        start = jnp.full(steps, self._find(first), jnp.int32)
+        return self._paint(z, codes.example_keys(_as_key(key), start))
+
+    def _paint(self, z: np.ndarray | jax.Array, keys: jax.Array) -> np.ndarray:
+        size = batch_that_fits(self.image_shape[0])
+        made = [np.zeros((0, *self.image_shape), np.uint8)]
+        for start in range(0, len(z), size):
+            part = slice(start, start + size)
+            made.append(sample.paint(self.restored, z[part], keys[part]))
+        return np.concatenate(made)
+
+    def _find_class(self, label: str | int) -> int:
+        names = self.class_names
+        if isinstance(label, str):
+            if label in names:
+                return names.index(label)
+            raise UserError(f"there is no class {label!r}: {_suggest(label, names)}")
+        if 0 <= (label := operator.index(label)) < len(names):
+            return label
+        raise UserError(f"there is no class {label}: they are 0 to {len(names) - 1}")
+
+    def _find(self, image: str | int) -> int:
+        """Returns the position of a training image."""
+        n = len(self.ids)
+        if not isinstance(image, str):
+            if 0 <= (place := operator.index(image)) < n:
+                return place
+            raise UserError(
+                f"there is no training image {place}: they are 0 to {n - 1}"
+            )
+        # Of two copies, such as one that is also a test image, the first has the label.
+        hashed = restoring.hash_ids([image])[0].tobytes().hex()
+        for name in (image, hashed):
+            if name in self._places:
+                return self._places[name]
+        raise UserError(
+            f"no training image has the id {shorten(repr(image))}: `ids` has them, and "
+            "samples/manifest.jsonl names them as source and partner"
+        )
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.ids)}
+
+
+def load(workdir: str | os.PathLike, seed: int | None = None) -> TrainedModel:
+    """Loads the newest generator and codes of a run, see `cglo_jax.load`."""
+    path = workdirs.find(workdir)
+    seeds = trained_seeds(path)
+    if not seeds:
+        raise UserError(f"there is no trained cGLO in {path}: run --stage=train first")
+    if seed is None:
+        seed = seeds[0]
+    if seed not in seeds:
+        raise UserError(f"{path} has no cGLO of seed {seed}: it has {_list(seeds)}")
+    model, meta, step = restoring.restore_with_added(path, seed)
+    config = workdirs.restore_config(path, meta["fingerprint"])
+    return create(config, seed, model, meta, step)
+
+
+def trained_seeds(workdir: pathlib.Path) -> list[int]:
+    """Returns the seeds whose cGLO has a checkpoint, in their order."""
+    names = [path.parent.name for path in workdir.glob("checkpoints/seed-*/*/")]
+    return sorted({int(n[5:]) for n in names if re.fullmatch(r"seed-\d+", n)})
+
+
+def create(
+    config: ConfigDict,
+    seed: int,
+    model: dict[str, Any],
+    meta: dict[str, Any],
+    step: int,
+) -> TrainedModel:
+    """Puts a restored model, see `restoring.restore_with_added`, on one device."""
+    labels = model["labels"]
+    # As large as its shape says in name only.
+    pixels = np.broadcast_to(np.uint8(0), (len(labels), *meta["shape"]))
+    ids = tuple(row.tobytes().hex() for row in model["ids"])
+    dataset = Dataset(pixels, labels, tuple(meta["names"]), ids, "train")
+    restored = sample.put_on_device(config, dataset, model, step)
+    return TrainedModel(seed, step, config, dataset, restored)
+
+
+def _as_key(key: Key) -> jax.Array:
+    if not isinstance(key, jax.Array):
+        return jax.random.key(operator.index(key))
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return key if typed else jax.random.wrap_key_data(key)  # of `jax.random.PRNGKey`
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UserError(f"{name} is {value}: it must be at least {least}")
+
+
+def _suggest(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=3) or names[:12]
+    listed = " or ".join(map(repr, close))
+    return f"did you mean {listed}?" if len(close) < len(names) else f"use {listed}"
+
+
+def _list(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
