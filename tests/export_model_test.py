@@ -236,6 +236,14 @@ def test_without_anything_trained_it_says_so(tmp_path):
 
 def test_another_configuration_is_refused(exported):
     workdir, *_ = exported
-    with pytest.raises(UserError, match=r"latent\.dim=8, this call has 9"):
-        export_model.run(create_config(**{"latent.dim": 9}), workdir)
+    other = create_config(**{"latent.dim": 9})
+    match = r"latent\.dim=8, this call has 9"
+    with pytest.raises(UserError, match=match):
+        export_model.run(other, workdir)
+    path = workdir / "config.json"
+    saved = path.read_text()
+    path.write_text(saved.replace('"latent.dim": 8', '"latent.dim": 9'))
+    with pytest.raises(UserError, match=rf"seed-0 was made with {match}"):
+        export_model.run(other, workdir)
+    path.write_text(saved)
     assert (workdir / "exports" / "README.md").exists()

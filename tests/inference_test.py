@@ -1,6 +1,7 @@
 """Tests of cglo_jax/inference.py: a trained cGLO without its images."""
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -97,10 +98,16 @@ def test_with_batch_statistics_too(run, tmp_path):
     shutil.copytree(workdir, tmp_path / "run")
     workdirs.create(config, tmp_path / "run")
     restored = sample.restore(config, workdir, dataset, 0)
-    made = cglo_jax.load(tmp_path / "run").sample(2, n=2, key=7)
+    loaded = cglo_jax.load(tmp_path / "run")
+    made = loaded.sample(2, n=2, key=7)
     batches = list(sample.synthesize_classes(restored, jax.random.key(7), 2))
     k, images, *_ = map(np.concatenate, zip(*batches, strict=True))
     np.testing.assert_array_equal(made, images[np.argsort(k)][4:])
+    # Not padded, which would change the statistics.
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(1), np.arange(3))
+    expected = sample.paint(restored, loaded.z[:3], keys)
+    again = loaded.reconstruct(range(3), key=1)
+    assert np.abs(again - expected.astype(int)).max() <= 1
 
 
 def test_a_class_is_named_or_numbered_and_a_key_is_a_key_or_its_seed(model):
@@ -125,7 +132,8 @@ def test_reconstructions_are_generated_from_the_codes(run, model):
     ]
     networks = {name: variables[name] for name in ("params", "batch_stats")}
     z = variables["z"][[5, 2]]
-    images = generator.apply(networks, z, np.stack(eps), train=False)
+    apply = jax.jit(functools.partial(generator.apply, train=False))
+    images = apply(networks, z, np.stack(eps))
     made = model.reconstruct([5, 2], key=9)
     expected = np.clip(np.round((np.asarray(images) + 1) * 127.5), 0, 255)
     assert np.abs(made - expected).max() <= 1
@@ -157,8 +165,9 @@ def test_of_an_image_that_is_there_twice_the_first_is_meant(model):
 def test_many_reconstructions_are_made_in_batches(model, monkeypatch):
     expected = [model.reconstruct(pair) for pair in ([0, 1], [2, 3])]
     monkeypatch.setattr(inference, "batch_that_fits", lambda side: 2)
-    whole = model.reconstruct(range(4))
-    np.testing.assert_array_equal(whole, np.concatenate(expected))
+    whole = model.reconstruct([0, 1, 2, 3, 2])
+    np.testing.assert_array_equal(whole[:4], np.concatenate(expected))
+    np.testing.assert_array_equal(whole[4], whole[2])
 
 
 def test_a_walk_goes_from_one_reconstruction_along_the_sphere_to_the_other(model):
@@ -260,6 +269,10 @@ def test_codes_of_images_added_later_are_loaded(run, tmp_path):
         saved.wait()
         assert len(cglo_jax.load(workdir).ids) == 24  # not all steps were taken
         saved.save(5, fitted, {"step": np.int32(5)}, {**meta, "total": 5})
+    fewer = {**fitted, "z": z[:25], "ids": ids[:25], "labels": labels[:25]}
+    for name in ("images-0", "images-z"):  # what a killed call has not removed
+        with checkpoints.Checkpoints(directory.with_name(name)) as saved:
+            saved.save(5, fewer, {"step": np.int32(5)}, {**meta, "total": 5})
     loaded = cglo_jax.load(workdir)
     assert loaded._find(grown.ids[26]) == 26
     np.testing.assert_array_equal(loaded.z, z)
