@@ -18,9 +18,11 @@ from saved_run import STEP, put_run
 import cglo_jax
 from cglo_jax import (
     checkpoints,
+    data,
     inference,
     restoring,
     sample,
+    synthesis,
     workdirs,
 )
 from cglo_jax.errors import UserError
@@ -105,21 +107,22 @@ def test_with_batch_statistics_too(run, tmp_path):
     np.testing.assert_array_equal(made, images[np.argsort(k)][4:])
     # Not padded, which would change the statistics.
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(1), np.arange(3))
-    expected = sample.paint(restored, loaded.z[:3], keys)
-    again = loaded.reconstruct(range(3), key=1)
-    assert np.abs(again - expected.astype(int)).max() <= 1
+    generate = jax.jit(functools.partial(synthesis.generate, spec=restored.spec))
+    images = generate(restored.sampler.variables, loaded.z[:3], keys)
+    expected = data.to_uint8(np.asarray(images)).astype(int)
+    assert np.abs(loaded.reconstruct(range(3), key=1) - expected).max() <= 1
 
 
 def test_a_class_is_named_or_numbered_and_a_key_is_a_key_or_its_seed(model):
-    expected = model.sample("class 2", 2, jax.random.key(3))
+    expected = model.sample("class 2", 3, jax.random.key(3))
     for label, key in (
         (2, 3),
         (np.int32(2), np.uint8(3)),
         ("class 2", jax.random.PRNGKey(3)),
     ):
-        np.testing.assert_array_equal(model.sample(label, 2, key), expected)
-    assert (model.sample(2, 2, 4) != expected).any()
-    assert (model.sample(1, 2, 3) != expected).any()
+        np.testing.assert_array_equal(model.sample(label, 3, key), expected)
+    assert (model.sample(2, 3, 4) != expected).any()
+    assert (model.sample(1, 3, 3) != expected).any()
 
 
 def test_reconstructions_are_generated_from_the_codes(run, model):
@@ -177,9 +180,9 @@ def test_a_walk_goes_from_one_reconstruction_along_the_sphere_to_the_other(model
     p, q = model.z[[3, 6]].astype(np.float64)
     theta = np.arccos(p @ q)
     middle = (p + q) * np.sin(theta / 2) / np.sin(theta)
-    keys = jax.random.fold_in(jax.random.key(1), 3)[None]
-    expected = sample.paint(model.restored, np.float32(middle)[None], keys)
-    assert np.abs(images[1].astype(int) - expected[0]).max() <= 1
+    path = np.stack([p, middle, q]).astype(np.float32)
+    expected = model._paint(path, np.full(3, 3), key=1)  # all with one noise
+    assert np.abs(images - expected.astype(int)).max() <= 1
     assert (images[0] != images[2]).any()
 
 
