@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import codes, parallel, restoring, sample, synthesis, workdirs
+from cglo_jax import codes, parallel, restoring, sample, saved_config, synthesis
 from cglo_jax.data import Dataset, batch_that_fits, to_uint8
 from cglo_jax.errors import UserError, shorten
 
@@ -186,7 +186,7 @@ def _generate(
 
 def load(workdir: str | os.PathLike, seed: int | None = None) -> TrainedModel:
     """Loads the newest generator and codes of a run, see `cglo_jax.load`."""
-    path = workdirs.find(workdir)
+    path = saved_config.find_workdir(workdir)
     seeds = trained_seeds(path)
     if not seeds:
         raise UserError(f"there is no trained cGLO in {path}: run --stage=train first")
@@ -195,7 +195,7 @@ def load(workdir: str | os.PathLike, seed: int | None = None) -> TrainedModel:
     if seed not in seeds:
         raise UserError(f"{path} has no cGLO of seed {seed}: it has {_list(seeds)}")
     model, meta, step = restoring.restore_with_added(path, seed)
-    config = workdirs.restore_config(path, meta["fingerprint"])
+    config = saved_config.restore_config(path, meta["fingerprint"])
     return create(config, seed, model, meta, step)
 
 

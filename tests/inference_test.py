@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 import shutil
 import subprocess
@@ -189,14 +188,6 @@ def test_a_walk_goes_from_one_reconstruction_along_the_sphere_to_the_other(model
 # What cannot be had
 
 
-def test_what_is_no_run_is_named(tmp_path):
-    missing = tmp_path / "digts"
-    told = error_of(cglo_jax.load, missing)
-    assert told == f"there is no folder {missing}: name the --workdir of a run"
-    missing.mkdir()
-    assert error_of(cglo_jax.load, missing).startswith("there is no config.json in")
-
-
 def test_a_run_without_a_cglo_or_without_the_seed_says_so(run, tmp_path):
     config, _, workdir = run
     told = error_of(cglo_jax.load, workdir, seed=4)
@@ -204,26 +195,6 @@ def test_a_run_without_a_cglo_or_without_the_seed_says_so(run, tmp_path):
     workdirs.create(config, tmp_path)
     told = error_of(cglo_jax.load, tmp_path)
     assert told == f"there is no trained cGLO in {tmp_path}: run --stage=train first"
-
-
-def test_a_config_of_another_version_is_refused(run, tmp_path):
-    workdir = shutil.copytree(run[2], tmp_path / "run")
-    path = workdir / "config.json"
-    saved = json.loads(path.read_text())
-    path.write_text(json.dumps({**saved, "latent.warmth": 1}))
-    assert "this version knows no latent.warmth" in error_of(cglo_jax.load, workdir)
-    path.write_text("{")
-    assert f"{path} cannot be used" in error_of(cglo_jax.load, workdir)
-
-
-def test_what_was_trained_counts_and_not_what_config_json_says_now(run, tmp_path):
-    workdir = shutil.copytree(run[2], tmp_path / "run")
-    path = workdir / "config.json"
-    saved = json.loads(path.read_text())
-    del saved["sample.seed"]  # of an older version: the default
-    path.write_text(json.dumps({**saved, "generator.width": 99, "sample.per_class": 5}))
-    config = cglo_jax.load(workdir).config
-    assert (config.generator.width, config.sample.per_class) == (4, 5)
 
 
 def test_a_checkpoint_without_labels_is_of_an_older_version(run, tmp_path):
