@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cglo_jax import (
+    cards,
     classifier,
     loop,
     memory,
@@ -153,6 +154,7 @@ def run(
         "confusion": confusion(logits, test_set.labels),
     }
     if parallel.is_first_process():
+        cards.write_classifier_card(config, workdir, result)
         storage.write_atomically(path, json.dumps(result, indent=1) + "\n")
     text = f"top-1 {top1:.2f} %, top-5 {top5:.2f} % of {n_test} images"
     print(f"{name}: {text}", flush=True)

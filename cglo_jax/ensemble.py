@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cglo_jax import classifier, decode, parallel, pixels, workdirs
+from cglo_jax import classifier, decode, parallel, pixels, saved_config
 from cglo_jax.checkpoints import restore_latest_model
 from cglo_jax.data import batch_that_fits, to_float
 from cglo_jax.errors import UserError, printable
@@ -122,7 +122,7 @@ def _compute_probabilities(
 
 def load(workdir: Path, method: str, seed: int | None = None) -> Classifier:
     """Loads the classifiers of a method, see `cglo_jax.load_classifier`."""
-    path = workdirs.find(workdir)
+    path = saved_config.find_workdir(workdir)
     found = find(path)
     seeds = sorted(s for m, s in found if m == method)
     if not seeds:
@@ -175,7 +175,7 @@ def restore(
             f"{directory} is of an older version, which did not save the size of its images: "
             "remove it and run --stage=classify again"
         )
-    config = workdirs.restore_config(workdir, meta["fingerprint"])
+    config = saved_config.restore_config(workdir, meta["fingerprint"])
     names, shape = tuple(meta["names"]), tuple(meta["shape"])
     network = classifier.create_network(config, len(names), axis_name=None)
     params = model.get("averaged", model["params"])

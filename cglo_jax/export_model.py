@@ -28,6 +28,7 @@ from cglo_jax import (
     inference,
     lock,
     restoring,
+    saved_config,
     synthesis,
     workdirs,
 )
@@ -50,7 +51,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     Raises:
       UserError: nothing is trained there, or it is of another configuration.
     """
-    path = workdirs.find(workdir)
+    path = saved_config.find_workdir(workdir)
     workdirs.check(config, path)
     seeds, results = inference.trained_seeds(path), ensemble.find(path)
     if not seeds and not results:

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import codes, restoring, sample, workdirs
-from cglo_jax.data import Dataset, batch_that_fits
+from cglo_jax import codes, parallel, restoring, sample, saved_config, synthesis
+from cglo_jax.data import Dataset, batch_that_fits, to_uint8
 from cglo_jax.errors import UserError, shorten
 
 Key = jax.Array | int  # of `jax.random.key`, or its seed
@@ -99,8 +99,7 @@ class TrainedModel:
           UserError: there is no such training image.
         """
         found = [self._find(i) for i in ([ids] if isinstance(ids, str) else ids)]
-        keys = codes.example_keys(_as_key(key), jnp.asarray(found, jnp.int32))
-        return self._paint(self.z[found], keys)
+        return self._paint(self.z[found], np.array(found, np.int32), key)
 
     def walk(
         self, first: str | int, second: str | int, steps: int = 9, key: Key = 0
@@ -114,20 +113,29 @@ class TrainedModel:
           UserError: there is no such training image, or steps is less than 2.
         """
         _check_at_least("steps", steps, 2)
-        ends = (jnp.asarray(self.z[self._find(i)]) for i in (first, second))
+        start, end = self._find(first), self._find(second)
         path = codes.INTERPOLATIONS[self.config.sample.interpolation]
         t = np.linspace(0, 1, steps, dtype=np.float32)
-        z = jax.vmap(path, (None, None, 0))(*ends, t)
-        start = jnp.full(steps, self._find(first), jnp.int32)
-        return self._paint(z, codes.example_keys(_as_key(key), start))
+        z = jax.jit(jax.vmap(path, (None, None, 0)))(self.z[start], self.z[end], t)
+        return self._paint(np.asarray(z), np.full(steps, start, np.int32), key)
 
-    def _paint(self, z: np.ndarray | jax.Array, keys: jax.Array) -> np.ndarray:
-        size = batch_that_fits(self.image_shape[0])
-        made = [np.zeros((0, *self.image_shape), np.uint8)]
-        for start in range(0, len(z), size):
-            part = slice(start, start + size)
-            made.append(sample.paint(self.restored, z[part], keys[part]))
-        return np.concatenate(made)
+    def _paint(self, z: np.ndarray, draws: np.ndarray, key: Key) -> np.ndarray:
+        """Generates images of codes [n, d] with the noise number draws [n] of the key."""
+        n, typed = len(z), _as_key(key)
+        if not n:
+            return np.zeros((0, *self.image_shape), np.uint8)
+        size = n  # G may normalise by the batch
+        if (
+            self.config.sample.batch_statistics == "running"
+        ):  # few sizes: each is compiled
+            size = min(batch_that_fits(self.image_shape[0]), 1 << (n - 1).bit_length())
+        sampler, spec = self.restored.sampler, self.restored.spec
+
+        def paint(rows: np.ndarray) -> jax.Array:
+            one = sampler.variables, z[rows], draws[rows], typed
+            return _generate(*one, spec=spec)
+
+        return parallel.map_batches(paint, np.arange(n), size)
 
     def _find_class(self, label: str | int) -> int:
         names = self.class_names
@@ -163,9 +171,22 @@ class TrainedModel:
         return {name: place for place, name in enumerate(self.ids)}
 
 
+@functools.partial(jax.jit, static_argnames="spec")
+def _generate(
+    variables: Any,
+    z: jax.Array,
+    draws: jax.Array,
+    key: jax.Array,
+    *,
+    spec: synthesis.SampleSpec,
+) -> jax.Array:
+    keys = codes.example_keys(key, draws)
+    return to_uint8(synthesis.generate(variables, z, keys, spec=spec))
+
+
 def load(workdir: str | os.PathLike, seed: int | None = None) -> TrainedModel:
     """Loads the newest generator and codes of a run, see `cglo_jax.load`."""
-    path = workdirs.find(workdir)
+    path = saved_config.find_workdir(workdir)
     seeds = trained_seeds(path)
     if not seeds:
         raise UserError(f"there is no trained cGLO in {path}: run --stage=train first")
@@ -174,7 +195,7 @@ def load(workdir: str | os.PathLike, seed: int | None = None) -> TrainedModel:
     if seed not in seeds:
         raise UserError(f"{path} has no cGLO of seed {seed}: it has {_list(seeds)}")
     model, meta, step = restoring.restore_with_added(path, seed)
-    config = workdirs.restore_config(path, meta["fingerprint"])
+    config = saved_config.restore_config(path, meta["fingerprint"])
     return create(config, seed, model, meta, step)
 
 

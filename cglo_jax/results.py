@@ -73,17 +73,27 @@ def _check_confusion(result: dict[str, Any]) -> None:
         raise ValueError("confusion is not of n_test images, top1 of them right")
 
 
+def name_data(config: ConfigDict) -> str:
+    """Returns what people call the images: the name of their data set, or of their folder."""
+    if not config.dataset.path:
+        return config.dataset.name
+    path = pathlib.Path(os.path.expanduser(config.dataset.path)).absolute()
+    return printable(path.name)
+
+
+def count_labels(dataset: Dataset) -> list[int]:
+    """Returns the number of labelled images of each class."""
+    labels = dataset.labels[dataset.labels >= 0]
+    return np.bincount(labels, minlength=len(dataset.class_names)).tolist()
+
+
 def describe_data(
     config: ConfigDict, train_set: Dataset, test_set: Dataset
 ) -> dict[str, Any]:
     """Returns what a result tells of the images."""
-    path = pathlib.Path(os.path.expanduser(config.dataset.path)).absolute()
-    counts = [
-        np.bincount(d.labels[d.labels >= 0], minlength=len(d.class_names)).tolist()
-        for d in (train_set, test_set)
-    ]
+    counts = [count_labels(dataset) for dataset in (train_set, test_set)]
     return {
-        "name": printable(path.name) if config.dataset.path else config.dataset.name,
+        "name": name_data(config),
         "num_classes": len(train_set.class_names),
         "n_labelled": train_set.num_labelled,
         "n_unlabelled": len(train_set.ids) - train_set.num_labelled,

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cglo_jax import (
+    cards,
     cglo,
     codes,
     init_codes,
@@ -184,4 +185,7 @@ def run(
         rollback_factor=config.rollback_factor,
         compare_images=lambda model: restoring.compare_images(model["ids"], ids),
     )
-    return loop.run_steps(job)[0]
+    state, _ = loop.run_steps(job)
+    if parallel.is_first_process():
+        cards.write_generator_card(config, workdir, dataset, seed)
+    return state

@@ -5,13 +5,12 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
 from cglo_jax import lock, storage
-from cglo_jax.config import flatten, get_config
+from cglo_jax.config import flatten
 from cglo_jax.errors import UnusableFiles, UserError
 from cglo_jax.fingerprints import (
     check_fingerprint,
@@ -91,48 +90,6 @@ def _check_config(config: ConfigDict, path: pathlib.Path) -> None:
     except (ValueError, TypeError):
         return  # damaged; it is written anew
     check_fingerprint({k: saved.get(k) for k in fields}, fields, str(path.parent))
-
-
-def find(workdir: str | os.PathLike) -> pathlib.Path:
-    """Returns the absolute path of a work directory that a run was started in.
-
-    Raises:
-      UserError: there is none.
-    """
-    path = pathlib.Path(os.path.expanduser(workdir)).absolute()
-    if not os.path.isfile(path / "config.json"):
-        what = "no config.json in" if path.is_dir() else "no folder"
-        raise UserError(f"there is {what} {path}: name the --workdir of a run")
-    return path
-
-
-def restore_config(workdir: pathlib.Path, fingerprint: Mapping[str, Any]) -> ConfigDict:
-    """Returns the configuration of what was trained in a work directory.
-
-    Args:
-      fingerprint: saved beside it; what it has no field for is that of the newest call.
-
-    Raises:
-      UserError: config.json is damaged or of another version.
-    """
-    path, config = workdir / "config.json", get_config()
-    known = flatten(config)
-    try:
-        saved = dict(json.loads(path.read_text(encoding="utf-8")))
-        if strange := sorted(saved.keys() - known.keys()):
-            raise ValueError(f"this version knows no {strange[0]}")
-        saved |= {name: v for name, v in fingerprint.items() if name in known}
-        fields = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in saved.items()
-        }
-        config.update_from_flattened_dict(fields)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path} cannot be used ({error}): put the file back that was there, or use the "
-            "version that wrote it"
-        ) from error
-    return config
 
 
 def set_aside(workdir: pathlib.Path) -> pathlib.Path | None:

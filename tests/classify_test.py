@@ -235,6 +235,8 @@ def test_a_result_says_what_it_is(trained):
     assert result["fingerprint"]["images"] == dataset.digest
     assert result["fingerprint"]["test_images"] == TEST_SET.digest
     assert result["fingerprint"]["classify.lr"] == 0.1
+    card = (directory / "README.md").read_text()
+    assert f"| top-1 accuracy | {result['top1']:.2f} " in card
     records = [
         json.loads(line)
         for line in (workdir / "metrics.jsonl").read_text().splitlines()

@@ -1,5 +1,6 @@
 """Tests of cglo_jax/export_model.py: what is written is used without cglo_jax."""
 
+import functools
 import json
 import re
 import subprocess
@@ -51,7 +52,8 @@ def generate(model, z, noise, train=False):
         model.restored.sampler.variables,
         model.restored.spec.generator,
     )
-    images = generator.apply(variables, z, noise, train=train, mutable=["batch_stats"])
+    apply = functools.partial(generator.apply, train=train, mutable=["batch_stats"])
+    images = jax.jit(apply)(variables, z, noise)
     return np.clip(np.round((np.asarray(images[0]) + 1) * 127.5), 0, 255)
 
 
@@ -115,6 +117,7 @@ def program_of(directory, model):
     return jax.export.deserialize((directory / "generator.jax_export").read_bytes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "noise_dim"),
     [
@@ -198,7 +201,8 @@ def test_the_tensors_are_all_that_another_program_needs(exported):
     assert list(images.shape[1:]) == about["image_shape"]
     expected = numpy_wide_resnet(tensors, images, about["depth"])
     network = ensemble.restore(workdir, "cglo", 1, {"steps": 6}).network
-    logits = network.apply(variables, data.to_float(images), train=False)[0]
+    apply = jax.jit(functools.partial(network.apply, train=False))
+    logits, _ = apply(variables, data.to_float(images))
     assert np.ptp(expected) > 1
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
 
@@ -236,6 +240,14 @@ def test_without_anything_trained_it_says_so(tmp_path):
 
 def test_another_configuration_is_refused(exported):
     workdir, *_ = exported
-    with pytest.raises(UserError, match=r"latent\.dim=8, this call has 9"):
-        export_model.run(create_config(**{"latent.dim": 9}), workdir)
+    other = create_config(**{"latent.dim": 9})
+    match = r"latent\.dim=8, this call has 9"
+    with pytest.raises(UserError, match=match):
+        export_model.run(other, workdir)
+    path = workdir / "config.json"
+    saved = path.read_text()
+    path.write_text(saved.replace('"latent.dim": 8', '"latent.dim": 9'))
+    with pytest.raises(UserError, match=rf"seed-0 was made with {match}"):
+        export_model.run(other, workdir)
+    path.write_text(saved)
     assert (workdir / "exports" / "README.md").exists()

@@ -93,6 +93,7 @@ def test_the_method_must_be_said(run, capsys):
     assert "--method" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_is_a_program_whose_output_may_be_cut_off(run, photos):
     program = [sys.executable, "-m", "cglo_jax.predict"]
     flags = [f"--workdir={run}", "--method=cglo", str(photos / "a.png")]

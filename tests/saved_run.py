@@ -74,6 +74,7 @@ def put_cglo(workdir, config, dataset, seed) -> None:
         "weights": "none",
         "n_labelled": dataset.num_labelled,
         "notes": {"weights": "none", "added": 0},
+        "batch_size": config.train.batch_size,
         "rate": 1.0,
     }
     with Checkpoints(restoring.checkpoint_dir(workdir, seed)) as saved:

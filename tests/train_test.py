@@ -54,6 +54,8 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, monkeypatc
     assert_trees_equal(whole, resumed)
     metrics = (tmp_path / "metrics.jsonl").read_bytes()
     assert metrics == (cut / "metrics.jsonl").read_bytes()
+    cards = [d / "checkpoints" / "seed-0" / "README.md" for d in (tmp_path, cut)]
+    assert cards[0].read_bytes() == cards[1].read_bytes()
     records = [json.loads(line) for line in metrics.splitlines()]
     assert [r["step"] for r in records] == list(range(1, 9))
     assert ["cross_entropy" in r for r in records] == [True, True, True, False] * 2
