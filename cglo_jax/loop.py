@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from cglo_jax import finite, interrupts, manifest, parallel, storage
 from cglo_jax.checkpoints import Checkpoints
@@ -37,6 +38,8 @@ class Job:
         is not finite; 0 = never.
       rollback_factor: what they are multiplied by then.
       compare_images: tells, of the `model` of a checkpoint of other images, how they differ.
+      draw: of a state that is saved: pictures uint8 [H, W, 3] by name, for TensorBoard; the
+        loop does not ask for them where nothing shows them.
     """
 
     create: Callable[[float], tuple[parallel.TakeSteps, Any]]
@@ -55,6 +58,7 @@ class Job:
     rollbacks: int
     rollback_factor: float
     compare_images: Callable[[Any], str] | None = None
+    draw: Callable[[Any], Mapping[str, np.ndarray]] | None = None
 
     @property
     def name(self) -> str:
@@ -164,6 +168,8 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
                 storage.sync(job.metrics)  # no checkpoint without the lines before it
                 meta = {**_complete_meta(job), "rate": rate}
                 checkpoints.save(step, *job.split_state(state), meta)
+            if save:
+                log.draw(step, state)
         checkpoints.wait()
         if stop:
             log.tell_saved(step)

@@ -1,18 +1,16 @@
 """What a trainer's loop tells: metrics.jsonl, TensorBoard, progress for people, timings.jsonl."""
 
 import contextlib
-import functools
-import pathlib
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 
 from cglo_jax import parallel, storage
 from cglo_jax.progress import Progress
+from cglo_jax.tensorboard import TensorBoard
 
 if TYPE_CHECKING:
     from cglo_jax.loop import Job
@@ -30,7 +28,12 @@ class RunLog(contextlib.AbstractContextManager):
         self._progress = Progress(
             job.name, start, job.total, job.images_per_step, silent=not first
         )
-        self._scalars = _Scalars(job.workdir, job.tags, start, job.total)
+        self._trackers = []
+        if first and start < job.total:
+            name = "-".join(str(value) for value in job.tags.values())
+            opened = (TensorBoard.open(job.workdir, name, start),)
+            self._trackers = [tracker for tracker in opened if tracker]
+        self._draw = job.draw if self._trackers else None
         self._began = time.perf_counter()
 
     def first_steps(self, metrics: Mapping[str, jax.Array], taken: int) -> None:
@@ -45,8 +48,23 @@ class RunLog(contextlib.AbstractContextManager):
         line = {**self._job.tags, "step": step, "epoch": epoch, **values}
         if self._first:
             storage.append_record(self._job.metrics, line)
-        self._scalars.write(step, values)
+        for tracker in self._trackers:
+            tracker.write_scalars(step, values)
         self._progress.update(step, values)
+
+    def draw(self, step: int, state: Any) -> None:
+        """Writes pictures of the state after `step`, where there is something that shows them."""
+        if not self._draw:
+            return
+        try:
+            pictures = self._draw(state)
+        except jax.errors.JaxRuntimeError as error:  # as of memory
+            text = f"warning: {self._job.name}: no pictures: {storage.explain(error)}"
+            print(text, file=sys.stderr, flush=True)
+            self._draw = None
+            return
+        for tracker in self._trackers:
+            tracker.write_pictures(step, pictures)
 
     def tell_saved(self, step: int) -> None:
         """Tells that the run was saved before its end."""
@@ -59,46 +77,6 @@ class RunLog(contextlib.AbstractContextManager):
             storage.append_record(self._job.workdir / "timings.jsonl", timing)
 
     def __exit__(self, *_: object) -> None:
-        self._scalars.close()
+        for tracker in self._trackers:
+            tracker.close()
         self._progress.close()
-
-
-def _tell_of(otherwise: Callable[[Any], object], failed: Any) -> None:
-    """Tells in a line of a file that a thread could not write, `otherwise` of other errors."""
-    if isinstance(failed.exc_value, OSError):
-        text = f"warning: a file for TensorBoard: {storage.explain(failed.exc_value)}"
-        print(text, file=sys.stderr, flush=True)
-    else:
-        otherwise(failed)
-
-
-class _Scalars:
-    """Metrics for TensorBoard in workdir/tensorboard, if the extra `tensorboard` is installed."""
-
-    def __init__(
-        self, workdir: pathlib.Path, tags: Mapping[str, Any], start: int, total: int
-    ):
-        self._writer = None
-        if start >= total or not parallel.is_first_process():
-            return
-        with contextlib.suppress(ImportError):
-            from tensorboardX import SummaryWriter
-
-            name = "-".join(str(value) for value in tags.values())
-            directory = str(workdir / "tensorboard" / name)
-            # It writes in a thread, whose errors Python shows with a traceback.
-            self._hook = threading.excepthook
-            threading.excepthook = functools.partial(_tell_of, self._hook)
-            # What a run that is resumed wrote past its checkpoint is written again.
-            self._writer = SummaryWriter(directory, purge_step=start + 1)
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the metrics after `step`."""
-        for name, value in values.items() if self._writer else ():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Writes what is still in memory."""
-        if self._writer:
-            self._writer.close()
-            threading.excepthook = self._hook

@@ -17,6 +17,7 @@ from cglo_jax import (
     memory,
     parallel,
     pretrained,
+    previews,
     restoring,
 )
 from cglo_jax.data import Dataset
@@ -183,5 +184,6 @@ def run(
         rollbacks=config.rollbacks,
         rollback_factor=config.rollback_factor,
         compare_images=lambda model: restoring.compare_images(model["ids"], ids),
+        draw=lambda state: previews.draw(config, dataset, split_state(state)[0]),
     )
     return loop.run_steps(job)[0]
