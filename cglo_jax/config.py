@@ -196,6 +196,10 @@ def get_config() -> ConfigDict:
     config.report = ConfigDict()
     # of the t-interval of the paired difference over seeds
     config.report.confidence = 0.95
+
+    config.log = ConfigDict()
+    # project of Weights & Biases that scalars and pictures go to as well; "" = none
+    config.log.wandb = ""
     return config.lock()
 
 

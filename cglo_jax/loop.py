@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from cglo_jax import finite, interrupts, manifest, parallel, storage
+from cglo_jax import finite, interrupts, manifest, parallel, storage, wandb_run
 from cglo_jax.checkpoints import Checkpoints
 from cglo_jax.errors import UserError
 from cglo_jax.fingerprints import check_fingerprint
@@ -38,8 +39,9 @@ class Job:
         is not finite; 0 = never.
       rollback_factor: what they are multiplied by then.
       compare_images: tells, of the `model` of a checkpoint of other images, how they differ.
-      draw: of a state that is saved: pictures uint8 [H, W, 3] by name, for TensorBoard; the
+      draw: of a state that is saved: pictures uint8 [H, W, 3] by name, for TensorBoard and W&B; the
         loop does not ask for them where nothing shows them.
+      wandb: the project of W&B that metrics and pictures go to.
     """
 
     create: Callable[[float], tuple[parallel.TakeSteps, Any]]
@@ -59,6 +61,7 @@ class Job:
     rollback_factor: float
     compare_images: Callable[[Any], str] | None = None
     draw: Callable[[Any], Mapping[str, np.ndarray]] | None = None
+    wandb: wandb_run.Project = wandb_run.NO_PROJECT
 
     @property
     def name(self) -> str:
@@ -71,6 +74,15 @@ class Job:
     def metrics(self) -> pathlib.Path:
         """The file that metrics are appended to."""
         return self.workdir / "metrics.jsonl"
+
+
+def settings(config: ConfigDict) -> dict[str, Any]:
+    """Returns the attributes of a `Job` that are the same for every trainer."""
+    return {
+        "rollbacks": config.rollbacks,
+        "rollback_factor": config.rollback_factor,
+        "wandb": wandb_run.Project.create(config),
+    }
 
 
 def run_steps(job: Job) -> tuple[Any, float]:

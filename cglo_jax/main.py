@@ -27,6 +27,7 @@ def main(command: "Command") -> None:
         parallel,
         report,
         train,
+        wandb_run,
         workdirs,
     )
 
@@ -38,6 +39,8 @@ def main(command: "Command") -> None:
         if first:
             report.run(config, workdir)
         return
+    if first and stage != "sample":
+        wandb_run.check(config)
     if not fresh:
         workdirs.check(config, workdir)
     with workdirs.listing_skipped(workdir):

@@ -4,13 +4,14 @@ import contextlib
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 
 from cglo_jax import parallel, storage
 from cglo_jax.progress import Progress
 from cglo_jax.tensorboard import TensorBoard
+from cglo_jax.wandb_run import WandbRun
 
 if TYPE_CHECKING:
     from cglo_jax.loop import Job
@@ -28,13 +29,28 @@ class RunLog(contextlib.AbstractContextManager):
         self._progress = Progress(
             job.name, start, job.total, job.images_per_step, silent=not first
         )
-        self._trackers = []
-        if first and start < job.total:
-            name = "-".join(str(value) for value in job.tags.values())
-            opened = (TensorBoard.open(job.workdir, name, start),)
-            self._trackers = [tracker for tracker in opened if tracker]
-        self._draw = job.draw if self._trackers else None
+        self._trackers: list[TensorBoard | WandbRun] = []
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._progress.close)
+            if self._first and self._start < self._job.total:
+                self._open_trackers(stack)
+            self._open = stack.pop_all()
+        self._draw = self._job.draw if self._trackers else None
         self._began = time.perf_counter()
+        return self
+
+    def _open_trackers(self, stack: contextlib.ExitStack) -> None:
+        job = self._job
+        name = "-".join(str(value) for value in job.tags.values())
+        if board := TensorBoard.open(job.workdir, name, self._start):
+            stack.callback(board.close)
+            self._trackers.append(board)
+        if run := WandbRun.open(job.wandb, job.workdir, job.tags):
+            stack.callback(run.close)
+            self._trackers.append(run)
+            self._progress.tell(f"W&B: {run.place}")
 
     def first_steps(self, metrics: Mapping[str, jax.Array], taken: int) -> None:
         """Tells how long the first call took, in which programs are compiled."""
@@ -77,6 +93,4 @@ class RunLog(contextlib.AbstractContextManager):
             storage.append_record(self._job.workdir / "timings.jsonl", timing)
 
     def __exit__(self, *_: object) -> None:
-        for tracker in self._trackers:
-            tracker.close()
-        self._progress.close()
+        self._open.close()

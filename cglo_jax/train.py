@@ -181,8 +181,7 @@ def run(
         images_per_step=schedule.batch_size,
         log_every=config.train.log_every_steps,
         save_every=config.train.checkpoint_every_epochs * schedule.steps_per_epoch,
-        rollbacks=config.rollbacks,
-        rollback_factor=config.rollback_factor,
+        **loop.settings(config),
         compare_images=lambda model: restoring.compare_images(model["ids"], ids),
         draw=lambda state: previews.draw(config, dataset, split_state(state)[0]),
     )

@@ -43,6 +43,7 @@ FREE = {
     "classify.checkpoint_every_epochs",
     "classify.log_every_steps",
     "report.confidence",
+    "log.wandb",
 }
 
 
