@@ -41,6 +41,7 @@ class Job:
       compare_images: tells, of the `model` of a checkpoint of other images, how they differ.
       draw: of a state that is saved: pictures uint8 [H, W, 3] by name, for TensorBoard and W&B; the
         loop does not ask for them where nothing shows them.
+      tell_done: whether to tell of the end; who has more to tell of it says False.
       wandb: the project of W&B that metrics and pictures go to.
     """
 
@@ -61,6 +62,7 @@ class Job:
     rollback_factor: float
     compare_images: Callable[[Any], str] | None = None
     draw: Callable[[Any], Mapping[str, np.ndarray]] | None = None
+    tell_done: bool = True
     wandb: wandb_run.Project = wandb_run.NO_PROJECT
 
     @property
@@ -159,6 +161,7 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
             state, metrics, taken = take_steps(state, step, most)
             step += taken
             watch.note(metrics, step)
+            log.tick(step, metrics)
             if step == start + taken:
                 log.first_steps(metrics, taken)
                 # Only from here on is there something to save.
@@ -183,7 +186,9 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
             if save:
                 log.draw(step, state)
         checkpoints.wait()
-        if stop:
+        if step == job.total:
+            log.tell_done()
+        else:
             log.tell_saved(step)
         log.end(step)
         parallel.wait_for_all("saved")

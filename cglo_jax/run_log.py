@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -38,7 +37,7 @@ class RunLog(contextlib.AbstractContextManager):
                 self._open_trackers(stack)
             self._open = stack.pop_all()
         self._draw = self._job.draw if self._trackers else None
-        self._began = time.perf_counter()
+        self._progress.begin()
         return self
 
     def _open_trackers(self, stack: contextlib.ExitStack) -> None:
@@ -55,7 +54,11 @@ class RunLog(contextlib.AbstractContextManager):
     def first_steps(self, metrics: Mapping[str, jax.Array], taken: int) -> None:
         """Tells how long the first call took, in which programs are compiled."""
         jax.block_until_ready(metrics)
-        self._progress.first_steps(time.perf_counter() - self._began, taken)
+        self._progress.first_steps(taken)
+
+    def tick(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Lets people see that it goes on, after each call; costs next to nothing."""
+        self._progress.tick(step, metrics)
 
     def write(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Writes the metrics after `step`."""
@@ -84,7 +87,12 @@ class RunLog(contextlib.AbstractContextManager):
 
     def tell_saved(self, step: int) -> None:
         """Tells that the run was saved before its end."""
-        self._progress.tell(f"saved step {step} of {self._job.total}")
+        self._progress.tell(f"saved step {step:,} of {self._job.total:,}")
+
+    def tell_done(self) -> None:
+        """Tells that the last step was taken and saved, if this call took it."""
+        if self._start < self._job.total and self._job.tell_done:
+            self._progress.tell_done()
 
     def end(self, step: int) -> None:
         """Writes how long the steps until `step` took."""
