@@ -107,30 +107,35 @@ def run_steps(job: Job) -> tuple[Any, float]:
         except _Spoiled as error:
             if signum := _agree_to_stop():
                 raise interrupts.Interrupted(signum) from None
-            text = f"{job.name}: {error}; nothing was saved since the last checkpoint"
+            since = "since the last checkpoint" if error.saved else "yet"
+            text = f"{job.name}: {error}; nothing was saved {since}"
             if rollbacks == job.rollbacks:
-                raise UserError(f"{text}: {_advise(rollbacks, error.rate)}") from None
+                raise UserError(f"{text}: {_advise(rollbacks, error)}") from None
             rate = error.rate * job.rollback_factor
             if parallel.is_first_process():
-                again = f"going on from there with learning rates times {rate:g}"
+                again = "going on from there" if error.saved else "starting over"
+                again += f" with learning rates times {rate:g}"
                 print(f"{text}: {again}", file=sys.stderr, flush=True)
 
 
-def _advise(rollbacks: int, rate: float) -> str:
+class _Spoiled(finite.NotFinite):
+    """The same with the learning rates' factor that it came with, and whether a step was saved."""
+
+    def __init__(self, why: finite.NotFinite, rate: float, saved: bool):
+        super().__init__(str(why))
+        self.rate, self.saved = rate, saved
+
+
+def _advise(rollbacks: int, error: _Spoiled) -> str:
     if rollbacks:
         return (
-            f"that was after {rollbacks} rollbacks, with learning rates times {rate:g}: use much "
-            "lower ones"
+            f"that was after {rollbacks} rollbacks, with learning rates times {error.rate:g}: use "
+            "much lower ones"
         )
-    return "use lower learning rates, or --config.rollbacks=3 to go on from there with lower ones"
-
-
-class _Spoiled(finite.NotFinite):
-    """The same with the factor of the learning rates that it came with."""
-
-    def __init__(self, why: finite.NotFinite, rate: float):
-        super().__init__(str(why))
-        self.rate = rate
+    again = "go on from there" if error.saved else "start over"
+    return (
+        f"use lower learning rates, or --config.rollbacks=3 to {again} with lower ones"
+    )
 
 
 def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
@@ -151,7 +156,7 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
         if start:
             state = _restore(checkpoints, start, state, job)
         log = stack.enter_context(RunLog(job, start))
-        watch, step, stop = finite.Watch(), start, 0
+        watch, step, saved, stop = finite.Watch(), start, start, 0
         while step < job.total and not stop:
             ends = (
                 (step // job.log_every + 1) * job.log_every,
@@ -176,7 +181,7 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
                     watch.check(state, step)
                 except finite.NotFinite as why:
                     log.end(step)
-                    raise _Spoiled(why, rate) from None
+                    raise _Spoiled(why, rate, saved > 0) from None
             if write:
                 log.write(step, metrics)
             if first and (save or stop):
@@ -184,6 +189,7 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
                 meta = {**_complete_meta(job), "rate": rate}
                 checkpoints.save(step, *job.split_state(state), meta)
             if save:
+                saved = step
                 log.draw(step, state)
         checkpoints.wait()
         if step == job.total:

@@ -221,8 +221,12 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
     # x overflows in the last step before a save, whose metric is the x before it.
     trainer = Trainer(tmp_path, save_every=2, total=2)
     trainer.factor = 1e30
-    with pytest.raises(UserError, match="the state's x has a inf at step 2"):
+    with pytest.raises(UserError) as error:
         trainer.run()
+    assert str(error.value) == (
+        "train seed 0: the state's x has a inf at step 2; nothing was saved yet: use lower "
+        "learning rates, or --config.rollbacks=3 to start over with lower ones"
+    )
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -243,19 +247,28 @@ def test_a_run_goes_back_to_its_checkpoint_with_lower_rates(tmp_path, capsys):
     assert [r["step"] for r in trainer.records()] == [2, 4, 6, 8, 10]
     said = capsys.readouterr().err
     assert "loss is not finite since step 6" in said
-    assert "going on from there with learning rates times 0.25" in said
+    going_on = (
+        "since the last checkpoint: going on from there with learning rates times"
+    )
+    assert f"{going_on} 0.25\n" in said
     # A later call goes on with the lower rates.
     Trainer.run(again := Trainer(tmp_path))
     assert again.rates == [0.25]
     assert trainer.rate == again.rate == 0.25
 
 
-def test_a_run_that_stays_bad_ends_after_so_many_rollbacks(tmp_path):
+def test_a_run_that_stays_bad_ends_after_so_many_rollbacks(tmp_path, capsys):
     trainer = Trainer(tmp_path, rollbacks=2)
     trainer.factor = np.nan
-    message = "loss is not finite since step 2; .* that was after 2 rollbacks, with"
+    message = (
+        "loss is not finite since step 2; nothing was saved yet: that was after 2 r"
+    )
     with pytest.raises(UserError, match=message):
         trainer.run()
+    said = capsys.readouterr().err
+    assert (
+        "nothing was saved yet: starting over with learning rates times 0.5\n" in said
+    )
     assert trainer.rates == [1.0, 0.5, 0.25]
     assert not (tmp_path / "checkpoints").exists()
     assert len(trainer.records("timings")) == 3
