@@ -1,4 +1,35 @@
-"""What a trainer's loop tells: metrics.jsonl, TensorBoard, progress for people, timings.jsonl."""
+"""What a trainer's loop tells: metrics.jsonl, TensorBoard, W&B, progress for people, timings.jsonl.
+
+metrics.jsonl has a JSON object on each line, for every `log_every_steps` steps and every step saved. Its
+values are of the batch of that step, before the update that they led to.
+
+    field            unit    stages                  meaning
+    stage            text    train, codes, classify  codes: of images added since (only_codes)
+    method           text    classify                of config.classify.methods
+    seed             -       train, codes, classify  of config.seeds
+    step             steps   train, codes, classify  taken so far, from 1
+    epoch            epochs  train, codes, classify  step / steps per epoch
+    loss             -       train, codes, classify  what the step lowers
+    reconstruction   -       train, codes            L_rec, see config.reconstruction
+    cross_entropy    nats    train, codes            of the weak classifier, of labelled images
+    cosine_loss      -       train, codes            instead, if weak_classifier.loss is cosine
+    weak_accuracy    %       train, codes            of the weak classifier, of labelled images
+    train_accuracy   %       classify                of the images as they were augmented
+    labelled_loss    nats    classify                of the method mixmatch
+    unlabelled_loss  -       classify                of mixmatch, before its weight
+
+timings.jsonl has a line for each call that took steps (and each rollback in it), or sampled.
+
+    field            unit    stages                          meaning
+    stage            text    train, codes, classify, sample
+    method           text    classify
+    seed             -       train, codes, classify, sample
+    wall_s           s       train, codes, classify, sample  until the last step is saved
+    compile_s        s       train, codes, classify          of it, until the first steps are taken
+    steps            steps   train, codes, classify          that this call took
+    images_per_s     1/s     train, codes, classify          trained on, after the first steps
+    images           images  sample                          written
+"""
 
 import contextlib
 import sys
