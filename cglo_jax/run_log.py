@@ -118,6 +118,7 @@ class RunLog(contextlib.AbstractContextManager):
 
     def tell_saved(self, step: int) -> None:
         """Tells that the run was saved before its end."""
+        self._progress.close()
         self._progress.tell(f"saved step {step:,} of {self._job.total:,}")
 
     def tell_done(self) -> None:

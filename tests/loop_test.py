@@ -19,6 +19,7 @@ from cglo_jax import (
     loop,
     manifest,
     parallel,
+    progress,
     storage,
     train,
     workdirs,
@@ -167,6 +168,25 @@ def test_a_finished_run_takes_no_step_and_writes_nothing(tmp_path, capsys):
     assert again.taken == []
     assert {p: p.read_bytes() for p in tmp_path.glob("*.jsonl")} == files
     assert "train seed 0: done before, at step 10" in capsys.readouterr().err
+
+
+def test_people_see_that_it_goes_on_between_log_points(tmp_path, monkeypatch, capsys):
+    for period in ("_LOOK_EVERY_S", "_PLAIN_EVERY_S"):
+        monkeypatch.setattr(progress, period, 0.0)
+    trainer = Trainer(tmp_path, log_every=100, save_every=100, total=4)
+    take_step = trainer.take_step
+    trainer.take_step = lambda *args: jax.block_until_ready(take_step(*args))
+    trainer.run()
+    lines = capsys.readouterr().err.splitlines()
+    told = [line for line in lines if "left" in line]
+    assert [line.split(",")[0] for line in told] == [
+        "train seed 0: step 2/4",
+        "train seed 0: step 3/4",
+        "train seed 0: step 4/4",  # before it is logged
+        "train seed 0: step 4/4",
+    ]
+    assert lines[-1].startswith("train seed 0: done, 4 steps in ")
+    assert lines[-1].endswith(", saved")
 
 
 def test_other_runs_lines_stay(tmp_path):
