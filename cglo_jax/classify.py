@@ -281,7 +281,7 @@ def _train(
         images_per_step=size,
         log_every=c.log_every_steps,
         save_every=c.checkpoint_every_epochs * c.steps_per_epoch,
-        rollbacks=config.rollbacks,
-        rollback_factor=config.rollback_factor,
+        tell_done=False,  # `run` tells the accuracy
+        **loop.settings(config),
     )
     return loop.run_steps(job)

@@ -199,6 +199,10 @@ def get_config() -> ConfigDict:
     # of --stage=report: runs to be set side by side instead, by their work directories with
     # commas between them
     config.report.compare = ""
+
+    config.log = ConfigDict()
+    # project of Weights & Biases that scalars and pictures go to as well; "" = none
+    config.log.wandb = ""
     return config.lock()
 
 

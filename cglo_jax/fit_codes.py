@@ -295,7 +295,6 @@ def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
         images_per_step=size,
         log_every=c.log_every_steps,
         save_every=c.checkpoint_every_epochs * per_epoch,
-        rollbacks=config.rollbacks,
-        rollback_factor=config.rollback_factor,
+        **loop.settings(config),
     )
     loop.run_steps(job)

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from ml_collections import ConfigDict
 
-from cglo_jax import finite, interrupts, manifest, parallel, storage
+from cglo_jax import finite, interrupts, manifest, parallel, storage, wandb_run
 from cglo_jax.checkpoints import Checkpoints
 from cglo_jax.errors import UserError
 from cglo_jax.fingerprints import check_fingerprint
@@ -37,6 +39,10 @@ class Job:
         is not finite; 0 = never.
       rollback_factor: what they are multiplied by then.
       compare_images: tells, of the `model` of a checkpoint of other images, how they differ.
+      draw: of a state that is saved: pictures uint8 [H, W, 3] by name, for TensorBoard and W&B; the
+        loop does not ask for them where nothing shows them.
+      tell_done: whether to tell of the end; who has more to tell of it says False.
+      wandb: the project of W&B that metrics and pictures go to.
     """
 
     create: Callable[[float], tuple[parallel.TakeSteps, Any]]
@@ -55,6 +61,9 @@ class Job:
     rollbacks: int
     rollback_factor: float
     compare_images: Callable[[Any], str] | None = None
+    draw: Callable[[Any], Mapping[str, np.ndarray]] | None = None
+    tell_done: bool = True
+    wandb: wandb_run.Project = wandb_run.NO_PROJECT
 
     @property
     def name(self) -> str:
@@ -67,6 +76,15 @@ class Job:
     def metrics(self) -> pathlib.Path:
         """The file that metrics are appended to."""
         return self.workdir / "metrics.jsonl"
+
+
+def settings(config: ConfigDict) -> dict[str, Any]:
+    """Returns the attributes of a `Job` that are the same for every trainer."""
+    return {
+        "rollbacks": config.rollbacks,
+        "rollback_factor": config.rollback_factor,
+        "wandb": wandb_run.Project.create(config),
+    }
 
 
 def run_steps(job: Job) -> tuple[Any, float]:
@@ -89,30 +107,35 @@ def run_steps(job: Job) -> tuple[Any, float]:
         except _Spoiled as error:
             if signum := _agree_to_stop():
                 raise interrupts.Interrupted(signum) from None
-            text = f"{job.name}: {error}; nothing was saved since the last checkpoint"
+            since = "since the last checkpoint" if error.saved else "yet"
+            text = f"{job.name}: {error}; nothing was saved {since}"
             if rollbacks == job.rollbacks:
-                raise UserError(f"{text}: {_advise(rollbacks, error.rate)}") from None
+                raise UserError(f"{text}: {_advise(rollbacks, error)}") from None
             rate = error.rate * job.rollback_factor
             if parallel.is_first_process():
-                again = f"going on from there with learning rates times {rate:g}"
+                again = "going on from there" if error.saved else "starting over"
+                again += f" with learning rates times {rate:g}"
                 print(f"{text}: {again}", file=sys.stderr, flush=True)
 
 
-def _advise(rollbacks: int, rate: float) -> str:
+class _Spoiled(finite.NotFinite):
+    """The same with the learning rates' factor that it came with, and whether a step was saved."""
+
+    def __init__(self, why: finite.NotFinite, rate: float, saved: bool):
+        super().__init__(str(why))
+        self.rate, self.saved = rate, saved
+
+
+def _advise(rollbacks: int, error: _Spoiled) -> str:
     if rollbacks:
         return (
-            f"that was after {rollbacks} rollbacks, with learning rates times {rate:g}: use much "
-            "lower ones"
+            f"that was after {rollbacks} rollbacks, with learning rates times {error.rate:g}: use "
+            "much lower ones"
         )
-    return "use lower learning rates, or --config.rollbacks=3 to go on from there with lower ones"
-
-
-class _Spoiled(finite.NotFinite):
-    """The same with the factor of the learning rates that it came with."""
-
-    def __init__(self, why: finite.NotFinite, rate: float):
-        super().__init__(str(why))
-        self.rate = rate
+    again = "go on from there" if error.saved else "start over"
+    return (
+        f"use lower learning rates, or --config.rollbacks=3 to {again} with lower ones"
+    )
 
 
 def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
@@ -133,7 +156,7 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
         if start:
             state = _restore(checkpoints, start, state, job)
         log = stack.enter_context(RunLog(job, start))
-        watch, step, stop = finite.Watch(), start, 0
+        watch, step, saved, stop = finite.Watch(), start, start, 0
         while step < job.total and not stop:
             ends = (
                 (step // job.log_every + 1) * job.log_every,
@@ -143,6 +166,7 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
             state, metrics, taken = take_steps(state, step, most)
             step += taken
             watch.note(metrics, step)
+            log.tick(step, metrics)
             if step == start + taken:
                 log.first_steps(metrics, taken)
                 # Only from here on is there something to save.
@@ -157,15 +181,20 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
                     watch.check(state, step)
                 except finite.NotFinite as why:
                     log.end(step)
-                    raise _Spoiled(why, rate) from None
+                    raise _Spoiled(why, rate, saved > 0) from None
             if write:
                 log.write(step, metrics)
             if first and (save or stop):
                 storage.sync(job.metrics)  # no checkpoint without the lines before it
                 meta = {**_complete_meta(job), "rate": rate}
                 checkpoints.save(step, *job.split_state(state), meta)
+            if save:
+                saved = step
+                log.draw(step, state)
         checkpoints.wait()
-        if stop:
+        if step == job.total:
+            log.tell_done()
+        else:
             log.tell_saved(step)
         log.end(step)
         parallel.wait_for_all("saved")

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from cglo_jax.command_line import Command
     from cglo_jax.data import Dataset
 
-_GO_ON = "the same command goes on from the last checkpoint"
-
 
 def main(command: "Command") -> None:
     """Runs the stages that the command asks for."""
@@ -29,6 +27,7 @@ def main(command: "Command") -> None:
         parallel,
         report,
         train,
+        wandb_run,
         workdirs,
     )
 
@@ -48,6 +47,8 @@ def main(command: "Command") -> None:
         if first:
             print(f"exported: {export_model.run(config, workdir)}", flush=True)
         return
+    if first and stage != "sample":
+        wandb_run.check(config)
     if not fresh:
         workdirs.check(config, workdir)
     with workdirs.listing_skipped(workdir):
@@ -103,30 +104,41 @@ def run() -> None:
     (see `distributed`), 130 after Ctrl-C, 143 after SIGTERM.
     """
     interrupts.install(leaving=distributed.dismiss)
+    command = None
     try:
         from cglo_jax import command_line, process  # slow to import
 
         process.start()
-        main(command_line.parse(sys.argv))
+        command = command_line.parse(sys.argv)
+        main(command)
         status = 0
     except UserError as error:
         status = _tell(f"error: {printable(error)}", 2)
     except interrupts.Interrupted as signal:
-        status = _tell(f"\ninterrupted: {_GO_ON}", signal.status)
+        status = _tell(f"\ninterrupted: {_advise(command)}", signal.status)
     except OSError as error:
         if error.errno:
-            text = (
-                f"error: {printable(storage.explain(error))}; mend that, and {_GO_ON}"
-            )
-            status = _tell(text, 2)
+            text = f"error: {printable(storage.explain(error))}; mend that, and "
+            status = _tell(text + _advise(command), 2)
         else:
             status = distributed.status_of(error)
     except Exception as error:  # noqa: BLE001 - is raised again, or all of it is shown
         if signum := interrupts.requested():  # others make errors of their own of it
-            status = _tell(f"\ninterrupted: {_GO_ON}", 128 + signum)
+            status = _tell(f"\ninterrupted: {_advise(command)}", 128 + signum)
         else:
             status = distributed.status_of(error)
     distributed.leave(status)
+
+
+def _advise(command: "Command | None") -> str:
+    if command is None:
+        return "run the same command again"
+    from cglo_jax import workdirs
+
+    if not workdirs.has_saved(command.workdir):
+        return "the same command starts over: nothing was saved yet"
+    again = "without --fresh " if command.fresh else ""
+    return f"the same command {again}goes on from the last checkpoint"
 
 
 def _tell(text: str, status: int) -> int:

@@ -18,6 +18,7 @@ from cglo_jax import (
     memory,
     parallel,
     pretrained,
+    previews,
     restoring,
 )
 from cglo_jax.data import Dataset
@@ -181,9 +182,9 @@ def run(
         images_per_step=schedule.batch_size,
         log_every=config.train.log_every_steps,
         save_every=config.train.checkpoint_every_epochs * schedule.steps_per_epoch,
-        rollbacks=config.rollbacks,
-        rollback_factor=config.rollback_factor,
+        **loop.settings(config),
         compare_images=lambda model: restoring.compare_images(model["ids"], ids),
+        draw=lambda state: previews.draw(config, dataset, split_state(state)[0]),
     )
     state, _ = loop.run_steps(job)
     if parallel.is_first_process():

@@ -123,6 +123,7 @@ def validate(config: ConfigDict) -> None:
         _check(flat[name] in choices, name, flat[name], "one of " + ", ".join(choices))
     _validate_ranges(flat)
     _validate_lists(flat)
+    _validate_project(flat["log.wandb"])
     _validate_weights(flat)
 
 
@@ -227,6 +228,12 @@ def _validate_lists(flat: dict[str, Any]) -> None:
         weights,
         "five numbers >= 0",
     )
+
+
+def _validate_project(name: str) -> None:
+    """Checks what W&B takes as the name of a project."""
+    ok = len(name) <= 128 and not set(name) & set("/\\#?%:") and name.isprintable()
+    _check(ok, "log.wandb", name, "at most 128 characters without / \\ # ? % :")
 
 
 def _validate_weights(flat: dict[str, Any]) -> None:

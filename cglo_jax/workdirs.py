@@ -92,6 +92,17 @@ def _check_config(config: ConfigDict, path: pathlib.Path) -> None:
     check_fingerprint({k: saved.get(k) for k in fields}, fields, str(path.parent))
 
 
+def has_saved(workdir: pathlib.Path) -> bool:
+    """Whether there is a checkpoint, of whatever is trained, that a call can go on from."""
+    places = (
+        "checkpoints/seed-*/*",
+        "codes/seed-*/*/*/*",
+        "classifiers/*/checkpoints/*",
+    )
+    steps = itertools.chain.from_iterable(workdir.glob(place) for place in places)
+    return any(path.name.isdecimal() for path in steps)
+
+
 def set_aside(workdir: pathlib.Path) -> pathlib.Path | None:
     """Renames a work directory to <name>.old-1, or the next number; None if there is none.
 

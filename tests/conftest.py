@@ -39,7 +39,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from cglo_jax import config as defaults
-from cglo_jax import data, train
+from cglo_jax import data, previews, train
 from cglo_jax.data import Dataset
 from cglo_jax.errors import UserError
 
@@ -65,6 +65,14 @@ def _quiet_again():
     verbosity = logging.get_verbosity()
     yield
     logging.set_verbosity(verbosity)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_pictures():
+    """Draws nothing for TensorBoard where a test trains: it costs a program each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(previews, "draw", lambda *_: {})
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

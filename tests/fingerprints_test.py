@@ -44,6 +44,7 @@ FREE = {
     "classify.log_every_steps",
     "report.compare",
     "report.confidence",
+    "log.wandb",
 }
 
 

@@ -1,16 +1,16 @@
 """Tests of cglo_jax/loop.py with a trainer of one number."""
 
 import dataclasses
-import errno
-import os
+import io
 import signal
-import threading
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import create_config, create_dataset
+from PIL import Image
 
 from cglo_jax import (
     checkpoints,
@@ -19,7 +19,7 @@ from cglo_jax import (
     loop,
     manifest,
     parallel,
-    run_log,
+    progress,
     storage,
     train,
     workdirs,
@@ -170,6 +170,25 @@ def test_a_finished_run_takes_no_step_and_writes_nothing(tmp_path, capsys):
     assert "train seed 0: done before, at step 10" in capsys.readouterr().err
 
 
+def test_people_see_that_it_goes_on_between_log_points(tmp_path, monkeypatch, capsys):
+    for period in ("_LOOK_EVERY_S", "_PLAIN_EVERY_S"):
+        monkeypatch.setattr(progress, period, 0.0)
+    trainer = Trainer(tmp_path, log_every=100, save_every=100, total=4)
+    take_step = trainer.take_step
+    trainer.take_step = lambda *args: jax.block_until_ready(take_step(*args))
+    trainer.run()
+    lines = capsys.readouterr().err.splitlines()
+    told = [line for line in lines if "left" in line]
+    assert [line.split(",")[0] for line in told] == [
+        "train seed 0: step 2/4",
+        "train seed 0: step 3/4",
+        "train seed 0: step 4/4",  # before it is logged
+        "train seed 0: step 4/4",
+    ]
+    assert lines[-1].startswith("train seed 0: done, 4 steps in ")
+    assert lines[-1].endswith(", saved")
+
+
 def test_other_runs_lines_stay(tmp_path):
     others = [
         {"stage": "train", "seed": 1, "step": 9},
@@ -222,8 +241,12 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
     # x overflows in the last step before a save, whose metric is the x before it.
     trainer = Trainer(tmp_path, save_every=2, total=2)
     trainer.factor = 1e30
-    with pytest.raises(UserError, match="the state's x has a inf at step 2"):
+    with pytest.raises(UserError) as error:
         trainer.run()
+    assert str(error.value) == (
+        "train seed 0: the state's x has a inf at step 2; nothing was saved yet: use lower "
+        "learning rates, or --config.rollbacks=3 to start over with lower ones"
+    )
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -244,19 +267,28 @@ def test_a_run_goes_back_to_its_checkpoint_with_lower_rates(tmp_path, capsys):
     assert [r["step"] for r in trainer.records()] == [2, 4, 6, 8, 10]
     said = capsys.readouterr().err
     assert "loss is not finite since step 6" in said
-    assert "going on from there with learning rates times 0.25" in said
+    going_on = (
+        "since the last checkpoint: going on from there with learning rates times"
+    )
+    assert f"{going_on} 0.25\n" in said
     # A later call goes on with the lower rates.
     Trainer.run(again := Trainer(tmp_path))
     assert again.rates == [0.25]
     assert trainer.rate == again.rate == 0.25
 
 
-def test_a_run_that_stays_bad_ends_after_so_many_rollbacks(tmp_path):
+def test_a_run_that_stays_bad_ends_after_so_many_rollbacks(tmp_path, capsys):
     trainer = Trainer(tmp_path, rollbacks=2)
     trainer.factor = np.nan
-    message = "loss is not finite since step 2; .* that was after 2 rollbacks, with"
+    message = (
+        "loss is not finite since step 2; nothing was saved yet: that was after 2 r"
+    )
     with pytest.raises(UserError, match=message):
         trainer.run()
+    said = capsys.readouterr().err
+    assert (
+        "nothing was saved yet: starting over with learning rates times 0.5\n" in said
+    )
     assert trainer.rates == [1.0, 0.5, 0.25]
     assert not (tmp_path / "checkpoints").exists()
     assert len(trainer.records("timings")) == 3
@@ -393,46 +425,76 @@ def test_saved_states_restore_to_what_they_were(tmp_path):
     assert float(model["x"]) == float(trainer.run()["x"])
 
 
-def read_scalars(directory):
-    """[(name, step, value)] of TensorBoard's event files: length, crc, event, crc, ..."""
-    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
-    found = []
-    for path in sorted(directory.iterdir()):
-        data = path.read_bytes()
-        while data:
-            length = int.from_bytes(data[:8], "little")
-            event = event_pb2.Event.FromString(data[12 : 12 + length])
-            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
-            data = data[16 + length :]
-    return found
+def picture_of(state):
+    return {"samples": np.full((2, 3, 3), int(state["step"]), np.uint8)}
 
 
-def test_tensorboard_gets_the_metrics(tmp_path):
+def read_board(workdir):
+    """What TensorBoard shows of the run."""
     pytest.importorskip("tensorboardX")
-    trainer = Trainer(tmp_path)
+    from tensorboard_test import read_shown
+
+    return read_shown(workdir / "tensorboard" / "train-0")
+
+
+def assert_shown(workdir, records):
+    """Fails unless the board has the metrics of all lines, and a picture of each save."""
+    scalars, pictures = read_board(workdir)
+    assert scalars == {"loss": {r["step"]: pytest.approx(r["loss"]) for r in records}}
+    assert [r["step"] for r in records] == [2, 4, 6, 8, 10]
+    assert pictures.keys() == {"samples"}
+    assert list(pictures["samples"]) == [4, 8, 10]
+    for step, content in pictures["samples"].items():
+        with Image.open(io.BytesIO(content)) as png:
+            assert (png.format, png.size) == ("PNG", (3, 2))
+            assert set(png.tobytes()) == {step}
+
+
+def test_tensorboard_gets_the_metrics_and_pictures_of_what_is_saved(tmp_path):
+    trainer = Trainer(tmp_path, draw=picture_of)
     trainer.run()
-    directory = tmp_path / "tensorboard" / "train-0"
-    expected = [("loss", r["step"], r["loss"]) for r in trainer.records()]
-    assert read_scalars(directory) == [(n, s, pytest.approx(v)) for n, s, v in expected]
-    Trainer(tmp_path).run()  # done before: nothing more is written
-    assert len(list(directory.iterdir())) == 1
+    assert_shown(tmp_path, trainer.records())
+    Trainer(tmp_path, draw=picture_of).run()  # done before: nothing more is written
+    assert len(list((tmp_path / "tensorboard" / "train-0").iterdir())) == 1
 
 
-def test_a_full_disk_under_tensorboard_is_one_line(tmp_path, capsys):
+@pytest.mark.parametrize(("at", "signalled"), [(3, False), (8, False), (7, True)])
+def test_tensorboard_shows_no_step_of_an_interrupted_run_twice(
+    tmp_path, heard, at, signalled
+):
+    trainer = Trainer(tmp_path, draw=picture_of)
+    if signalled:
+        trainer.signal_at = at
+    else:
+        trainer.fail_at = at
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    heard.clear()
+    trainer.fail_at = trainer.signal_at = None
+    trainer.run()
+    assert_shown(tmp_path, trainer.records())
+
+
+def test_nothing_is_drawn_where_nothing_shows_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    drawn = []
+    Trainer(tmp_path, draw=drawn.append).run()
+    assert drawn == []
+
+
+def test_pictures_that_cannot_be_drawn_are_one_line(tmp_path, capsys):
     pytest.importorskip("tensorboardX")
-    before = threading.excepthook
-    scalars = run_log._Scalars(tmp_path, TAGS, 0, 10)
 
-    def fill_the_disk():
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def draw(state):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    thread = threading.Thread(target=fill_the_disk)
-    thread.start()
-    thread.join()
-    scalars.close()
-    assert threading.excepthook is before
+    trainer = Trainer(tmp_path, draw=draw)
+    trainer.run()
     said = capsys.readouterr().err
-    assert said == "warning: a file for TensorBoard: No space left on device\n"
+    told = "warning: train seed 0: no pictures: RESOURCE_EXHAUSTED: Out of memory\n"
+    assert said.count("warning") == said.count(told) == 1
+    scalars, pictures = read_board(tmp_path)
+    assert len(scalars["loss"]) == 5 and not pictures
 
 
 @pytest.mark.slow

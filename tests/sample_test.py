@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from conftest import create_config, create_dataset
 from PIL import Image
+from run_log_test import TIMINGS, fields_of
 
 from cglo_jax import cglo, checkpoints, restoring, sample, train
 from cglo_jax.errors import UserError
@@ -96,6 +97,7 @@ def test_everything_written_is_what_the_manifest_says(trained):
         if t["stage"] == "sample"
     ]
     assert timing["images"] == 6
+    assert timing.keys() == fields_of(TIMINGS, "sample")
 
 
 def test_pngs_are_the_generators_images_of_the_drawn_pairs(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import sys
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from cglo_jax import (
     init_codes,
     parallel,
     pretrained,
+    previews,
     restoring,
     sample,
     train,
@@ -22,6 +24,7 @@ from cglo_jax import (
 from cglo_jax.errors import UserError
 from cglo_jax.models import resnet
 from cglo_jax.order import Schedule
+from cglo_jax.previews import draw  # conftest.py replaces it for other tests
 
 
 def interrupt_at(monkeypatch, step: int):
@@ -194,6 +197,55 @@ def test_external_weights_of_the_first_codes_are_told_and_not_for_the_strict_mod
     monkeypatch.setattr(init_codes, "load_resnet", lambda config: (None, changed))
     with pytest.raises(UserError, match="was made with other weights than this call"):
         train.run(config, tmp_path, dataset, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_pictures_for_tensorboard_change_nothing_and_cost_nothing_without_it(
+    tmp_path, monkeypatch, compilations, devices
+):
+    pytest.importorskip("tensorboardX")
+    from tensorboard_test import read_shown
+
+    monkeypatch.setattr(previews, "draw", draw)
+    dataset = create_dataset(20, unlabelled=8)  # epochs of 3 + 1 steps
+    config = create_config(devices=devices)
+    states, metrics = [], []
+    for name in ("none", "again", "shown", "cut"):
+        workdir = tmp_path / name
+        workdir.mkdir()
+        with monkeypatch.context() as patch:
+            if name in ("none", "again"):
+                patch.setitem(sys.modules, "tensorboardX", None)
+            if name == "cut":
+                interrupt_at(patch, 6)
+                with pytest.raises(KeyboardInterrupt):
+                    train.run(config, workdir, dataset, 0)
+                patch.undo()
+            before = len(compilations)
+            states.append(train.run(config, workdir, dataset, 0))
+        if name == "again":
+            assert len(compilations) == before
+        metrics.append((workdir / "metrics.jsonl").read_bytes())
+        model, *_ = restoring.restore_model(config, workdir, dataset, 0)
+        np.testing.assert_array_equal(model["z"], states[0].codes.z)
+    for state in states[1:]:
+        assert_trees_equal(states[0], state)
+    assert len(set(metrics)) == 1
+    assert not (tmp_path / "none" / "tensorboard").exists()
+    boards = [
+        read_shown(tmp_path / name / "tensorboard" / "train-0")
+        for name in ("shown", "cut")
+    ]
+    assert boards[0] == boards[1]
+    lines = [json.loads(line) for line in metrics[0].splitlines()]
+    for name in ("loss", "cross_entropy"):
+        told = {r["step"]: pytest.approx(r[name]) for r in lines if name in r}
+        assert boards[0].scalars[name] == told
+    assert {n: list(p) for n, p in boards[0].pictures.items()} == {
+        "reconstructions": [4, 8],
+        "samples": [4, 8],
+    }
 
 
 VARIANTS = {

@@ -176,6 +176,13 @@ def test_numbers_are_finite(name, value):
     assert error_of(name, value).endswith("finite")
 
 
+def test_the_name_of_a_project_of_wandb():
+    for bad in ("a/b", "a?", "a:b", "a" * 129, "a\nb"):
+        assert "at most 128 characters without" in error_of("log.wandb", bad)
+    for good in ("", "few images", "a" * 128):
+        validate(changed("log.wandb", good))
+
+
 @pytest.mark.parametrize("name", validation._CHOICES)
 def test_choices(name):
     choices = validation._CHOICES[name]

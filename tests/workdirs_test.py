@@ -115,3 +115,20 @@ def test_an_old_run_is_set_aside_whole(tmp_path):
         assert old == tmp_path / f"run.old-{number}"
         assert (old / "metrics.jsonl").read_text() == str(number)
         assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        "checkpoints/seed-0/12",
+        "classifiers/cglo-0/checkpoints/12",
+        "codes/seed-0/generator-ab/images-cd/12",
+    ],
+)
+def test_has_saved_knows_a_checkpoint_from_what_is_none(tmp_path, checkpoint):
+    assert not workdirs.has_saved(tmp_path / "none")
+    for suffix in (".saving", ".damaged"):
+        (tmp_path / f"{checkpoint}{suffix}").mkdir(parents=True)
+    assert not workdirs.has_saved(tmp_path)
+    (tmp_path / checkpoint).mkdir()
+    assert workdirs.has_saved(tmp_path)
