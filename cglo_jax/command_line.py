@@ -14,14 +14,14 @@ from typing import NamedTuple
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from cglo_jax import config_files
 from cglo_jax.config import flatten, get_config
 from cglo_jax.distributed import Launch
 from cglo_jax.errors import UserError, shorten
 from cglo_jax.validation import validate
 
+_CONFIG_FLAGS = ("--config", "-config")
 STAGES = ("all", "train", "sample", "classify", "report")
-
-_NO_CONFIG = "no --config: try --config=configs/digits.py, or --help"
 
 
 class Command(NamedTuple):
@@ -51,8 +51,8 @@ def _define_flags() -> _Flags:
         config_flags.DEFINE_config_file(
             "config",
             None,
-            "Configuration file, such as configs/digits.py or configs/cifar100.py:10. "
-            "--config.latent.dim=256 changes a field; cglo_jax/config.py lists them.",
+            "Configuration file, or the name of one that comes along, such as digits or "
+            "cifar100:10. --config.latent.dim=256 changes a field; cglo_jax/config.py lists them.",
         ),
         flags.DEFINE_string(
             "workdir",
@@ -91,16 +91,15 @@ def parse(argv: Sequence[str]) -> Command:
       UserError: a flag, a file, a field or a value is wrong.
     """
     _check_names(argv)
+    found = _find_files(argv)
     app.define_help_flags()
     given = _define_flags()
     for flag in given:  # --help shows those of argv[0] only
         flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[flag.name])
     path = _config_argument(argv).partition(":")[0]
-    if path and not os.path.isfile(path):
-        raise UserError(f"there is no configuration file {shorten(repr(path))}")
     logging.set_verbosity(logging.ERROR)  # what is warned of is refused here
     try:
-        rest = flags.FLAGS(list(argv))[1:]
+        rest = flags.FLAGS(found)[1:]
         config = given.config.value
         getattr(config, "items", None)  # raises now what a file raised in its open()
         flat = flatten(config) if isinstance(config, ConfigDict) else {}
@@ -110,9 +109,9 @@ def parse(argv: Sequence[str]) -> Command:
         helped = any(a.lstrip("-").startswith("help") for a in argv[1:])
         if helped and isinstance(error, SystemExit):
             raise SystemExit(0) from None  # absl leaves with 1
-        raise UserError(_explain(argv, error)) from None
+        raise UserError(_explain(argv, found, error)) from None
     if not path:
-        raise UserError(_NO_CONFIG)
+        raise UserError(_no_config())
     if rest:
         raise UserError(f"cannot use {rest[0]!r}: options begin with --, see --help")
     if flat.keys() != flatten(get_config()).keys():
@@ -193,13 +192,32 @@ def _check_path(path: str) -> None:
             raise UserError(f"--workdir={shorten(path)} is too long a name") from None
 
 
+def _no_config() -> str:
+    names = ", ".join(config_files.names())
+    return (
+        f"no --config: give a configuration file, or one of {names}; --help tells more"
+    )
+
+
+def _find_files(argv: Sequence[str]) -> list[str]:
+    """The arguments with paths instead of the names of configurations that come along."""
+    found = [*argv[:1]]
+    for before, argument in itertools.pairwise(argv):
+        if given := re.match("--?config=", argument):
+            argument = given[0] + config_files.find(argument.removeprefix(given[0]))
+        elif before in _CONFIG_FLAGS:
+            argument = config_files.find(argument)
+        found.append(argument)
+    return found
+
+
 def _config_argument(argv: Sequence[str]) -> str:
     """The value of --config=FILE or --config FILE, "" if there is none."""
     value = ""
     for argument, following in itertools.pairwise([*argv[1:], ""]):
         if re.match("--?config=", argument):
             value = argument.partition("=")[2]
-        elif argument in ("--config", "-config"):
+        elif argument in _CONFIG_FLAGS:
             value = following
     return value
 
@@ -243,11 +261,15 @@ _TYPES = {
 }
 
 
-def _explain(argv: Sequence[str], error: BaseException) -> str:
-    """Turns what absl, ml_collections and config files raise into one line."""
+def _explain(argv: Sequence[str], found: Sequence[str], error: BaseException) -> str:
+    """Turns what absl, ml_collections and config files raise into one line.
+
+    Args:
+      found: `argv` with the files that were read.
+    """
     text, given = _text(error), _config_argument(argv)
     if "Path to config file is an empty string" in text:
-        return _NO_CONFIG
+        return _no_config()
     value = re.match(r"flag --(config\.[\w.]+)=(.*?): ", text)
     for saying, wanted in _TYPES.items():
         if value and saying in text:
@@ -265,9 +287,9 @@ def _explain(argv: Sequence[str], error: BaseException) -> str:
     if own := [raised for raised in chain if isinstance(raised, UserError)]:
         return f"--config={given}: {own[-1]}"  # those before it quote its traceback
     for raised in chain:
-        if place := _place(raised, path):
+        if line := _line(raised, _config_argument(found).partition(":")[0]):
             message = shorten(_text(getattr(raised, "msg", raised)))
-            return f"{place}: {type(raised).__name__}: {message}"
+            return f"{path}, line {line}: {type(raised).__name__}: {message}"
     if isinstance(error, flags.Error):
         return shorten(text)
     return f"{path}: {type(error).__name__}: {shorten(text)}"
@@ -281,11 +303,11 @@ def _text(error: object) -> str:
         return "an error that says nothing"
 
 
-def _place(error: BaseException, path: str) -> str:
-    """Where in the file `path` the error was raised, "" if not there."""
+def _line(error: BaseException, path: str) -> int | None:
+    """The line of the file `path` in which the error was raised, None if not there."""
     frames = traceback.extract_tb(error.__traceback__)
     file = os.path.abspath(path)
     lines = [f.lineno for f in frames if os.path.abspath(f.filename) == file]
     if isinstance(error, SyntaxError):
         lines = [error.lineno]
-    return f"{path}, line {lines[-1]}" if lines else ""
+    return lines[-1] if lines else None

@@ -11,7 +11,11 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=configs/digits.py"
-NO_CONFIG = "no --config: try --config=configs/digits.py, or --help"
+NAMES = "cifar100, cub, digits, folder"
+NO_CONFIG = (
+    f"no --config: give a configuration file, or one of {NAMES}; --help tells more"
+)
+NO_FILE = f"give a file that exists, or one of {NAMES}"
 PARSE = """
 import json, sys
 from cglo_jax import command_line, config
@@ -37,9 +41,9 @@ def run(*command: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess:
     )
 
 
-def parse(*arguments: str) -> dict[str, Any]:
+def parse(*arguments: str, cwd: pathlib.Path = ROOT) -> dict[str, Any]:
     """Returns what the arguments mean."""
-    done = run("-c", PARSE, *arguments)
+    done = run("-c", PARSE, *arguments, cwd=cwd)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 
@@ -118,6 +122,13 @@ def test_workdir_is_named_after_the_config(tmp_path, argument, name):
     command = parse(f"--config={path}{argument}")
     assert command["workdir"] == f"runs/{name}"
     assert command["config"]["dataset.shots"] == len(argument[1:] or "abc")
+
+
+def test_a_name_without_a_path_is_a_configuration_that_comes_along(tmp_path):
+    command = parse("-config", "cub:10", "--config.latent.dim=8", cwd=tmp_path)
+    assert command["workdir"] == "runs/cub-10"
+    assert command["config"]["dataset.name"] == "caltech_birds2011"
+    assert command["config"]["latent.dim"] == 8
 
 
 SEVERAL = ["--coordinator=host-0:1234", "--processes=2", "--process=1"]
@@ -244,13 +255,14 @@ def test_help_tells_of_the_flags(flag):
         (["--config"], "Missing value for flag --config"),
         (
             ["--config=configs/nope.py:10"],
-            "there is no configuration file 'configs/nope.py'",
+            "there is no configuration file 'configs/nope.py': " + NO_FILE,
         ),
-        (["--config", "nope"], "there is no configuration file 'nope'"),
-        (["--config=configs"], "there is no configuration file 'configs'"),
+        (["--config", "nope"], f"there is no configuration file 'nope': {NO_FILE}"),
+        (["--config=configs"], f"there is no configuration file 'configs': {NO_FILE}"),
+        (["--config=digits:10"], "digits takes no argument: leave out ':10'"),
         (
             ["--config=configs/nope.py", "--config.latent.dim=3"],
-            "there is no configuration file 'configs/nope.py'",
+            "there is no configuration file 'configs/nope.py': " + NO_FILE,
         ),
         (
             ["--config=configs/digits.py:10"],

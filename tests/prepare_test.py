@@ -199,7 +199,7 @@ def test_cifar100_reads_back(tmp_path, cifar, capfd):
         "python",
         "-m",
         "cglo_jax.main",
-        "--config=configs/cifar100.py:10",
+        "--config=cifar100:10",
     ]
     assert command[-1] == f"--config.dataset.data_dir={data_dir}"
 
@@ -226,7 +226,7 @@ def test_cub_reads_back(tmp_path, monkeypatch, capfd, prefix):
     options = ["--archive", archive, "--segmentations", segmentations]
     assert run("caltech_birds2011", "--data_dir", data_dir, *options) == 0
     assert "is prepared in" in (out := capfd.readouterr().out)
-    assert "--config=configs/cub.py:10" in out
+    assert "--config=cub:10" in out
 
     expected = {f"CUB_200_2011/images/{bird[0]}": bird for bird in BIRDS.values()}
     for split, in_train in (("train", 1), ("test", 0)):
