@@ -36,3 +36,11 @@ def find(given: str) -> str:
         f"there is no configuration file {shorten(repr(path))}: give a file that exists, or one "
         f"of {', '.join(names())}"
     )
+
+
+def tell_missing() -> str:
+    """Returns the line for a call without --config."""
+    return (
+        f"no --config: give a configuration file, or one of {', '.join(names())}; --help tells "
+        "more"
+    )
