@@ -1,5 +1,6 @@
 """The flags of `python -m cglo_jax.main`, and one clear line for each way to get them wrong."""
 
+import contextlib
 import difflib
 import errno
 import functools
@@ -8,7 +9,6 @@ import os
 import pathlib
 import re
 import shutil
-import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -134,10 +134,8 @@ def _width() -> int:
 
 def _print(text: str) -> None:
     """Prints to a reader that may leave, such as `head`."""
-    try:
+    with contextlib.suppress(BrokenPipeError):
         print(text, end="", flush=True)
-    except BrokenPipeError:  # Python would tell of it once more as it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_fresh(stage: str, config: ConfigDict) -> None:

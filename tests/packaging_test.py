@@ -118,22 +118,25 @@ def test_the_wheel_holds_the_package_and_its_configurations_only(wheel):
     assert b"cglo-jax = cglo_jax.main:run" in contents[points]
 
 
-@pytest.mark.parametrize("name", ["cifar100", "cub", "digits", "folder"])
+@pytest.mark.parametrize("name", ["cifar100", "cub:10", "digits", "folder"])
 def test_an_installed_wheel_finds_its_configurations_from_an_empty_directory(
     installed, tmp_path, name
 ):
-    code = "import sys; from cglo_jax import command_line as c; print(c.parse(sys.argv).workdir)"
+    program = installed / "bin" / "cglo-jax"
+    for command in ([program], [sys.executable, "-m", "cglo_jax.main"]):
+        words = [*command, f"--config={name}", "--stage=help", "train.epochs"]
+        out = run(*words, cwd=tmp_path, PYTHONPATH=str(installed))
+        assert "  train.epochs = 200  (whole number" in out
+        assert ("here 20)" in out) == (name in ("digits", "folder"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_installed_wheel_tells_how_it_is_used(installed, tmp_path):
     out = run(
-        *(sys.executable, "-c", code, f"--config={name}"),
+        installed / "bin" / "cglo-jax",
+        "--help",
         cwd=tmp_path,
         PYTHONPATH=str(installed),
     )
-    assert out == f"runs/{name}\n"
-
-
-def test_the_installed_command_answers_from_an_empty_directory(installed, tmp_path):
-    program = installed / "bin" / "cglo-jax"
-    for command in ([program], [sys.executable, "-m", "cglo_jax.main"]):
-        out = run(*command, "--help", cwd=tmp_path, PYTHONPATH=str(installed))
-        assert "--config" in out
-    assert list(tmp_path.iterdir()) == []
+    assert "    cglo-jax --config=digits\n" in out
+    assert "  cub " in out
