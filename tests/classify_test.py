@@ -1,5 +1,6 @@
 """Tests of cglo_jax/classify.py: the same procedure for every method, and exact accuracy."""
 
+import dataclasses
 import functools
 import json
 
@@ -197,6 +198,11 @@ def test_a_finished_result_is_taken_as_it_is_by_the_same_configuration_only(
     with pytest.raises(UserError, match=r"classify\.lr=0\.1, this call has 0\.25: "):
         run("baseline", 0)
     config.classify.lr = 0.1
+    other = dataclasses.replace(TEST_SET, ids=TEST_SET.ids[::-1])
+    n = len(TEST_SET.labels)
+    match = rf"other test images .* \(24 labelled and {n} test images then, 24 and {n} now\): use"
+    with pytest.raises(UserError, match=match):
+        classify.run(config, workdir, (dataset, other), "baseline", 0)
     without = {k: v for k, v in result.items() if k != "fingerprint"}
     for text in ("{", "{}", '{"top1": "x", "top5": 1}', "[]", json.dumps(without)):
         (directory / "result.json").write_text(text)

@@ -390,8 +390,8 @@ def test_a_download_with_another_sha256_is_refused(tmp_path, cifar, monkeypatch,
         pin(monkeypatch, "cifar100", cifar, url=server.url)
         assert run("cifar100", "--data_dir", data_dir) == 2
     line = error_line(capfd)
-    assert hashlib.sha256(other).hexdigest() in line
-    assert hashlib.sha256(data).hexdigest() in line
+    assert hashlib.sha256(other).hexdigest()[:12] in line
+    assert hashlib.sha256(data).hexdigest()[:12] in line
     assert "removed" in line
     assert list(data_dir.iterdir()) == []
 
