@@ -256,3 +256,17 @@ def test_a_cglo_that_is_missing_or_not_trained_to_its_end_is_refused(trained):
     with pytest.raises(UserError, match=r"step 30 of 60: run --stage=train first"):
         run(0)
     assert not (workdir / "classifiers" / "cglo-0").exists()
+
+
+def test_logits_that_are_not_finite_are_no_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(classify, "_train", lambda *_: (None, 1.0))
+    logits = np.zeros((13, 3), np.float32)
+    logits[12, 2] = np.nan
+    monkeypatch.setattr(classify, "evaluate", lambda *_: logits)
+    data = (create_dataset(), TEST_SET)
+    message = (
+        "classify baseline seed 0: its logits are not finite: use a lower classify.lr"
+    )
+    with pytest.raises(UserError, match=message):
+        classify.run(create_config(), tmp_path, data, "baseline", 0)
+    assert not (tmp_path / "classifiers" / "baseline-0" / "result.json").exists()

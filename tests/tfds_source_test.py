@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
 
 import numpy as np
@@ -421,6 +422,14 @@ def test_split_file_restricts_the_labelled_images(tmp_path):
     assert sorted(eligible) == sorted(
         hashlib.sha256(w).hexdigest()[:32] for w in wanted
     )
+
+
+def test_a_split_file_needs_names_of_files():
+    unnamed = types.SimpleNamespace(filenames=())
+    with pytest.raises(
+        UserError, match="split_file is for data sets with file names only"
+    ):
+        tfds_source._eligible({"001.Bird/a.jpg"}, unnamed, unnamed)
 
 
 @pytest.mark.parametrize(

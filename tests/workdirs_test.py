@@ -144,3 +144,33 @@ def test_an_old_run_is_set_aside_whole(tmp_path):
         assert old == tmp_path / f"run.old-{number}"
         assert (old / "metrics.jsonl").read_text() == str(number)
         assert not workdir.exists()
+
+
+def test_a_workdir_among_the_images_is_refused(tmp_path):
+    for workdir in (
+        tmp_path,
+        tmp_path / "cat" / "run",
+        tmp_path / "dog" / ".." / "run",
+    ):
+        with pytest.raises(UserError) as error:
+            workdirs.check(create_config(**{"dataset.path": str(tmp_path)}), workdir)
+        assert str(error.value) == (
+            f"--workdir={workdir} lies in config.dataset.path={tmp_path}, whose folders are "
+            "classes: choose another one"
+        )
+    beside = tmp_path.with_name(f"{tmp_path.name}-run")
+    workdirs.check(create_config(**{"dataset.path": str(tmp_path)}), beside)
+
+
+def test_a_workdir_that_cannot_be_set_aside_says_why(tmp_path, monkeypatch):
+    def rename(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(workdirs.storage, "rename", rename)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError) as error:
+        workdirs.set_aside(tmp_path / "run")
+    assert str(error.value) == (
+        f"cannot set --workdir={tmp_path / 'run'} aside as run.old-1 (Operation not permitted): "
+        "use another --workdir"
+    )
