@@ -122,7 +122,12 @@ def run(
     }
     if path.exists():
         result = read_result(path)
-        check_fingerprint(result["fingerprint"], fingerprint, str(path.parent))
+        numbers = (
+            f"{result['dataset'].get('n_labelled')} labelled and {result['n_test']} test images "
+            f"then, {train_set.num_labelled} and {len(test_set.labels)} now"
+        )
+        saved = result["fingerprint"]
+        check_fingerprint(saved, fingerprint, str(path.parent), numbers)
         print(f"{name}: done before, top-1 {result['top1']:.2f} %", flush=True)
         return
     devices = tuple(parallel.choose_devices(config.devices))

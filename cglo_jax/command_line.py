@@ -1,5 +1,6 @@
 """The flags of `python -m cglo_jax.main`, and one clear line for each way to get them wrong."""
 
+import contextlib
 import difflib
 import errno
 import functools
@@ -7,21 +8,21 @@ import itertools
 import os
 import pathlib
 import re
-import traceback
+import shutil
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from cglo_jax import config_files, help_text
 from cglo_jax.config import flatten, get_config
 from cglo_jax.distributed import Launch
 from cglo_jax.errors import UserError, shorten
+from cglo_jax.explain import explain
 from cglo_jax.validation import validate
 
-STAGES = ("all", "train", "sample", "classify", "report", "export")
-
-_NO_CONFIG = "no --config: try --config=configs/digits.py, or --help"
+_CONFIG_FLAGS = ("--config", "-config")
 
 
 class Command(NamedTuple):
@@ -47,74 +48,39 @@ class _Flags(NamedTuple):
 @functools.cache
 def _define_flags() -> _Flags:
     """Defines the flags, late: --config reads the command line at once."""
+    means = help_text.FLAGS
     return _Flags(
-        config_flags.DEFINE_config_file(
-            "config",
-            None,
-            "Configuration file, such as configs/digits.py or configs/cifar100.py:10. "
-            "--config.latent.dim=256 changes a field; cglo_jax/config.py lists them.",
-        ),
-        flags.DEFINE_string(
-            "workdir",
-            None,
-            "Directory of the run; runs/NAME of the configuration if not given.",
-        ),
-        flags.DEFINE_enum(
-            "stage",
-            "all",
-            STAGES,
-            "train: generator and codes; sample: images and figures; classify: classifiers with "
-            "and without them; report: tables and verdict; all: these in turn, nothing trained "
-            "twice; export: what is trained as files for other programs.",
-        ),
-        flags.DEFINE_boolean(
-            "fresh",
-            False,
-            "Start over: what is in the work directory is kept beside it, as NAME.old-1.",
-        ),
-        flags.DEFINE_string(
-            "coordinator",
-            None,
-            "For several processes, such as one per host: HOST:PORT where process 0 listens, "
-            "with --processes and --process; or auto where Slurm, Open MPI, Kubernetes or a TPU "
-            "tell.",
-        ),
-        flags.DEFINE_integer("processes", None, "Their number."),
-        flags.DEFINE_integer("process", None, "Which of them this one is, from 0."),
+        config_flags.DEFINE_config_file("config", None, means["config"]),
+        flags.DEFINE_string("workdir", None, means["workdir"]),
+        flags.DEFINE_enum("stage", "all", [*help_text.STAGES], means["stage"]),
+        flags.DEFINE_boolean("fresh", False, means["fresh"]),
+        flags.DEFINE_string("coordinator", None, means["coordinator"]),
+        flags.DEFINE_integer("processes", None, means["processes"]),
+        flags.DEFINE_integer("process", None, means["process"]),
     )
 
 
 def parse(argv: Sequence[str]) -> Command:
-    """Parses the command line and checks the config.
+    """Parses the command line and checks the config; answers --help and --stage=help.
 
     Raises:
       UserError: a flag, a file, a field or a value is wrong.
+      SystemExit: help was asked for, and printed.
     """
+    if any(re.fullmatch(r"--?(help\w*|h|\?)", argument) for argument in argv[1:]):
+        _print(help_text.overview(_program(argv), _width()))
+        raise SystemExit(0)
     _check_names(argv)
-    app.define_help_flags()
-    given = _define_flags()
-    for flag in given:  # --help shows those of argv[0] only
-        flags.FLAGS.register_key_flag_for_module(argv[0], flags.FLAGS[flag.name])
-    path = _config_argument(argv).partition(":")[0]
-    if path and not os.path.isfile(path):
-        raise UserError(f"there is no configuration file {shorten(repr(path))}")
-    logging.set_verbosity(logging.ERROR)  # what is warned of is refused here
-    try:
-        rest = flags.FLAGS(list(argv))[1:]
-        config = given.config.value
-        getattr(config, "items", None)  # raises now what a file raised in its open()
-        flat = flatten(config) if isinstance(config, ConfigDict) else {}
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001 - a config file may raise anything
-        helped = any(a.lstrip("-").startswith("help") for a in argv[1:])
-        if helped and isinstance(error, SystemExit):
-            raise SystemExit(0) from None  # absl leaves with 1
-        raise UserError(_explain(argv, error)) from None
+    found = _find_files(argv)
+    given, words, flat = _parse_flags(argv, found)
+    config, path = given.config.value, _config_argument(argv).partition(":")[0]
+    if given.stage.value == "help":
+        _print(help_text.describe_fields(words, flat, _width()))
+        raise SystemExit(0)
     if not path:
-        raise UserError(_NO_CONFIG)
-    if rest:
-        raise UserError(f"cannot use {rest[0]!r}: options begin with --, see --help")
+        raise UserError(config_files.tell_missing())
+    if words:
+        raise UserError(f"cannot use {words[0]!r}: options begin with --, see --help")
     if flat.keys() != flatten(get_config()).keys():
         raise UserError(
             f"{path}: get_config() must return cglo_jax.config.get_config() with "
@@ -131,6 +97,45 @@ def parse(argv: Sequence[str]) -> Command:
         given.fresh.value,
         _find_launch(*processes),
     )
+
+
+def _parse_flags(
+    argv: Sequence[str], found: Sequence[str]
+) -> tuple[_Flags, list[str], dict[str, Any]]:
+    """The flags, what is none, and the fields of the configuration by name, {} if it has none.
+
+    Args:
+      found: `argv` with the files that its configurations mean.
+    """
+    logging.set_verbosity(logging.ERROR)  # what is warned of is refused here
+    given = _define_flags()
+    try:
+        words = flags.FLAGS(found)[1:]
+        config = given.config.value
+        getattr(config, "items", None)  # raises now what a file raised in its open()
+        return given, words, flatten(config) if isinstance(config, ConfigDict) else {}
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a config file may raise anything
+        file = _config_argument(found).partition(":")[0]
+        raise UserError(explain(error, _config_argument(argv), file)) from None
+
+
+def _program(argv: Sequence[str]) -> str:
+    """What people type to start this program."""
+    name = os.path.basename(argv[0])
+    return name if name.startswith("cglo-jax") else "python -m cglo_jax.main"
+
+
+def _width() -> int:
+    """The columns of the terminal, as many as can be read."""
+    return min(max(shutil.get_terminal_size().columns, 40), 100)
+
+
+def _print(text: str) -> None:
+    """Prints to a reader that may leave, such as `head`."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, end="", flush=True)
 
 
 def _check_fresh(stage: str, config: ConfigDict) -> None:
@@ -193,13 +198,25 @@ def _check_path(path: str) -> None:
             raise UserError(f"--workdir={shorten(path)} is too long a name") from None
 
 
+def _find_files(argv: Sequence[str]) -> list[str]:
+    """The arguments with paths instead of the names of configurations that come along."""
+    found = [*argv[:1]]
+    for before, argument in itertools.pairwise(argv):
+        if given := re.match("--?config=", argument):
+            argument = given[0] + config_files.find(argument.removeprefix(given[0]))
+        elif before in _CONFIG_FLAGS:
+            argument = config_files.find(argument)
+        found.append(argument)
+    return found
+
+
 def _config_argument(argv: Sequence[str]) -> str:
     """The value of --config=FILE or --config FILE, "" if there is none."""
     value = ""
     for argument, following in itertools.pairwise([*argv[1:], ""]):
         if re.match("--?config=", argument):
             value = argument.partition("=")[2]
-        elif argument in ("--config", "-config"):
+        elif argument in _CONFIG_FLAGS:
             value = following
     return value
 
@@ -223,7 +240,7 @@ def _check_names(argv: Sequence[str]) -> None:
                 + (
                     f"did you mean {' or '.join(map(repr, hints))}?"
                     if hints
-                    else "see cglo_jax/config.py"
+                    else "--stage=help lists all"
                 )
             )
         if given and isinstance(defaults[name], list):
@@ -232,60 +249,3 @@ def _check_names(argv: Sequence[str]) -> None:
                     f"config.{name} is given twice: give it once, with all its values"
                 )
             lists.add(name)
-
-
-# What Python says of a value that is not of a field's type, and what people read.
-_TYPES = {
-    "invalid literal for int": "a whole number",
-    "Exceeds the limit": "a smaller number",  # of thousands of digits
-    "could not convert string to float": "a number",
-    "Non-boolean argument": "true or false",
-}
-
-
-def _explain(argv: Sequence[str], error: BaseException) -> str:
-    """Turns what absl, ml_collections and config files raise into one line."""
-    text, given = _text(error), _config_argument(argv)
-    if "Path to config file is an empty string" in text:
-        return _NO_CONFIG
-    value = re.match(r"flag --(config\.[\w.]+)=(.*?): ", text)
-    for saying, wanted in _TYPES.items():
-        if value and saying in text:
-            return f"{value[1]} is {shorten(repr(value[2]))}: it must be {wanted}"
-    if "before a value for --config" in text or (not given and "'config." in text):
-        return "fields can only be changed after --config=FILE"
-    chain = [error]
-    while following := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(following)
-    path, colon, argument = given.partition(":")
-    if "has no attribute 'get_config'" in _text(chain[-1]):
-        return f"{path} has no function get_config"
-    if colon and "get_config() takes 0 positional" in _text(chain[-1]):
-        return f"{path} takes no argument: leave out {':' + argument!r}"
-    if own := [raised for raised in chain if isinstance(raised, UserError)]:
-        return f"--config={given}: {own[-1]}"  # those before it quote its traceback
-    for raised in chain:
-        if place := _place(raised, path):
-            message = shorten(_text(getattr(raised, "msg", raised)))
-            return f"{place}: {type(raised).__name__}: {message}"
-    if isinstance(error, flags.Error):
-        return shorten(text)
-    return f"{path}: {type(error).__name__}: {shorten(text)}"
-
-
-def _text(error: object) -> str:
-    """What an error says, in one line."""
-    try:
-        return " ".join(str(error).split())
-    except Exception:  # noqa: BLE001 - it may be of the config file, too
-        return "an error that says nothing"
-
-
-def _place(error: BaseException, path: str) -> str:
-    """Where in the file `path` the error was raised, "" if not there."""
-    frames = traceback.extract_tb(error.__traceback__)
-    file = os.path.abspath(path)
-    lines = [f.lineno for f in frames if os.path.abspath(f.filename) == file]
-    if isinstance(error, SyntaxError):
-        lines = [error.lineno]
-    return f"{path}, line {lines[-1]}" if lines else ""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from cglo_jax import storage
 from cglo_jax.errors import UserError
 
 ATTEMPTS = 3  # failures in a row, without a byte gained, before a download gives up
@@ -114,7 +115,7 @@ def download(archive: Archive, folder: Path) -> Path:
         keep_trying(lambda: fetch(archive, part), lambda: size_of(part))
     except (OSError, http.client.HTTPException) as error:
         raise UserError(
-            f"{archive.url} could not be downloaded ({error}): "
+            f"{archive.url} could not be downloaded ({storage.explain(error)}): "
             f"run this again to go on, {by_hand}"
         ) from error
     try:
@@ -134,7 +135,7 @@ def verify(archive: Archive, path: Path, source: str) -> Path:
     if found != archive.sha256:
         raise UserError(
             f"{source} is not the official {archive.filename} "
-            f"(its sha256 is {found}, not {archive.sha256})"
+            f"(its sha256 is {found[:12]}..., not {archive.sha256[:12]}...)"
         )
     return path
 

@@ -46,6 +46,7 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
         if name == raw
         and lower.count(name.lower()) == 1
         and not re.match(r"\d{3,}_", name)  # looks like one with a label in front
+        and not re.match(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)", name)  # Windows
         else f"{label:03d}_{name}"
         for label, (raw, name) in enumerate(zip(class_names, safe, strict=True))
     ]

@@ -69,18 +69,25 @@ def classify_fingerprint(config: ConfigDict) -> dict[str, Any]:
 
 
 def check_fingerprint(
-    saved: Mapping[str, Any], now: Mapping[str, Any], where: str
+    saved: Mapping[str, Any], now: Mapping[str, Any], where: str, numbers: str = ""
 ) -> None:
-    """Raises UserError if `saved` (read from `where`) differs from `now`, naming field and values."""
+    """Raises UserError if `saved` (read from `where`) differs from `now`, naming field and values.
+
+    Args:
+      numbers: what there is to say of images, of which only a hash is compared.
+    """
     for name in sorted(saved.keys() | now.keys()):
         if saved.get(name) != now.get(name):
             # A hash tells people nothing.
             if name in ("images", "test_images", "weights"):
+                told = f" ({numbers})" if numbers and name != "weights" else ""
                 raise UserError(
                     f"{where} was made with other {name.replace('_', ' ')} than this call "
-                    "reads: use another --workdir or the old ones"
+                    f"reads{told}: use another --workdir or the old ones"
                 )
+            longer = name.endswith((".epochs", ".steps_per_epoch"))
+            hint = "; a run cannot be made longer or shorter" if longer else ""
             raise UserError(
                 f"{where} was made with {name}={saved.get(name)!r}, this call has {now.get(name)!r}: "
-                f"use another --workdir or the old value"
+                f"use another --workdir or the old value{hint}"
             )

@@ -227,7 +227,7 @@ def _find_start(checkpoints: Checkpoints, job: Job) -> tuple[int, float]:
     saved = checkpoints.meta(step)
     if not saved.keys() >= {"fingerprint", "rate"}:
         raise UserError(
-            f"{where}: step {step} is of another program: use another --workdir"
+            f"{where}: step {step} was not saved by this program: use another --workdir"
         )
     check_fingerprint(saved["fingerprint"], meta["fingerprint"], where)
     # Other images change much else; they are what people should hear of.

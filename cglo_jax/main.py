@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from cglo_jax.command_line import Command
     from cglo_jax.data import Dataset
 
+_NO_CGLO = (
+    "no method of config.classify.methods uses cGLO: it is trained for the images and figures of "
+    "--stage=sample only (--stage=classify leaves it out)"
+)
+
 
 def main(command: "Command") -> None:
     """Runs the stages that the command asks for."""
@@ -50,11 +55,15 @@ def main(command: "Command") -> None:
     if first and stage != "sample":
         wandb_run.check(config)
     if not fresh:
-        workdirs.check(config, workdir)
+        workdirs.check(config, workdir, stage)
     with workdirs.listing_skipped(workdir):
         train_set, test_set = datasets = data.load(config.dataset)
+    if stage in ("all", "classify"):
+        methods.check_side(config.classify, train_set.images.shape[1])
     distributed.check_equal("images", f"{train_set.digest} {test_set.digest}")
     print(data.describe(*datasets), flush=True)
+    if stage == "all" and not methods.need_cglo(config.classify.methods):
+        print(_NO_CGLO, flush=True)
     if command.launch:
         print(distributed.describe(), flush=True)
     loaders = {"train": train.load_weights, "classify": classify.load_body}
@@ -66,7 +75,7 @@ def main(command: "Command") -> None:
         if first:
             if fresh and (old := workdirs.set_aside(workdir)):
                 print(f"what was in {workdir} is in {old} now", flush=True)
-            stack.enter_context(workdirs.hold(config, workdir))
+            stack.enter_context(workdirs.hold(config, workdir, stage))
             storage.write_lines(workdir / "skipped.txt", train_set.skipped)
         distributed.check_workdir(workdir)
         _run_stages(command, datasets)

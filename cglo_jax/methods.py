@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from cglo_jax import augment, autoaugment, codes, losses, synthesis
 from cglo_jax.data import to_float
@@ -168,11 +169,30 @@ def check_names(names: Sequence[str]) -> None:
     for name in names:
         if name not in METHODS:
             close = difflib.get_close_matches(name, METHODS, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise UserError(
-                f"config.classify.methods: there is no method {name!r}; {hint}There are "
+                f"config.classify.methods: there is no method {name!r}{hint}: use some of "
                 f"{', '.join(METHODS)}, written \"('baseline','cglo')\""
             )
+
+
+def check_side(fields: ConfigDict, side: int) -> None:
+    """Checks what the methods of `config.classify` do to images of `side` pixels.
+
+    Raises:
+      UserError: Cutout would leave nothing of them.
+    """
+    size = fields.cutout_size
+    if "cutout" in fields.methods and size >= side:
+        raise UserError(
+            f"config.classify.cutout_size is {size}, but images have {side}x{side} pixels: use "
+            f"less, such as {side // 2}"
+        )
+
+
+def need_cglo(names: Sequence[str]) -> bool:
+    """Returns whether any of these methods trains on cGLO's images."""
+    return any(METHODS[name].from_cglo for name in names)
 
 
 def apply_per_example(

@@ -86,6 +86,8 @@ def per_device(
 ) -> int:
     """Returns the batch size to use: at most `available` images, divisible by the devices.
 
+    Tells people, once, of one that is not `batch_size`.
+
     Raises:
       UserError: there are fewer images than devices, or `batch_size` (named `field`) does not
         divide among them.
@@ -103,7 +105,16 @@ def per_device(
         raise UserError(
             f"{available} images do not fill a batch on {n} devices: use {fewer}"
         )
+    if size < batch_size and is_first_process():
+        _tell_once(
+            f"config.{field} is {batch_size}, but there are {available} images for {n} "
+            f"device(s): a batch has {size}"
+        )
     return size
+
+
+# Every classifier has the same batches.
+_tell_once = functools.cache(functools.partial(print, flush=True))
 
 
 def host_device() -> jax.Device:

@@ -290,8 +290,7 @@ def main(argv: list[str] | None = None) -> int:
         flag = f" --config.dataset.data_dir={shlex.quote(str(data_dir))}"
     print(f"{done} To train on it:")
     print(
-        f"python -m cglo_jax.main --config=configs/{config}.py:10 "
-        f"--workdir=runs/{config}-10{flag}"
+        f"python -m cglo_jax.main --config={config}:10 --workdir=runs/{config}-10{flag}"
     )
     return 0
 

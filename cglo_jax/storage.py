@@ -155,6 +155,8 @@ def drop_records(path: pathlib.Path, tags: Mapping[str, Any], after_step: int) -
 
 def explain(error: BaseException) -> str:
     """Returns why the operating system or a library below Python failed, in one line."""
+    if isinstance(getattr(error, "reason", None), OSError):  # what urllib wraps
+        error = error.reason
     if isinstance(error, OSError) and error.strerror:
         return (
             f"{error.strerror} ({error.filename})" if error.filename else error.strerror

@@ -223,7 +223,7 @@ def _read_table(path: pathlib.Path, columns: str) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}): config.dataset.split_file needs lines "
+            f"{path} cannot be read ({getattr(error, 'strerror', error)}): config.dataset.split_file needs lines "
             "'image_id is_train', and images.txt of CUB_200_2011.tgz beside it"
         ) from None
     table = {}

@@ -82,7 +82,7 @@ _PROBABILITIES = (
 )
 _SEEDS = 1 << 32  # `jax.random.key` takes larger ones modulo this: equal runs
 # A bool is an int, too: the first that fits counts.
-_TYPES = {
+TYPES = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
@@ -129,7 +129,7 @@ def validate(config: ConfigDict) -> None:
 
 def _validate_type(name: str, value: Any, default: Any) -> None:
     """Checks what holds for all values of a type."""
-    kind, want = next(item for item in _TYPES.items() if isinstance(default, item[0]))
+    kind, want = next(item for item in TYPES.items() if isinstance(default, item[0]))
     of_kind = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
     _check(of_kind, name, value, want)
     for one in value if isinstance(value, list) else [value]:

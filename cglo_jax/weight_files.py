@@ -126,7 +126,7 @@ def read(
             f"({' '.join(str(error).split())}): get it again"
         ) from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def serialize(tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> bytes:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from cglo_jax import download, remote_tensors, weight_files
+from cglo_jax import download, remote_tensors, storage, weight_files
 from cglo_jax.download import Archive
 from cglo_jax.errors import UserError
 from cglo_jax.process import cache_dir
@@ -127,7 +127,7 @@ def get(pinned: Pinned, shapes: Mapping[str, Shape], *, full: bool = False) -> P
             fetched.replace(path)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written ({error}): set CGLO_CACHE to another folder"
+            f"{path} cannot be written ({error.strerror or error}): set CGLO_CACHE to another folder"
         ) from error
     return path
 
@@ -152,11 +152,10 @@ def fetch(
         else:
             tensors = remote_tensors.fetch(pinned.url, pinned.size, shapes)
     except (OSError, http.client.HTTPException, UserError) as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"{pinned.url} could not be fetched ({reason}): get this file by hand and "
-            f"pass {pinned.option}=FILE, or run python -m cglo_jax.pretrained "
-            f"{pinned.network} on a machine with a network and copy {cache_dir()} from it"
+            f"the weights of {pinned.network} could not be fetched ({storage.explain(error)}): "
+            f"run python -m cglo_jax.pretrained {pinned.network} where there is a network and copy "
+            f"{cache_dir()} from there, or give {pinned.option}=FILE, such as {pinned.url}"
         ) from error
     about = {
         "licence": pinned.licence,

@@ -6,11 +6,12 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from cglo_jax import lock, storage
-from cglo_jax.config import flatten
+from cglo_jax.config import flatten, get_config
 from cglo_jax.errors import UnusableFiles, UserError
 from cglo_jax.fingerprints import (
     check_fingerprint,
@@ -18,9 +19,14 @@ from cglo_jax.fingerprints import (
     train_fingerprint,
 )
 
+_NO_CLASSIFIERS = ("train", "sample")  # stages that read nothing of them
 
-def check(config: ConfigDict, workdir: pathlib.Path) -> None:
+
+def check(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -> None:
     """Checks what can be checked of a work directory before images are read.
+
+    Args:
+      stage: of the call; what it does not read may differ.
 
     Raises:
       UserError: it lies among the images, or what is there was made with another configuration.
@@ -34,30 +40,35 @@ def check(config: ConfigDict, workdir: pathlib.Path) -> None:
             "classes: choose another one"
         )
     if os.path.exists(workdir / "config.json"):
-        _check_config(config, workdir / "config.json")
+        _check_config(config, workdir / "config.json", stage)
 
 
 @contextlib.contextmanager
-def hold(config: ConfigDict, workdir: pathlib.Path) -> Iterator[None]:
+def hold(
+    config: ConfigDict, workdir: pathlib.Path, stage: str = "all"
+) -> Iterator[None]:
     """Creates the work directory, and lets nobody else run in it meanwhile; see `create`."""
     _make(workdir)
     with lock.hold(workdir):
-        create(config, workdir)
+        create(config, workdir, stage)
         yield
 
 
-def create(config: ConfigDict, workdir: pathlib.Path) -> None:
+def create(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -> None:
     """Creates the work directory and writes config.json, the fields of the newest call.
+
+    Where there are results, fields of classifiers stay theirs if `stage` does not read them.
 
     Raises:
       UserError: what is there was made with another configuration, or the directory cannot
         be written to.
     """
-    check(config, workdir)
+    check(config, workdir, stage)
     path = workdir / "config.json"
     _make(workdir)
     try:
-        storage.write_atomically(path, json.dumps(flatten(config), indent=1) + "\n")
+        fields = flatten(config) | _kept(path, stage)
+        storage.write_atomically(path, json.dumps(fields, indent=1) + "\n")
     except OSError as error:
         raise _refuse(workdir, error) from None
 
@@ -70,26 +81,53 @@ def _make(workdir: pathlib.Path) -> None:
 
 
 def _refuse(workdir: pathlib.Path, error: OSError) -> UserError:
-    return UserError(f"cannot write to --workdir={workdir}: {error.strerror}")
+    return UserError(
+        f"cannot write to --workdir={workdir} ({error.strerror}): use another"
+    )
 
 
-def _check_config(config: ConfigDict, path: pathlib.Path) -> None:
+def _check_config(config: ConfigDict, path: pathlib.Path, stage: str) -> None:
     """Checks that checkpoints and results beside config.json are of this configuration.
 
     Each of them is checked again, with its own record, when it is read; this refuses a call
     before it adds another configuration's runs to them.
     """
-    if any(path.parent.glob("classifiers/*/result.json")):
+    if _has_results(path.parent):
         fields = classify_fingerprint(config)
+        if stage in _NO_CLASSIFIERS:
+            fields = {k: v for k, v in fields.items() if not _is_of_classifiers(k)}
     elif any(path.parent.glob("checkpoints/*/*")):
         fields = train_fingerprint(config)
     else:
         return
+    saved = _read(path)
+    if saved is not None:
+        check_fingerprint({k: saved.get(k) for k in fields}, fields, str(path.parent))
+
+
+def _kept(path: pathlib.Path, stage: str) -> dict[str, Any]:
+    """The fields in config.json at `path` that a call of `stage` leaves as they are."""
+    if stage not in _NO_CLASSIFIERS or not _has_results(path.parent):
+        return {}
+    saved = (_read(path) if path.exists() else None) or {}
+    names = flatten(get_config())
+    return {k: v for k, v in saved.items() if _is_of_classifiers(k) and k in names}
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    """The fields in config.json; None if it is damaged: then it is written anew."""
     try:
-        saved = dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
-        return  # damaged; it is written anew
-    check_fingerprint({k: saved.get(k) for k in fields}, fields, str(path.parent))
+        return None
+
+
+def _has_results(workdir: pathlib.Path) -> bool:
+    return any(workdir.glob("classifiers/*/result.json"))
+
+
+def _is_of_classifiers(name: str) -> bool:
+    return name.startswith(("classify.", "mixmatch."))
 
 
 def has_saved(workdir: pathlib.Path) -> bool:

@@ -1,5 +1,6 @@
 """Tests of cglo_jax/classify.py: the same procedure for every method, and exact accuracy."""
 
+import dataclasses
 import functools
 import json
 
@@ -197,6 +198,11 @@ def test_a_finished_result_is_taken_as_it_is_by_the_same_configuration_only(
     with pytest.raises(UserError, match=r"classify\.lr=0\.1, this call has 0\.25: "):
         run("baseline", 0)
     config.classify.lr = 0.1
+    other = dataclasses.replace(TEST_SET, ids=TEST_SET.ids[::-1])
+    n = len(TEST_SET.labels)
+    match = rf"other test images .* \(24 labelled and {n} test images then, 24 and {n} now\): use"
+    with pytest.raises(UserError, match=match):
+        classify.run(config, workdir, (dataset, other), "baseline", 0)
     without = {k: v for k, v in result.items() if k != "fingerprint"}
     for text in ("{", "{}", '{"top1": "x", "top5": 1}', "[]", json.dumps(without)):
         (directory / "result.json").write_text(text)
@@ -256,3 +262,17 @@ def test_a_cglo_that_is_missing_or_not_trained_to_its_end_is_refused(trained):
     with pytest.raises(UserError, match=r"step 30 of 60: run --stage=train first"):
         run(0)
     assert not (workdir / "classifiers" / "cglo-0").exists()
+
+
+def test_logits_that_are_not_finite_are_no_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(classify, "_train", lambda *_: (None, 1.0))
+    logits = np.zeros((13, 3), np.float32)
+    logits[12, 2] = np.nan
+    monkeypatch.setattr(classify, "evaluate", lambda *_: logits)
+    data = (create_dataset(), TEST_SET)
+    message = (
+        "classify baseline seed 0: its logits are not finite: use a lower classify.lr"
+    )
+    with pytest.raises(UserError, match=message):
+        classify.run(create_config(), tmp_path, data, "baseline", 0)
+    assert not (tmp_path / "classifiers" / "baseline-0" / "result.json").exists()

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 from typing import Any
@@ -11,7 +12,11 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=configs/digits.py"
-NO_CONFIG = "no --config: try --config=configs/digits.py, or --help"
+NAMES = "cifar100, cub, digits, folder"
+NO_CONFIG = (
+    f"no --config: give a configuration file, or one of {NAMES}; --help tells more"
+)
+NO_FILE = f"give a file that exists, or one of {NAMES}"
 PARSE = """
 import json, sys
 from cglo_jax import command_line, config
@@ -26,6 +31,19 @@ print(json.dumps({
 """
 
 
+# Prints the stage of each example that asks for one.
+PARSE_ALL = """
+import json, os, sys
+from cglo_jax import command_line
+for example in {examples}:
+    if not os.fork():
+        sys.argv = ["main.py", *example]
+        print(json.dumps(command_line.parse(sys.argv).stage), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
+"""
+
+
 def run(*command: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, *command],
@@ -37,9 +55,9 @@ def run(*command: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess:
     )
 
 
-def parse(*arguments: str) -> dict[str, Any]:
+def parse(*arguments: str, cwd: pathlib.Path = ROOT) -> dict[str, Any]:
     """Returns what the arguments mean."""
-    done = run("-c", PARSE, *arguments)
+    done = run("-c", PARSE, *arguments, cwd=cwd)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 
@@ -120,6 +138,13 @@ def test_workdir_is_named_after_the_config(tmp_path, argument, name):
     assert command["config"]["dataset.shots"] == len(argument[1:] or "abc")
 
 
+def test_a_name_without_a_path_is_a_configuration_that_comes_along(tmp_path):
+    command = parse("-config", "cub:10", "--config.latent.dim=8", cwd=tmp_path)
+    assert command["workdir"] == "runs/cub-10"
+    assert command["config"]["dataset.name"] == "caltech_birds2011"
+    assert command["config"]["latent.dim"] == 8
+
+
 SEVERAL = ["--coordinator=host-0:1234", "--processes=2", "--process=1"]
 
 
@@ -135,22 +160,57 @@ ALL_OR_NONE = (
 )
 
 
-@pytest.mark.parametrize("flag", ["--help", "-help", "--helpshort"])
+def say(*arguments: str) -> str:
+    """Returns what the program prints that is asked for help."""
+    done = run("-m", "cglo_jax.main", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])
 def test_help_tells_of_the_flags(flag):
-    done = run("-m", "cglo_jax.main", flag)
-    assert done.returncode == 0
-    assert done.stderr == ""
-    for text in (
-        "python -m cglo_jax.main --config=configs/digits.py",
-        "--config: ",
-        "--workdir: ",
-        "--stage: <all|train|sample|classify|report|export>",
-        "report: tables and verdict",
-        "--coordinator: ",
-        "--processes: ",
-        "--process: ",
-    ):
-        assert text in done.stdout
+    text = say(flag, "--config=nope")
+    for part in ("python -m cglo_jax.main --config=digits", "--workdir=DIR", "Stages"):
+        assert part in text
+
+
+def test_the_examples_of_help_are_understood():
+    lines = say("--help").partition("Examples")[2].splitlines()
+    examples = [shlex.split(line)[3:] for line in lines if line.startswith("    ")]
+    assert len(examples) == 5
+    code = PARSE_ALL.format(examples=examples)
+    *stages, last = run("-c", code).stdout.split("\n", 4)
+    assert stages == ['"all"', '"all"', '"train"', '"all"']
+    assert "  classify.depth = 28  (whole number; here 10)\n" in last
+
+
+def test_the_stage_help_lists_fields_without_a_config():
+    text = say("--stage=help")
+    assert "  latent.dim = 128  (whole number)\n" in text
+    assert "  report.confidence = 0.95  (number)\n" in text
+
+
+def test_the_stage_help_tells_what_a_config_and_the_command_line_changed():
+    text = say(
+        "--config=digits", "--config.latent.dim=64", "--stage=help", "dim", "pad"
+    )
+    assert "  latent.dim = 128  (whole number; here 64)\n" in text
+    assert "  classify.pad = 4  (whole number; here 1)\n" in text
+    assert "  seeds = " not in text
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--stage=help"]])
+def test_help_may_be_cut_off(arguments):
+    reader, writer = os.pipe()
+    os.close(reader)  # as `head` does when it has seen enough
+    program = [sys.executable, "-m", "cglo_jax.main", *arguments]
+    try:
+        done = subprocess.run(
+            program, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 # What it refuses
@@ -186,7 +246,7 @@ def test_help_tells_of_the_flags(flag):
         ),
         (
             [DIGITS, "--config.zzz=1"],
-            "config has no field 'zzz': see cglo_jax/config.py",
+            "config has no field 'zzz': --stage=help lists all",
         ),
         # values
         (
@@ -244,13 +304,14 @@ def test_help_tells_of_the_flags(flag):
         (["--config"], "Missing value for flag --config"),
         (
             ["--config=configs/nope.py:10"],
-            "there is no configuration file 'configs/nope.py'",
+            "there is no configuration file 'configs/nope.py': " + NO_FILE,
         ),
-        (["--config", "nope"], "there is no configuration file 'nope'"),
-        (["--config=configs"], "there is no configuration file 'configs'"),
+        (["--config", "nope"], f"there is no configuration file 'nope': {NO_FILE}"),
+        (["--config=configs"], f"there is no configuration file 'configs': {NO_FILE}"),
+        (["--config=digits:10"], "digits takes no argument: leave out ':10'"),
         (
             ["--config=configs/nope.py", "--config.latent.dim=3"],
-            "there is no configuration file 'configs/nope.py'",
+            "there is no configuration file 'configs/nope.py': " + NO_FILE,
         ),
         (
             ["--config=configs/digits.py:10"],
@@ -288,7 +349,7 @@ def test_help_tells_of_the_flags(flag):
         # other flags
         (
             [DIGITS, "--stage=tain"],
-            "flag --stage=tain: value should be one of <all|train|sample|classify|report|export>",
+            "flag --stage=tain: value should be one of <all|train|sample|classify|report|export|help>",
         ),
         (
             [DIGITS, "--workdr=a"],

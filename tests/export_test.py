@@ -207,7 +207,7 @@ def test_the_pngs_and_the_manifest_stay_as_they_are(tmp_path):
 
 
 def test_plain_class_names_are_folder_names_as_they_are():
-    names = ["cat", "001.Black_footed_Albatross", "aquarium-fish", "7"]
+    names = ["cat", "001.Black_footed_Albatross", "aquarium-fish", "7", "conure"]
     assert export.folder_names(names) == names
 
 
@@ -220,6 +220,7 @@ def test_plain_class_names_are_folder_names_as_they_are():
         ["été", "日本", "c:\0"],
         ["a b", "000_a_b", "000_A_b"],
         ["a" * 50, "A" * 50, "-rf", "../../etc"],
+        ["con", "NUL.txt", "com1", "lpt9.jpg"],
     ],
 )
 def test_folder_names_are_safe_and_distinct(names, tmp_path):
@@ -228,6 +229,7 @@ def test_folder_names_are_safe_and_distinct(names, tmp_path):
     assert len({folder.lower() for folder in folders}) == len(names)
     for folder in folders:
         assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", folder)
+        assert folder.lower().split(".")[0] not in ("con", "nul", "com1", "lpt9")
         (tmp_path / folder).mkdir()
         assert (tmp_path / folder).resolve().parent == tmp_path.resolve()
 

@@ -77,9 +77,11 @@ def test_fingerprints(name):
             continue
         with pytest.raises(UserError) as error:
             check_fingerprint(before, now, "runs/a/checkpoints")
+        length = name.split(".")[-1] in ("epochs", "steps_per_epoch")
         assert str(error.value) == (
             f"runs/a/checkpoints was made with {name}={before[name]!r}, "
             f"this call has {now[name]!r}: use another --workdir or the old value"
+            + ("; a run cannot be made longer or shorter" if length else "")
         )
 
 

@@ -383,7 +383,7 @@ def test_a_checkpoint_of_another_program_is_refused(tmp_path):
     directory = tmp_path / "checkpoints"
     with checkpoints.Checkpoints(directory) as saved:
         saved.save(4, {"x": np.ones(())}, {"step": np.int32(4)}, {})
-    with pytest.raises(UserError, match="checkpoints: step 4 is of another program"):
+    with pytest.raises(UserError, match="checkpoints: step 4 was not saved by this"):
         Trainer(tmp_path).run()
 
 

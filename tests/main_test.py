@@ -1,10 +1,13 @@
-"""Tests of cglo_jax/main.py: what an interrupted or failed call says to do next."""
+"""Tests of cglo_jax/main.py without its stages; tests/end_to_end_test.py has them."""
 
 import sys
 
 import pytest
+from conftest import create_config
 
 from cglo_jax import command_line, interrupts, main, process
+from cglo_jax.command_line import Command
+from cglo_jax.errors import UserError
 
 
 @pytest.fixture
@@ -17,7 +20,7 @@ def called(monkeypatch, tmp_path):
         def fail(command):
             raise ending
 
-        given = command_line.Command(None, tmp_path, "all", "--fresh" in flags)
+        given = Command(None, tmp_path, "all", "--fresh" in flags)
         monkeypatch.setattr(command_line, "parse", lambda argv: given)
         monkeypatch.setattr(main, "main", fail)
         monkeypatch.setattr(sys, "argv", ["main.py", *flags])
@@ -52,3 +55,33 @@ def test_a_file_that_cannot_be_written_is_one_line_with_what_to_do(called, capsy
         "error: No space left on device (runs/a); mend that, and the same command starts over: "
         "nothing was saved yet\n"
     )
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """Returns what a call of a stage on digits prints before the stage begins."""
+    monkeypatch.setattr(main, "_run_stages", lambda *_: None)
+    monkeypatch.setattr(main.interrupts, "begin", lambda: None)
+
+    def run(stage: str, **changes: object) -> str:
+        main.main(Command(create_config(**changes), tmp_path / "run", stage))
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_cglo_that_no_method_needs_is_told_of(call):
+    told = "no method of config.classify.methods uses cGLO"
+    without = {"classify.methods": ("baseline", "pixelmix")}
+    assert told in call("all", **without)
+    assert told not in call("classify", **without)
+    assert told not in call("all")
+
+
+def test_cutout_of_whole_images_is_refused_before_anything_is_written(call, tmp_path):
+    fields = {"classify.methods": ("baseline", "cutout"), "classify.cutout_size": 8}
+    for stage in ("all", "classify"):
+        with pytest.raises(UserError, match="cutout_size is 8, but images have 8x8"):
+            call(stage, **fields)
+    assert not (tmp_path / "run").exists()
+    assert "data: " in call("sample", **fields)  # which reads nothing of it

@@ -7,8 +7,15 @@ import pytest
 from classifier_test import INDICES, create_batch, create_real, create_spec, shared
 
 from cglo_jax import augment, autoaugment, classifier, codes
+from cglo_jax.config import get_config
 from cglo_jax.errors import UserError
-from cglo_jax.methods import METHODS, apply_per_example, check_names
+from cglo_jax.methods import (
+    METHODS,
+    apply_per_example,
+    check_names,
+    check_side,
+    need_cglo,
+)
 
 __all__ = ["shared"]  # a fixture
 AUGMENTING = [name for name, m in METHODS.items() if m.augment]
@@ -149,10 +156,10 @@ def test_which_need_a_cglo():
     [
         (
             ("baseline", "cutuot"),
-            "no method 'cutuot'; did you mean 'cutout'? There are",
+            "no method 'cutuot' (did you mean 'cutout'?): use some of",
         ),
-        (("baseline,cglo",), "no method 'baseline,cglo'; did you mean 'baseline'?"),
-        (("zzz",), "no method 'zzz'; There are baseline, cglo, pixelmix, "),
+        (("baseline,cglo",), "no method 'baseline,cglo' (did you mean 'baseline'?)"),
+        (("zzz",), "no method 'zzz': use some of baseline, cglo, pixelmix, "),
     ],
 )
 def test_names(names, says):
@@ -161,3 +168,23 @@ def test_names(names, says):
     assert says in str(error.value)
     assert "\n" not in str(error.value)
     check_names(tuple(METHODS))
+
+
+def test_a_square_of_cutout_that_leaves_nothing_is_refused():
+    fields = get_config().classify
+    fields.cutout_size = 8
+    check_side(fields, 4)  # no method has it
+    fields.methods = ("baseline", "cutout")
+    check_side(fields, 9)
+    for side, less in ((8, 4), (4, 2)):
+        with pytest.raises(UserError) as error:
+            check_side(fields, side)
+        assert str(error.value) == (
+            f"config.classify.cutout_size is 8, but images have {side}x{side} pixels: use less, "
+            f"such as {less}"
+        )
+
+
+def test_which_methods_need_cglo():
+    assert not need_cglo(["baseline", "pixelmix", "mixmatch"])
+    assert need_cglo(["baseline", "autoaugment_cglo"])

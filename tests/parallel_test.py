@@ -31,6 +31,16 @@ def test_per_device_batch_is_divisible_and_not_more_than_there_is(
     assert size == expected
 
 
+def test_a_batch_that_is_cut_is_told_of_once(capfd):
+    parallel._tell_once.cache_clear()
+    for _ in range(3):
+        assert parallel.per_device(8, 7, FOUR, "x.batch_size") == 4
+        assert parallel.per_device(4, 7, FOUR, "x.batch_size") == 4
+    assert capfd.readouterr().out == (
+        "config.x.batch_size is 8, but there are 7 images for 4 device(s): a batch has 4\n"
+    )
+
+
 def test_per_device_refuses_what_cannot_be_divided():
     with pytest.raises(UserError, match=r"config\.x\.batch_size is 6: .* 4 devices"):
         parallel.per_device(6, 100, FOUR, "x.batch_size")

@@ -199,7 +199,7 @@ def test_cifar100_reads_back(tmp_path, cifar, capfd):
         "python",
         "-m",
         "cglo_jax.main",
-        "--config=configs/cifar100.py:10",
+        "--config=cifar100:10",
     ]
     assert command[-1] == f"--config.dataset.data_dir={data_dir}"
 
@@ -226,7 +226,7 @@ def test_cub_reads_back(tmp_path, monkeypatch, capfd, prefix):
     options = ["--archive", archive, "--segmentations", segmentations]
     assert run("caltech_birds2011", "--data_dir", data_dir, *options) == 0
     assert "is prepared in" in (out := capfd.readouterr().out)
-    assert "--config=configs/cub.py:10" in out
+    assert "--config=cub:10" in out
 
     expected = {f"CUB_200_2011/images/{bird[0]}": bird for bird in BIRDS.values()}
     for split, in_train in (("train", 1), ("test", 0)):
@@ -390,8 +390,8 @@ def test_a_download_with_another_sha256_is_refused(tmp_path, cifar, monkeypatch,
         pin(monkeypatch, "cifar100", cifar, url=server.url)
         assert run("cifar100", "--data_dir", data_dir) == 2
     line = error_line(capfd)
-    assert hashlib.sha256(other).hexdigest() in line
-    assert hashlib.sha256(data).hexdigest() in line
+    assert hashlib.sha256(other).hexdigest()[:12] in line
+    assert hashlib.sha256(data).hexdigest()[:12] in line
     assert "removed" in line
     assert list(data_dir.iterdir()) == []
 

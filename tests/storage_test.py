@@ -2,6 +2,7 @@
 
 import errno
 import os
+import urllib.error
 
 import pytest
 
@@ -123,3 +124,7 @@ def test_what_went_wrong_is_one_line():
     assert storage.explain(below) == "No space left on device"
     assert storage.explain(ValueError("two\nlines")) == "two lines"
     assert storage.explain(MemoryError()) == "MemoryError"
+    refused = urllib.error.URLError(ConnectionRefusedError(111, "Connection refused"))
+    assert storage.explain(refused) == "Connection refused"
+    absent = urllib.error.HTTPError("http://a/b", 404, "Not Found", {}, None)
+    assert storage.explain(absent) == "HTTP Error 404: Not Found"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
 
 import numpy as np
@@ -423,6 +424,14 @@ def test_split_file_restricts_the_labelled_images(tmp_path):
     )
 
 
+def test_a_split_file_needs_names_of_files():
+    unnamed = types.SimpleNamespace(filenames=())
+    with pytest.raises(
+        UserError, match="split_file is for data sets with file names only"
+    ):
+        tfds_source._eligible({"001.Bird/a.jpg"}, unnamed, unnamed)
+
+
 @pytest.mark.parametrize(
     ("split", "images", "message"),
     [
@@ -451,7 +460,10 @@ def test_split_files_that_are_wrong(tmp_path, split, images, message):
 def test_split_file_needs_its_images_txt(tmp_path):
     path = write_lists(tmp_path, "1 1\n")
     (tmp_path / "images.txt").unlink()
-    with pytest.raises(UserError, match=r"images\.txt cannot be read .* beside it"):
+    with pytest.raises(
+        UserError,
+        match=r"images\.txt cannot be read \(No such file or directory\): .* beside it",
+    ):
         tfds_source.read_split_file(path)
 
 

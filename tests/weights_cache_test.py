@@ -121,12 +121,13 @@ def test_resnet50_is_fetched_whole_and_checked(server):
 def test_without_network_or_cache_the_line_says_how_to_go_on(network):
     line = refusal(network, "imagenet")
     pinned = weights_cache.PINNED[network]
-    assert line.startswith(f"{pinned.url} could not be fetched (")
+    assert line.startswith(f"the weights of {network} could not be fetched (")
+    assert line.endswith(f", such as {pinned.url}")
     assert "Connection refused" in line
     option = {"vgg16": "reconstruction", "resnet50": "classify"}[network]
     assert f"--config.{option}.weights=FILE" in line
     assert f"python -m cglo_jax.pretrained {network}" in line
-    assert f"copy {os.environ['CGLO_CACHE']} from it" in line
+    assert f"copy {os.environ['CGLO_CACHE']} from there" in line
     assert cached() == []
 
 

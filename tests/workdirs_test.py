@@ -48,11 +48,40 @@ def test_create_refuses_another_config_and_keeps_the_old(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["seeds"] == [5]
 
 
+def test_samples_leave_what_they_do_not_read_as_the_results_have_it(tmp_path):
+    made = create_config()
+    workdirs.create(made, tmp_path)
+    (tmp_path / "classifiers" / "cglo-0").mkdir(parents=True)
+    (tmp_path / "classifiers" / "cglo-0" / "result.json").write_text("{}")
+    other = create_config(**{"classify.lr": 0.01, "mixmatch.ema": 0.5, "seeds": (7,)})
+    other.classify.methods = ("cutout",)
+    for stage in ("sample", "train"):
+        workdirs.check(other, tmp_path, stage)
+        workdirs.create(other, tmp_path, stage)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert fields == flatten(made) | {"seeds": [7]}
+    workdirs.create(made, tmp_path, "classify")  # is not refused for what samples had
+    for stage in ("classify", "report", "all"):
+        with pytest.raises(UserError, match=r"classify\.lr=0\.1, this call has 0\.01"):
+            workdirs.check(other, tmp_path, stage)
+
+
+def test_samples_with_another_t_than_the_results_are_refused(tmp_path):
+    workdirs.create(create_config(), tmp_path)
+    (tmp_path / "classifiers" / "cglo-0").mkdir(parents=True)
+    (tmp_path / "classifiers" / "cglo-0" / "result.json").write_text("{}")
+    other = create_config(**{"sample.t_values": (0.5,)})
+    with pytest.raises(UserError, match=r"sample\.t_values="):
+        workdirs.check(other, tmp_path, "sample")
+
+
 def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
     for path in (file, file / "below"):
-        with pytest.raises(UserError, match=f"cannot write to --workdir={path}: "):
+        with pytest.raises(
+            UserError, match=rf"to --workdir={path} \(.+\): use another"
+        ):
             workdirs.create(create_config(), path)
 
 
@@ -132,3 +161,33 @@ def test_has_saved_knows_a_checkpoint_from_what_is_none(tmp_path, checkpoint):
     assert not workdirs.has_saved(tmp_path)
     (tmp_path / checkpoint).mkdir()
     assert workdirs.has_saved(tmp_path)
+
+
+def test_a_workdir_among_the_images_is_refused(tmp_path):
+    for workdir in (
+        tmp_path,
+        tmp_path / "cat" / "run",
+        tmp_path / "dog" / ".." / "run",
+    ):
+        with pytest.raises(UserError) as error:
+            workdirs.check(create_config(**{"dataset.path": str(tmp_path)}), workdir)
+        assert str(error.value) == (
+            f"--workdir={workdir} lies in config.dataset.path={tmp_path}, whose folders are "
+            "classes: choose another one"
+        )
+    beside = tmp_path.with_name(f"{tmp_path.name}-run")
+    workdirs.check(create_config(**{"dataset.path": str(tmp_path)}), beside)
+
+
+def test_a_workdir_that_cannot_be_set_aside_says_why(tmp_path, monkeypatch):
+    def rename(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(workdirs.storage, "rename", rename)
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError) as error:
+        workdirs.set_aside(tmp_path / "run")
+    assert str(error.value) == (
+        f"cannot set --workdir={tmp_path / 'run'} aside as run.old-1 (Operation not permitted): "
+        "use another --workdir"
+    )

@@ -63,6 +63,7 @@ HARMLESS = {
     "classify.methods": ("cglo",),
     "mixmatch.alpha": 0.5,
     "report.confidence": 0.9,
+    "report.compare": "runs/a,runs/b",
     "log.wandb": "cglo",
 }
 

@@ -127,5 +127,5 @@ def test_a_work_directory_that_cannot_be_written_to(tmp_path, disk):
     line = run.error().splitlines()[-1]
     assert (
         line
-        == f"error: cannot write to --workdir={disk / 'run'}: Read-only file system"
+        == f"error: cannot write to --workdir={disk / 'run'} (Read-only file system): use another"
     )

@@ -1,0 +1,47 @@
+"""Tests of cglo_jax/config_files.py."""
+
+import pathlib
+
+import pytest
+
+from cglo_jax import config_files
+from cglo_jax.errors import UserError
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+
+
+def test_names_are_those_of_the_folder():
+    assert config_files.names() == sorted(p.stem for p in CONFIGS.glob("*.py"))
+    assert {"cifar100", "cub", "digits", "folder"} <= set(config_files.names())
+
+
+@pytest.mark.parametrize("argument", ["", ":", ":10", ":10,cpu", ":a:b"])
+def test_a_name_becomes_a_path_with_the_argument_it_had(argument):
+    assert config_files.find(f"cub{argument}") == f"{CONFIGS / 'cub.py'}{argument}"
+
+
+def test_a_file_that_exists_counts_before_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()  # a run, or images: no configuration
+    assert config_files.find("digits") == str(CONFIGS / "digits.py")
+    (tmp_path / "cub").write_text("")
+    assert config_files.find("cub:3") == "cub:3"
+
+
+def test_an_installed_package_has_them_inside(tmp_path, monkeypatch):
+    (tmp_path / "cglo_jax" / "configs").mkdir(parents=True)
+    (tmp_path / "configs").mkdir()  # of another package
+    (inside := tmp_path / "cglo_jax" / "configs" / "mine.py").write_text("")
+    monkeypatch.setattr(config_files, "_PACKAGE", tmp_path / "cglo_jax")
+    assert config_files.names() == ["mine"]
+    assert config_files.find("mine") == str(inside)
+
+
+@pytest.mark.parametrize("given", ["nope", "configs/nope.py", "digits.py", "/", "cub/"])
+def test_anything_else_is_refused_with_the_names_there_are(given):
+    with pytest.raises(UserError) as error:
+        config_files.find(f"{given}:10")
+    names = "cifar100, cub, digits, folder"
+    assert str(error.value) == (
+        f"there is no configuration file {given!r}: give a file that exists, or one of {names}"
+    )
