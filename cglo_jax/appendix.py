@@ -151,9 +151,15 @@ def files() -> Section:
     rows = [
         ["samples/images/<class>/", "synthetic images"],
         ["samples/manifest.jsonl", "where each of them comes from"],
-        ["checkpoints/", "generator, codes and weak classifier, per seed"],
-        ["classifiers/<method>-<seed>/", "final classifiers and their result.json"],
+        ["samples/nearest.json", "how far they are from training images"],
+        ["checkpoints/seed-N/", "generator, codes, weak classifier; a model card"],
+        [
+            "classifiers/<method>-<seed>/",
+            "final classifier, its result.json and model card",
+        ],
+        ["exports/", "both for other programs (if --stage=export was run)"],
         ["metrics.jsonl, timings.jsonl", "what was logged"],
+        ["tensorboard/", "the same and pictures over time (if it is installed)"],
         ["config.json", "the settings"],
         ["skipped.txt", "files of a folder that were not used, and why (if any)"],
     ]

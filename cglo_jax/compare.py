@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from cglo_jax import compare_sections, report, storage, workdirs
+from cglo_jax import compare_sections, report, saved_config, storage
 from cglo_jax.compare_sections import Run
 from cglo_jax.config import flatten
 from cglo_jax.errors import UserError, printable
@@ -71,10 +71,10 @@ def read_runs(given: str) -> list[Run]:
 
 
 def _read_run(text: str) -> Run:
-    workdir = workdirs.find(text)
+    workdir = saved_config.find_workdir(text)
     paths = sorted(workdir.glob("classifiers/*/result.json"))
     saved = read_result(paths[0])["fingerprint"] if paths else {}
-    config = workdirs.restore_config(workdir, saved)
+    config = saved_config.restore_config(workdir, saved)
     results = report.read_results(workdir, config)
     timings = report.read_lines(workdir / "timings.jsonl", {"stage", "wall_s"})
     return Run("", workdir, flatten(config), results, timings)

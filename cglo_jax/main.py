@@ -25,12 +25,9 @@ def main(command: "Command") -> None:
     distributed.start(command.launch)
     from cglo_jax import (  # JAX: seconds
         classify,
-        compare,
         data,
-        export_model,
         methods,
         parallel,
-        report,
         train,
         wandb_run,
         workdirs,
@@ -40,17 +37,13 @@ def main(command: "Command") -> None:
     distributed.check_equal("flags", f"{config.to_json()} {stage} {fresh}")
     methods.check_names(config.classify.methods)
     first = parallel.is_first_process()
-    if stage == "report":
-        if first:
-            (compare if config.report.compare else report).run(config, workdir)
-        return
-    if config.report.compare:
+    if config.report.compare and stage != "report":
         raise UserError(
             "config.report.compare is for --stage=report only: leave it out"
         )
-    if stage == "export":
+    if stage in ("report", "export"):
         if first:
-            print(f"exported: {export_model.run(config, workdir)}", flush=True)
+            _use_what_is_there(command)
         return
     if first and stage != "sample":
         wandb_run.check(config)
@@ -79,6 +72,19 @@ def main(command: "Command") -> None:
             storage.write_lines(workdir / "skipped.txt", train_set.skipped)
         distributed.check_workdir(workdir)
         _run_stages(command, datasets)
+
+
+def _use_what_is_there(command: "Command") -> None:
+    """Runs a stage that reads no images."""
+    from cglo_jax import compare, export_model, report
+
+    config, workdir, stage, *_ = command
+    if stage == "export":
+        print(f"exported: {export_model.run(config, workdir)}", flush=True)
+    elif config.report.compare:
+        compare.run(config, workdir)
+    else:
+        report.run(config, workdir)
 
 
 def _run_stages(command: "Command", datasets: "tuple[Dataset, Dataset]") -> None:

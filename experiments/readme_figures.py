@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cglo_jax.export import encode_png
 from cglo_jax.figures import PALETTE
-from cglo_jax.sample import encode_png
 from cglo_jax.verdict import paired_difference
 from experiments import confirm, entry, runs, tables
 from experiments.trained import FIGURES
