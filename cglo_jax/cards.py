@@ -6,7 +6,6 @@ They hold nothing that differs between two equal runs: no date, no time, no path
 import importlib.resources
 import math
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +16,8 @@ from cglo_jax import restoring, storage
 from cglo_jax.checkpoints import Checkpoints
 from cglo_jax.config import get_config
 from cglo_jax.data import Dataset
-from cglo_jax.errors import printable
 from cglo_jax.fingerprints import classify_fingerprint, train_fingerprint
+from cglo_jax.markdown import escape
 from cglo_jax.methods import METHODS
 from cglo_jax.results import count_labels, name_data, result_path
 
@@ -47,6 +46,7 @@ def write_generator_card(
         "generator_card.md.jinja",
         data=_describe_source(config),
         counts=list(zip(dataset.class_names, count_labels(dataset), strict=True)),
+        example=ascii(dataset.class_names[0]),  # Python code
         n_labelled=dataset.num_labelled,
         n_unlabelled=len(dataset.ids) - dataset.num_labelled,
         shape=meta["shape"],
@@ -67,19 +67,13 @@ def write_classifier_card(
     data, versions = result["dataset"], result["environment"]
     names = data["class_names"]
     counts = zip(names, data["train_counts"], data["test_counts"], strict=True)
-    found = None
-    if "confusion" in result:
-        right = {
-            label: count
-            for label, predicted, count in result["confusion"]
-            if label == predicted
-        }
-        found = [right.get(label, 0) for label in range(len(names))]
+    right = {k: count for k, predicted, count in result["confusion"] if k == predicted}
+    right = [right.get(label, 0) for label in range(len(names))]
     text = _render(
         "classifier_card.md.jinja",
         data=_describe_source(config),
         counts=list(counts),
-        found=found,
+        right=right,
         error=_standard_error(result["top1"], result["n_test"]),
         network=_describe_network(config),
         config=config,
@@ -163,11 +157,6 @@ def _render(name: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["md"] = _escape
+    environment.filters["md"] = escape
     text = template.read_text(encoding="utf-8")
     return environment.from_string(text).render(**values)
-
-
-def _escape(text: object) -> str:
-    """Makes Markdown show a text as it is, within a line."""
-    return re.sub(r"([\\`*_\[\]|~<>#&$])", r"\\\1", printable(text))

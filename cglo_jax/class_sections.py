@@ -108,6 +108,9 @@ def _tell_changes(
         )
     else:
         texts.append(_weigh(told, names, confidence))
+        texts.append(
+            "The intervals cover the seeds, not the choice of a class's few test images."
+        )
     few = len(told) <= _FEW
     if not few:
         texts.append(
@@ -125,7 +128,7 @@ def _weigh(told: Sequence[Change], names: Sequence[str], confidence: float) -> s
     survivors = [names[c.label] for c in told if c.survives]
     text = (
         f"{out} of {plural(n, 'interval')} {'excludes' if out == 1 else 'exclude'} 0; "
-        f"about {n * (1 - confidence):.2g} would if nothing had changed. "
+        f"at most about {n * (1 - confidence):.2g} would if nothing had changed. "
     )
     if survivors:
         held = f"still excludes 0: {', '.join(survivors)}."

@@ -4,7 +4,6 @@ import collections
 import io
 import json
 import pathlib
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -96,7 +95,7 @@ def _mean(top: str) -> Callable[[Run, str], str]:
 
     def mean(one: Run, method: str) -> str:
         values = [r[top] for r in one.results.get(method, {}).values()]
-        return _mean_and_error(values) if values else "-"
+        return verdicts.mean_and_error(values) if values else "-"
 
     return mean
 
@@ -107,12 +106,6 @@ def _gain(one: Run, method: str, confidence: float) -> str:
         return "-"
     c = verdicts.compare(one.results, method, confidence)
     return f"{c.verdict}, {_interval(c.mean, c.low, c.high)}" if c else "-"
-
-
-def _mean_and_error(values: Sequence[float]) -> str:
-    error = verdicts.standard_error(values)
-    spread = "" if error is None else f" ± {error:.2f}"
-    return f"{statistics.fmean(values):.2f}{spread}"
 
 
 def _interval(mean: float, low: float | None, high: float | None) -> str:

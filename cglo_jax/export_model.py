@@ -11,7 +11,7 @@ import importlib.resources
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -59,24 +59,19 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     temporary, directory = path / "exports.tmp", path / "exports"
     with lock.hold(path):
         shutil.rmtree(temporary, ignore_errors=True)
-        models = [_restore(config, path, seed) for seed in seeds]
-        for model in models:
-            write_generator(temporary / f"seed-{model.seed}", model)
-        classifiers = [
-            ensemble.restore(path, method, seed, result)
-            for (method, seed), result in results.items()
-        ]
-        for classifier in classifiers:
-            write_classifier(temporary / _name(classifier), classifier)
-        readme = _describe(models, [_name(c) for c in classifiers], classifiers)
+        model = classifier = None  # one of each in memory
+        for seed in seeds:
+            model = _restore(config, path, seed)
+            write_generator(temporary / f"seed-{seed}", model)
+        names = [f"{method}-{seed}" for method, seed in results]
+        for name, (key, result) in zip(names, results.items(), strict=True):
+            classifier = ensemble.restore(path, *key, result)
+            write_classifier(temporary / name, classifier)
+        readme = _describe(model, seeds, classifier, names)
         (temporary / "README.md").write_text(readme, encoding="utf-8")
         shutil.rmtree(directory, ignore_errors=True)
         temporary.rename(directory)
     return directory
-
-
-def _name(classifier: Classifier) -> str:
-    return f"{classifier.method}-{classifier.seeds[0]}"
 
 
 def _restore(config: ConfigDict, workdir: pathlib.Path, seed: int) -> TrainedModel:
@@ -180,18 +175,22 @@ def _no_source_locations() -> Iterator[None]:
 
 
 def _describe(
-    models: list[TrainedModel], names: list[str], classifiers: list[Classifier]
+    model: TrainedModel | None,
+    seeds: Sequence[int],
+    classifier: Classifier | None,
+    names: Sequence[str],
 ) -> str:
+    """What the files are; `model` and `classifier` are any of them."""
     template = importlib.resources.files("cglo_jax").joinpath("exports.md.jinja")
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.from_string(template.read_text(encoding="utf-8")).render(
-        model=models[0] if models else None,
-        noise_dim=_noise_dim(models[0]) if models else 0,
-        pair=_choose_pair(models[0]) if models else None,
-        classifier=classifiers[0] if classifiers else None,
-        seeds=[model.seed for model in models],
+        model=model,
+        noise_dim=_noise_dim(model) if model else 0,
+        pair=_choose_pair(model) if model else None,
+        classifier=classifier,
+        seeds=seeds,
         names=names,
         platforms=PLATFORMS,
         versions={"cglo_jax": __version__, "jax": jax.__version__},

@@ -4,18 +4,20 @@ import html
 import re
 from collections.abc import Iterator, Sequence
 
+from cglo_jax.errors import printable
 from cglo_jax.page import Block, Page, Table
 
 
-def _escape(text: str) -> str:
-    text = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
+def escape(text: object) -> str:
+    """Makes Markdown show a text as it is, within a line."""
+    text = html.escape(" ".join(printable(text).split()), quote=False)
+    return re.sub(r"([\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
 
 
 def to_markdown(page: Page) -> str:
     """Writes a page as Markdown. What only the page can show is left to HTML."""
-    parts = [f"# {_escape(page.title)}"]
-    parts += [f"**{_escape(text)}**" for _, text in page.verdicts]
+    parts = [f"# {escape(page.title)}"]
+    parts += [f"**{escape(text)}**" for _, text in page.verdicts]
     for section in page.sections:
         parts.append(f"## {section.heading}")
         parts += _write(section.content, page.file)
@@ -26,11 +28,11 @@ def _write(blocks: Sequence[Block], file: str) -> Iterator[str]:
     for block in blocks:
         match block.kind:
             case "heading":
-                yield f"### {_escape(block.text)}"
+                yield f"### {escape(block.text)}"
             case "text":
-                yield _escape(block.text)
+                yield escape(block.text)
             case "items":
-                yield "\n".join(f"- {_escape(text)}" for text in block.items)
+                yield "\n".join(f"- {escape(text)}" for text in block.items)
             case "table":
                 yield from _table(block)
             case "heat":
@@ -41,14 +43,14 @@ def _write(blocks: Sequence[Block], file: str) -> Iterator[str]:
             case "picture" if not block.is_file:
                 yield f"They are drawn in {file}."
             case "picture":
-                yield f"![{_escape(block.alt)}](samples/{block.name}.png)"
-                yield _escape(block.caption)
+                yield f"![{escape(block.alt)}](samples/{block.name}.png)"
+                yield escape(block.caption)
             case "folded":
                 yield from _write(block.blocks, file)
 
 
 def _table(table: Table) -> Iterator[str]:
     lines = [table.header, ["---"] * len(table.header), *table.rows]
-    cells = [" | ".join(map(_escape, line)) for line in lines]
-    yield f"### {_escape(table.caption)}"
+    cells = [" | ".join(map(escape, line)) for line in lines]
+    yield f"### {escape(table.caption)}"
     yield "\n".join(f"| {line} |" for line in cells)

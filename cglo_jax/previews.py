@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import codes, figures, sample, synthesis
+from cglo_jax import codes, figures, quality, sample, synthesis
 from cglo_jax.data import Dataset, to_uint8
 from cglo_jax.synthesis import Sampler, SampleSpec
 
@@ -36,8 +36,7 @@ def draw(
     model = jax.tree.map(lambda leaf: leaf.addressable_data(0), model)
     restored = sample.put_on_device(config, dataset, model, step=0)
     members, counts, _ = restored.sampler.classes
-    k = len(counts)
-    classes = np.unique(np.linspace(0, k - 1, min(k, _CLASSES)).round().astype(int))
+    classes = quality.spread(len(counts), _CLASSES)
     rows = np.arange(_SAMPLES)[:, None] % counts[classes]  # [_SAMPLES, classes]
     beside = members[classes, rows]
     keys = jax.random.split(jax.random.key(config.sample.seed))

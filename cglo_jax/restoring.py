@@ -167,17 +167,29 @@ def restore_model(
     return model, meta, step
 
 
+def find_unseen(dataset: Dataset, model: dict[str, Any]) -> np.ndarray:
+    """Returns bool [n]: the images that the generator of `model` was not trained on.
+
+    Args:
+      model: its `ids` and `generator_ids`, of the images that codes and generator were fitted to.
+    """
+    ids = [row for name in ("ids", "generator_ids") for row in model.get(name, ())]
+    learnt = {row.tobytes() for row in ids}
+    return np.array(
+        [row.tobytes() not in learnt for row in hash_ids(dataset.ids)], bool
+    )
+
+
 def check_unseen(test_set: Dataset, model: dict[str, Any]) -> None:
     """Checks that a generator whose codes were fitted later has not learnt the test images.
 
     Raises:
       UserError: it has, before other images were added.
     """
-    learnt = {row.tobytes() for row in model.get("generator_ids", ())}
-    seen = sum(row.tobytes() in learnt for row in hash_ids(test_set.ids))
-    if seen:
+    seen = ~find_unseen(test_set, {"generator_ids": model.get("generator_ids", ())})
+    if seen.any():
         raise UserError(
-            f"{seen} of the test images are images that the generator was trained on, before "
+            f"{seen.sum()} of the test images are images that the generator was trained on, before "
             "others were added: put what it shall be tested on into a folder test/, or train "
             "anew in another --workdir"
         )

@@ -108,7 +108,11 @@ class RunLog(contextlib.AbstractContextManager):
             return
         try:
             pictures = self._draw(state)
-        except jax.errors.JaxRuntimeError as error:  # as of memory
+        except (
+            jax.errors.JaxRuntimeError,
+            OSError,
+            ValueError,
+        ) as error:  # of memory, a font
             text = f"warning: {self._job.name}: no pictures: {storage.explain(error)}"
             print(text, file=sys.stderr, flush=True)
             self._draw = None

@@ -111,7 +111,8 @@ def run(
     """
     began = time.perf_counter()
     dataset, test_set = data
-    model = restore(config, workdir, dataset, seed)
+    trained, _, step = restoring.restore_model(config, workdir, dataset, seed)
+    model = put_on_device(config, dataset, trained, step)
     temporary, directory = workdir / "samples.tmp", workdir / "samples"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -124,7 +125,8 @@ def run(
     per_class = config.sample.per_class
     n = write_images(temporary, dataset, model, key_images, per_class, origin)
     write_figures(temporary, dataset, model, key_grids, config.sample.projection)
-    copies.write(temporary, dataset, test_set.images)
+    held_out = test_set.images[restoring.find_unseen(test_set, trained)]
+    copies.write(temporary, dataset, held_out)
     if forms := config.sample.export:
         export.write(temporary, forms, dataset.class_names, config.dataset.name)
     shutil.rmtree(directory, ignore_errors=True)

@@ -12,8 +12,8 @@ from cglo_jax.verdict import (
     Comparison,
     Results,
     any_result,
+    mean_and_error,
     signed,
-    standard_error,
 )
 
 _TOPS = {"top1": "Top-1", "top5": "Top-5"}
@@ -49,12 +49,6 @@ def plural(n: int, word: str) -> str:
     return f"{n} {word}" + ("" if n == 1 else "es" if word.endswith("s") else "s")
 
 
-def _mean_and_error(values: Sequence[float]) -> str:
-    error = standard_error(values)
-    spread = "" if error is None else f" ± {error:.2f}"
-    return f"{statistics.fmean(values):.2f}{spread}"
-
-
 def _fill(text: str, **values: Any) -> str:
     return " ".join(text.format(**values).split())
 
@@ -79,7 +73,7 @@ def accuracy(results: Results, flat: Mapping[str, Any]) -> Section:
     for method, runs in results.items():
         values = ([r[top] for r in runs.values()] for top in tops)
         numbers = [str(len(runs)), str(result["steps"])]
-        means.append([method, *map(_mean_and_error, values), *numbers])
+        means.append([method, *map(mean_and_error, values), *numbers])
     header = ["Method", *map(_TOPS.get, tops), "Seeds", "Steps each"]
     tables = [Table("Mean over seeds", header, means), _each_seed(results, tops)]
     return Section("Accuracy", text, tables)

@@ -76,6 +76,13 @@ def standard_error(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) / math.sqrt(len(values))
 
 
+def mean_and_error(values: Sequence[float]) -> str:
+    """Returns "mean ± standard error", the mean alone of a single value."""
+    error = standard_error(values)
+    spread = "" if error is None else f" ± {error:.2f}"
+    return f"{statistics.fmean(values):.2f}{spread}"
+
+
 @dataclasses.dataclass(frozen=True)
 class Comparison:
     """A method against the baseline in points of top-1 accuracy, over the seeds both have."""

@@ -22,6 +22,15 @@ from cglo_jax.errors import UserError
 
 _UPLOAD_S = 120.0  # after a run; what is not uploaded then stays in workdir/wandb
 _SILENT = {"silent": True, "console": "off"}  # it would wrap standard output and error
+_PLACES = (
+    "dataset.path",
+    "dataset.data_dir",
+    "dataset.split_file",
+    "reconstruction.weights",
+    "latent.init_weights",
+    "classify.weights",
+    "report.compare",
+)
 _failed = False  # whether this process tells W&B no more
 
 
@@ -33,8 +42,9 @@ class Project(NamedTuple):
 
     @classmethod
     def create(cls, config: ConfigDict) -> Self:
-        """Takes `config.log.wandb`."""
-        return cls(config.log.wandb, flatten(config))
+        """Takes `config.log.wandb`, and all fields but those that name places of this machine."""
+        fields = flatten(config).items()
+        return cls(config.log.wandb, {k: v for k, v in fields if k not in _PLACES})
 
 
 NO_PROJECT = Project()

@@ -44,7 +44,9 @@ def texts(section):
 
 def test_by_chance_is_said_and_no_class_is_marked():
     section = class_sections.changes(make_results(SAME), FLAT)
-    assert "0 of 6 intervals exclude 0; about 0.3 would if nothing" in texts(section)
+    assert "0 of 6 intervals exclude 0; at most about 0.3 would if nothing" in texts(
+        section
+    )
     assert "none excludes 0: no single class can be said to have changed" in texts(
         section
     )

@@ -1,5 +1,6 @@
 """Tests of cglo_jax/restoring.py."""
 
+import dataclasses
 import functools
 import hashlib
 
@@ -46,6 +47,17 @@ def test_ids_are_hashed_one_by_one_and_copies_told_apart():
     for row, text in zip(ids, ("cat/0", "dog/0", "cat/1"), strict=True):
         assert row.tobytes() == hashlib.sha256(text.encode()).digest()[:16]
     assert restoring.hash_ids([]).shape == (0, 16)
+
+
+def test_images_that_the_generator_learnt_are_known_wherever_they_are_now():
+    learnt, added, unseen = (create_dataset(2, seed=s).ids for s in (1, 2, 3))
+    test_set = dataclasses.replace(create_dataset(6), ids=(*learnt, *added, *unseen))
+    model = {"ids": restoring.hash_ids([*added, learnt[1]])}
+    found = restoring.find_unseen(test_set, model).tolist()
+    assert found == [True, False, False, False, True, True]
+    model["generator_ids"] = restoring.hash_ids(learnt)
+    found = restoring.find_unseen(test_set, model).tolist()
+    assert found == [False, False, False, False, True, True]
 
 
 def test_codes_have_a_directory_for_their_images_and_their_generator(tmp_path):

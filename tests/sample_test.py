@@ -64,6 +64,14 @@ def no_figures(monkeypatch):
     monkeypatch.setattr(sample, "write_figures", lambda *_: None)
 
 
+def test_test_images_that_were_learnt_are_not_compared_with(trained, no_figures):
+    config, dataset, workdir = trained
+    ids = (*dataset.ids[:2], *TEST_SET.ids[2:])
+    sample.run(config, workdir, (dataset, dataclasses.replace(TEST_SET, ids=ids)), 0)
+    told = json.loads((workdir / "samples" / "nearest.json").read_text())
+    assert told["held_out"] == len(TEST_SET.ids) - 2
+
+
 def test_everything_written_is_what_the_manifest_says(trained):
     config, dataset, workdir = trained
     directory = sample.run(config, workdir, (dataset, TEST_SET), 0)

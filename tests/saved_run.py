@@ -112,6 +112,7 @@ def create_result(dataset, method, seed, fingerprint) -> dict:
         "top1": 80.0,
         "top5": 100.0,
         "n_test": 100,
+        "confusion": [[0, 0, 80], [0, 1, 20]],
         "steps": STEP,
         "fingerprint": fingerprint,
         "dataset": {
