@@ -131,9 +131,9 @@ def _weigh(told: Sequence[Change], names: Sequence[str], confidence: float) -> s
         f"at most about {n * (1 - confidence):.2g} would if nothing had changed. "
     )
     if survivors:
-        held = f"still excludes 0: {', '.join(survivors)}."
+        held = f"still excludes 0: class {survivors[0]}."
         if len(survivors) > 1:
-            held = f"still exclude 0: {', '.join(survivors)}."
+            held = f"still exclude 0: classes {', '.join(survivors)}."
         text += f"Made wide enough for all classes at once (Bonferroni), {held}"
     else:
         text += (

@@ -58,7 +58,7 @@ def test_by_chance_is_said_and_no_class_is_marked():
 def test_the_class_that_survives_is_marked():
     section = class_sections.changes(make_results(FIRST_ROSE), FLAT)
     assert "1 of 6 intervals excludes 0" in texts(section)
-    assert f"(Bonferroni), still excludes 0: {NAMES[0]}." in texts(section)
+    assert f"(Bonferroni), still excludes 0: class {NAMES[0]}." in texts(section)
     [chart] = [b for b in section.content if b.kind == "intervals"]
     assert [row.note for row in chart.rows] == ["rose", *[""] * 5]
     [table] = [b for b in section.content if b.kind == "table"]

@@ -136,7 +136,9 @@ def read_state(directory):
         return step, saved.restore_model(step)
 
 
-@pytest.mark.parametrize("method", ["cglo", "mixmatch"])
+@pytest.mark.parametrize(
+    "method", ["cglo", pytest.param("mixmatch", marks=pytest.mark.slow)]
+)
 def test_a_run_resumes_bit_for_bit(trained, method, monkeypatch, capsys):
     config, dataset, workdir = trained
     if method == "mixmatch":

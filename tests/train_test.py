@@ -64,7 +64,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, monkeypatc
     assert ["cross_entropy" in r for r in records] == [True, True, True, False] * 2
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_steps_in_one_call_are_the_steps_one_by_one(tmp_path, monkeypatch, devices):
     dataset = create_dataset(20, unlabelled=8)  # epochs of 3 + 1 steps
     changes = {"train.log_every_steps": 4, "devices": devices}
