@@ -4,7 +4,6 @@ They hold nothing that differs between two equal runs: no date, no time, no path
 """
 
 import importlib.resources
-import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from cglo_jax.fingerprints import classify_fingerprint, train_fingerprint
 from cglo_jax.markdown import escape
 from cglo_jax.methods import METHODS
 from cglo_jax.results import count_labels, name_data, result_path
+from cglo_jax.verdict import accuracy_error
 
 NAME = "README.md"
 _VERSIONS = ("python", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -46,7 +46,7 @@ def write_generator_card(
         "generator_card.md.jinja",
         data=_describe_source(config),
         counts=list(zip(dataset.class_names, count_labels(dataset), strict=True)),
-        example=ascii(dataset.class_names[0]),  # Python code
+        example=repr(dataset.class_names[0]),  # Python code
         n_labelled=dataset.num_labelled,
         n_unlabelled=len(dataset.ids) - dataset.num_labelled,
         shape=meta["shape"],
@@ -74,7 +74,7 @@ def write_classifier_card(
         data=_describe_source(config),
         counts=list(counts),
         right=right,
-        error=_standard_error(result["top1"], result["n_test"]),
+        error=accuracy_error(result["top1"], result["n_test"]),
         network=_describe_network(config),
         config=config,
         result=result,
@@ -84,11 +84,6 @@ def write_classifier_card(
     )
     path = result_path(workdir, result["method"], result["seed"])
     storage.write_atomically(path.with_name(NAME), text)
-
-
-def _standard_error(percent: float, n: int) -> float:
-    """Of a share of n images, in percentage points."""
-    return math.sqrt(percent * (100 - percent) / n)
 
 
 def _describe_source(config: ConfigDict) -> str:

@@ -110,7 +110,7 @@ def _panel(
             text = f"{tick / 1000:g}k" if tick and last >= 10000 else f"{tick:g}"
             parts.append(_text(place(tick, 0)[0], bottom + 16, "middle", text))
     for (method, _), line in sorted(lines.items()):
-        index = methods.index(method) if method else 0
+        index = methods.index(method) if method else -1
         parts.append(_draw_line([place(*point) for point in line], index))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" fill="currentColor"'
@@ -155,10 +155,12 @@ def _text(x: float, y: float, anchor: str, text: str) -> str:
 
 
 def _color(index: int) -> str:
+    if index < 0:  # of no method
+        return "currentColor"
     return f"var(--series-{index % len(PALETTE)}, {PALETTE[index % len(PALETTE)]})"
 
 
 def _stroke(index: int) -> str:
-    dash = _DASHES[index % len(_DASHES)]
+    dash = _DASHES[max(0, index) % len(_DASHES)]
     style = f'fill="none" style="stroke: {_color(index)}"'
     return f'{style} stroke-width="1.6" stroke-dasharray="{dash}"'

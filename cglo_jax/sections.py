@@ -1,6 +1,5 @@
 """What a report tells of the results: one function per section, in the order of the page."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ from cglo_jax.verdict import (
     BASELINE,
     Comparison,
     Results,
+    accuracy_error,
     any_result,
     mean_and_error,
     signed,
@@ -30,8 +30,8 @@ all of it is below. The interval covers what differs between seeds: initialisati
 and augmentation. It does not cover:
 """
 _NO_INTERVAL = """
-With one seed there is no interval, and so no verdict: nothing tells a difference from chance. Give
---config.seeds more of them. More seeds would not cover:
+With one seed there is no interval, and so no verdict: nothing tells a difference from chance. Run it
+again with three or more, as in --config.seeds="(0,1,2)". They would not cover:
 """
 _LIMITS = """
 Other training images. All seeds share those of dataset.split_seed {split_seed}; with few of them,
@@ -104,7 +104,7 @@ def differences(
         "percent": percent,
         "split_seed": flat["dataset.split_seed"],
         "test_images": plural(n_test, "image"),
-        "error": max(math.sqrt(p * (100 - p) / n_test) for p in top1),
+        "error": max(accuracy_error(p, n_test) for p in top1),
     }
     blocks = [
         _paired_differences(comparisons, percent),
@@ -197,5 +197,5 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]]) -> Section:
     if not drawn:
         text = "There are none: --stage=train and --stage=classify write them."
         return Section(heading, [text])
-    text = "A thin line per seed, a colour and a dash per method, over training steps."
+    text = "A thin line per seed, over training steps; a colour and a dash per method of classifiers."
     return Section(heading, [text], blocks=[Curves(drawn, curves.legend(metrics))])

@@ -57,7 +57,7 @@ def paired_difference(
 def verdict(low: float | None, high: float | None) -> str:
     """Returns what an interval of the difference allows to say, and no more."""
     if low is None or high is None:
-        return "one seed: no verdict"
+        return "no verdict from one seed"
     if low > 0:
         return "helped"
     return "hurt" if high < 0 else "no measurable difference"
@@ -74,6 +74,16 @@ def standard_error(values: Sequence[float]) -> float | None:
     if len(values) < 2:
         return None
     return statistics.stdev(values) / math.sqrt(len(values))
+
+
+def accuracy_error(percent: float, n: int) -> float:
+    """Returns the standard error of an accuracy, in points, that n test images alone give it.
+
+    Of Agresti & Coull's estimate, (right + 2) / (n + 4), so that it is not 0 where all or none are
+    right.
+    """
+    share = (percent / 100 * n + 2) / (n + 4)
+    return 100 * math.sqrt(share * (1 - share) / (n + 4))
 
 
 def mean_and_error(values: Sequence[float]) -> str:

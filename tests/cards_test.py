@@ -125,8 +125,8 @@ def test_a_classifiers_card_has_its_accuracy_for_people_and_machines(run):
     assert index["name"] == "cglo-0"
     top1, top5 = index["results"][0]["metrics"]
     assert (top1["type"], top1["value"], top5["value"]) == ("accuracy", 81.23, 100.0)
-    # sqrt(81.234 * 18.766 / 100) = 3.90
-    assert "| top-1 accuracy | 81.23 ± 3.90 |" in text
+    # p = (81.234 + 2) / 104 = .8003: sqrt(p * (1 - p) / 104) = .0392
+    assert "| top-1 accuracy | 81.23 ± 3.92 |" in text
     assert "| | % of 100 test images |" in text
     assert "digest of the training images and their labels\n`1234`" in text
     assert "of the test images `5678`" in text

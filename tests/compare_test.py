@@ -202,7 +202,7 @@ def test_one_seed_has_no_interval(tmp_path):
     text = write(tmp_path, *(put_run(tmp_path / name, one) for name in "ab"))
     assert rows_of(text, "Difference to a")[0] == ["baseline", "0.00"]
     rows = rows_of(text, "Verdict of each run: difference to its baseline")
-    assert rows == [["cglo", *["one seed: no verdict, +3.25"] * 2]]
+    assert rows == [["cglo", *["no verdict from one seed, +3.25"] * 2]]
 
 
 def test_a_run_of_an_older_version_has_the_defaults_of_new_fields(tmp_path, two):

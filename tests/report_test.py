@@ -45,7 +45,7 @@ def test_one_seed_is_no_verdict(tmp_path, config):
     for method, top1 in (("baseline", 80.0), ("cglo", 90.0)):
         put_result(tmp_path, make_result(config, method, 0, top1))
     [line] = report.write(tmp_path, config)
-    assert line.startswith("cglo: one seed: no verdict. ")
+    assert line.startswith("cglo: no verdict from one seed. ")
     assert "helped" not in line
     assert "interval" not in line
     text = (tmp_path / "report.md").read_text()

@@ -56,7 +56,7 @@ def test_pairs_must_match():
         (-1.0, 1.0, "no measurable difference"),
         (-2.0, 0.0, "no measurable difference"),
         (-2.0, -0.01, "hurt"),
-        (None, None, "one seed: no verdict"),
+        (None, None, "no verdict from one seed"),
     ],
 )
 def test_verdict_says_what_the_interval_carries(low, high, want):
@@ -83,3 +83,13 @@ def test_seeds_that_both_have_are_compared():
     assert comparison.seeds == [0, 2]
     assert comparison.differences == [3.25, 4.25]
     assert verdict.compare(results, "pixelmix", 0.95) is None
+
+
+def test_an_accuracy_of_few_images_is_not_exact_where_all_are_right():
+    # by hand: 6 of 6 count as 8 of 10
+    assert verdict.accuracy_error(100.0, 6) == pytest.approx(
+        100 * (0.8 * 0.2 / 10) ** 0.5
+    )
+    none, every = (verdict.accuracy_error(p, 6) for p in (0.0, 100.0))
+    assert none == pytest.approx(every)
+    assert verdict.accuracy_error(50.0, 9996) == pytest.approx(0.5)
