@@ -3,20 +3,18 @@
 They hold nothing that differs between two equal runs: no date, no time, no path.
 """
 
-import importlib.resources
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jinja2
 from ml_collections import ConfigDict
 
-from cglo_jax import restoring, storage
+from cglo_jax import classes, restoring, storage
 from cglo_jax.checkpoints import Checkpoints
 from cglo_jax.config import get_config
 from cglo_jax.data import Dataset
 from cglo_jax.fingerprints import classify_fingerprint, train_fingerprint
-from cglo_jax.markdown import escape
+from cglo_jax.markdown import render
 from cglo_jax.methods import METHODS
 from cglo_jax.results import count_labels, name_data, result_path
 from cglo_jax.verdict import accuracy_error
@@ -42,7 +40,7 @@ def write_generator_card(
     with Checkpoints(directory, read_only=True) as saved:
         step = saved.latest_step()
         meta, environment = saved.meta(step), saved.environment(step)
-    text = _render(
+    text = render(
         "generator_card.md.jinja",
         data=_describe_source(config),
         counts=list(zip(dataset.class_names, count_labels(dataset), strict=True)),
@@ -67,13 +65,12 @@ def write_classifier_card(
     data, versions = result["dataset"], result["environment"]
     names = data["class_names"]
     counts = zip(names, data["train_counts"], data["test_counts"], strict=True)
-    right = {k: count for k, predicted, count in result["confusion"] if k == predicted}
-    right = [right.get(label, 0) for label in range(len(names))]
-    text = _render(
+    _, right = classes.count(result["confusion"])
+    text = render(
         "classifier_card.md.jinja",
         data=_describe_source(config),
         counts=list(counts),
-        right=right,
+        right=[right[label] for label in range(len(names))],
         error=accuracy_error(result["top1"], result["n_test"]),
         network=_describe_network(config),
         config=config,
@@ -142,16 +139,3 @@ def _index(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     }
     name = f"{result['method']}-{result['seed']}"
     return [{"name": name, "results": [of_task]}]
-
-
-def _render(name: str, **values: Any) -> str:
-    template = importlib.resources.files("cglo_jax").joinpath(name)
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["md"] = escape
-    text = template.read_text(encoding="utf-8")
-    return environment.from_string(text).render(**values)

@@ -2,8 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from cglo_jax.errors import UserError
 from cglo_jax.verdict import BASELINE, Results, paired_difference
@@ -86,7 +85,7 @@ def compare_classes(results: Results, method: str, confidence: float) -> list[Ch
     """
     seeds = shared_seeds(results, method)
     counted = {
-        name: [_count(results[name][seed]) for seed in seeds]
+        name: [count(results[name][seed]["confusion"]) for seed in seeds]
         for name in (BASELINE, method)
     }
     tested = counted[BASELINE][0][0]
@@ -113,13 +112,17 @@ def compare_classes(results: Results, method: str, confidence: float) -> list[Ch
     return sorted(changes, key=lambda c: (-c.mean, c.label))
 
 
-def _count(
-    result: dict[str, Any],
+def count(
+    confusion: Iterable[tuple[int, int, int]],
 ) -> tuple[collections.Counter[int], collections.Counter[int]]:
-    """Test images of each class, and those of them that are right."""
+    """Counts test images of each class, and those of them that are right.
+
+    Args:
+      confusion: see `results.confusion`.
+    """
     tested: collections.Counter[int] = collections.Counter()
     right: collections.Counter[int] = collections.Counter()
-    for label, predicted, count in result["confusion"]:
-        tested[label] += count
-        right[label] += count * (label == predicted)
+    for label, predicted, number in confusion:
+        tested[label] += number
+        right[label] += number * (label == predicted)
     return tested, right

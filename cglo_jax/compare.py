@@ -12,7 +12,7 @@ from cglo_jax.config import flatten
 from cglo_jax.errors import UserError, printable
 from cglo_jax.markdown import to_markdown
 from cglo_jax.page import Page, to_html
-from cglo_jax.results import read_result
+from cglo_jax.results import find_results
 
 _EQUAL = (
     "Their accuracies can be compared. They have the same training and test images."
@@ -72,8 +72,8 @@ def read_runs(given: str) -> list[Run]:
 
 def _read_run(text: str) -> Run:
     workdir = saved_config.find_workdir(text)
-    paths = sorted(workdir.glob("classifiers/*/result.json"))
-    saved = read_result(paths[0])["fingerprint"] if paths else {}
+    read = find_results(workdir)
+    saved = read[0]["fingerprint"] if read else {}
     config = saved_config.restore_config(workdir, saved)
     results = report.read_results(workdir, config)
     timings = report.read_lines(workdir / "timings.jsonl", {"stage", "wall_s"})

@@ -16,7 +16,7 @@ from cglo_jax import classifier, decode, parallel, pixels, saved_config
 from cglo_jax.checkpoints import restore_latest_model
 from cglo_jax.data import batch_that_fits, to_float
 from cglo_jax.errors import UserError, printable
-from cglo_jax.results import read_result
+from cglo_jax.results import find_results, result_path
 
 Path = str | os.PathLike
 
@@ -149,9 +149,8 @@ def load(workdir: Path, method: str, seed: int | None = None) -> Classifier:
 
 
 def find(workdir: pathlib.Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """Returns the results of all trained classifiers by (method, seed), see `results.read_result`."""
-    paths = sorted(workdir.glob("classifiers/*/result.json"))
-    return {(r["method"], r["seed"]): r for r in map(read_result, paths)}
+    """Returns the results of all trained classifiers by (method, seed), see `results.find_results`."""
+    return {(r["method"], r["seed"]): r for r in find_results(workdir)}
 
 
 def restore(
@@ -162,7 +161,7 @@ def restore(
     Raises:
       UserError: it has no checkpoint after its last step, or it is of an older version.
     """
-    directory = workdir / "classifiers" / f"{method}-{seed}"
+    directory = result_path(workdir, method, seed).parent
     hint = "its result.json is all there is; put checkpoints/ back"
     model, meta, step = restore_latest_model(directory / "checkpoints", hint)
     if step != result["steps"]:

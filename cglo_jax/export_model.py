@@ -7,7 +7,6 @@ program, a classifier's are what its program is called with.
 
 import contextlib
 import dataclasses
-import importlib.resources
 import json
 import pathlib
 import shutil
@@ -16,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.export
-import jinja2
 import numpy as np
 import safetensors.numpy
 from flax import traverse_util
@@ -37,6 +35,7 @@ from cglo_jax.ensemble import Classifier
 from cglo_jax.errors import UserError
 from cglo_jax.fingerprints import check_fingerprint, train_fingerprint
 from cglo_jax.inference import TrainedModel
+from cglo_jax.markdown import render
 from cglo_jax.models.layers import BATCH_NORM_EPSILON
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -181,11 +180,8 @@ def _describe(
     names: Sequence[str],
 ) -> str:
     """What the files are; `model` and `classifier` are any of them."""
-    template = importlib.resources.files("cglo_jax").joinpath("exports.md.jinja")
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(template.read_text(encoding="utf-8")).render(
+    return render(
+        "exports.md.jinja",
         model=model,
         noise_dim=_noise_dim(model) if model else 0,
         pair=_choose_pair(model) if model else None,

@@ -1,8 +1,12 @@
 """A page as Markdown: texts and tables; pictures are links into samples/."""
 
 import html
+import importlib.resources
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jinja2
 
 from cglo_jax.errors import printable
 from cglo_jax.page import Block, Page, Table
@@ -12,6 +16,20 @@ def escape(text: object) -> str:
     """Makes Markdown show a text as it is, within a line."""
     text = html.escape(" ".join(printable(text).split()), quote=False)
     return re.sub(r"([\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
+
+
+def render(name: str, **values: Any) -> str:
+    """Fills a template of this package; its filter `md` is `escape`."""
+    template = importlib.resources.files("cglo_jax").joinpath(name)
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["md"] = escape
+    text = template.read_text(encoding="utf-8")
+    return environment.from_string(text).render(**values)
 
 
 def to_markdown(page: Page) -> str:

@@ -17,7 +17,7 @@ from cglo_jax import config as config_lib
 from cglo_jax.errors import UserError
 from cglo_jax.markdown import to_markdown
 from cglo_jax.page import Page, to_html
-from cglo_jax.results import read_result
+from cglo_jax.results import find_results
 from cglo_jax.verdict import (
     BASELINE,
     Comparison,
@@ -113,7 +113,7 @@ def _verdicts(
 
 def read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
     """Reads classifiers/*/result.json: the baseline's first, then cglo's."""
-    read = [read_result(path) for path in workdir.glob("classifiers/*/result.json")]
+    read = find_results(workdir)
     if not read:
         raise UserError(
             f"{workdir / 'classifiers'} holds no result: run --stage=classify first"

@@ -22,6 +22,15 @@ def result_path(workdir: pathlib.Path, method: str, seed: int) -> pathlib.Path:
     return workdir / "classifiers" / f"{method}-{seed}" / "result.json"
 
 
+def find_results(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads the results of all trained classifiers, in the order of their directories.
+
+    Raises:
+      UserError: see `read_result`.
+    """
+    return [read_result(p) for p in sorted(workdir.glob("classifiers/*/result.json"))]
+
+
 def read_result(path: pathlib.Path) -> dict[str, Any]:
     """Reads classifiers/<method>-<seed>/result.json, what `classify.run` writes.
 
