@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cglo_jax import classes, restoring, storage
+from cglo_jax import classes, ownership, restoring, storage
 from cglo_jax.checkpoints import Checkpoints
 from cglo_jax.config import get_config
 from cglo_jax.data import Dataset
@@ -55,7 +55,8 @@ def write_generator_card(
         losses=_last_losses(workdir, {"stage": "train", "seed": seed}),
         environment=environment,
     )
-    storage.write_atomically(directory / NAME, text)
+    name = (directory / NAME).relative_to(workdir).as_posix()
+    ownership.write(workdir, name, text)
 
 
 def write_classifier_card(
@@ -80,7 +81,8 @@ def write_classifier_card(
         index=_index(result),
     )
     path = result_path(workdir, result["method"], result["seed"])
-    storage.write_atomically(path.with_name(NAME), text)
+    name = path.with_name(NAME).relative_to(workdir).as_posix()
+    ownership.write(workdir, name, text)
 
 
 def _describe_source(config: ConfigDict) -> str:

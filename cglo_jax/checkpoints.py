@@ -8,9 +8,9 @@ manifest and renamed, so there is never half of one; and it is verified, every b
 import concurrent.futures
 import contextlib
 import math
+import os
 import pathlib
 import re
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
@@ -24,8 +24,10 @@ from cglo_jax import manifest, memory, storage
 from cglo_jax.errors import UserError
 
 _KEPT = 2
-_SAVING, _DAMAGED = ".saving", ".damaged"  # of folders that are no checkpoints
-_OURS = re.compile(r"\d+(\.saving|\.damaged|\.removed)*")
+# Of folders that are no checkpoints.
+_SAVING, _DAMAGED, _REMOVED = ".saving", ".damaged", ".removed"
+_OURS = re.compile(r"\d+(\.saving-\w+|\.damaged|\.removed)*")
+_WRITTEN = re.compile(r"(model|train)/.+|\.?manifest\.json(\.\w+\.tmp)?")
 
 
 class Checkpoints:
@@ -111,9 +113,12 @@ class Checkpoints:
             text = f"{path} is damaged: {why}; using step {used}"
             if jax.process_index() == 0:
                 print(f"warning: {text}", file=sys.stderr, flush=True)
-            if not self._read_only:
-                storage.remove_folder(path.with_name(path.name + _DAMAGED))
-                storage.rename(path, path.with_name(path.name + _DAMAGED))
+            if not self._read_only and _is_checkpoint(path):
+                aside = path.with_name(path.name + _DAMAGED)
+                _remove(aside)
+                while aside.exists():  # it holds something of somebody else's
+                    aside = aside.with_name(aside.name + _DAMAGED)
+                storage.rename(path, aside)
 
     def save(self, step: int, model: Any, train: Any, meta: Mapping[str, Any]) -> None:
         """Saves two trees of arrays and a JSON object, as they are now.
@@ -129,19 +134,25 @@ class Checkpoints:
         self._pending = self._writer.submit(self._write, step, model, train, dict(meta))
 
     def _write(self, step: int, model: Any, train: Any, meta: dict[str, Any]) -> None:
-        temporary = self.directory / f"{step}{_SAVING}"
+        temporary = None
         try:
             storage.make_folder(self.directory)
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-            for name, tree in (("model", model), ("train", train)):
-                _save_tree(temporary / name, tree)
-            storage.sync_tree(temporary)
-            environment = manifest.describe_environment(self._devices)
-            manifest.write(temporary, step, meta, environment)
+            prefix = f"{step}{_SAVING}-"
+            temporary = storage.make_temporary_folder(self.directory, prefix)
+            with storage.opened_folder(temporary) as folder:
+                for name, tree in (("model", model), ("train", train)):
+                    _save_tree(folder / name, tree)
+                storage.sync_tree(folder)
+                environment = manifest.describe_environment(self._devices)
+                manifest.write(folder, step, meta, environment)
             storage.rename(temporary, self.directory / str(step))
+        except UserError:
+            raise
         except Exception as error:
-            shutil.rmtree(temporary, ignore_errors=True)
+            storage.check_change(self.directory)  # or is it no longer this run's?
+            if temporary:
+                with contextlib.suppress(OSError, UserError):
+                    _remove(temporary)
             raise UserError(
                 f"cannot save step {step} to {self.directory}: {storage.explain(error)}; what was "
                 "saved before is intact: mend that, and the same command goes on from there"
@@ -150,10 +161,13 @@ class Checkpoints:
 
     def _remove_old(self) -> None:
         """Removes what is too old or damaged, and what a killed process left."""
-        kept = {str(step) for step in self._steps()[:_KEPT]}
+        names = [str(step) for step in self._steps()]
+        kept = [n for n in names if (self.directory / n / manifest.NAME).exists()][
+            :_KEPT
+        ]
         for path in self.directory.iterdir():
-            if _OURS.fullmatch(path.name) and path.is_dir() and path.name not in kept:
-                storage.remove_folder(path)
+            if _OURS.fullmatch(path.name) and path.name not in kept:
+                _remove(path)
 
     def meta(self, step: int) -> dict[str, Any]:
         """Returns the JSON object saved with `step`."""
@@ -192,6 +206,50 @@ class Checkpoints:
                 "or move that folder away"
             ) from error
         return tree
+
+
+def remove_all(directory: pathlib.Path) -> None:
+    """Removes the checkpoints in a directory, and the directory if nothing else is in it."""
+    for path in directory.iterdir():
+        if _OURS.fullmatch(path.name):
+            _remove(path)
+    with contextlib.suppress(OSError):  # it holds something else
+        directory.rmdir()
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Removes a checkpoint, or what is left of one; nothing if it holds a file of somebody else's.
+
+    It is renamed first: nobody sees half of it under its own name.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    if not _is_all_written(folder):
+        return
+    removed = folder
+    if folder.suffix != _REMOVED:
+        removed = folder.with_name(folder.name + _REMOVED)
+        _remove(removed)  # of an earlier, killed call
+        storage.rename(folder, removed)
+    storage.remove_files(removed, lambda path: _is_written(removed, path))
+
+
+def _is_all_written(folder: pathlib.Path) -> bool:
+    """Whether a folder has no file but those that are written into a checkpoint."""
+    files = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
+    return all(_is_written(folder, path) for path in files)
+
+
+def _is_checkpoint(folder: pathlib.Path) -> bool:
+    """Whether a folder is, or was, a checkpoint: not what somebody called by a number."""
+    names = ("model", "train", manifest.NAME)
+    return any(os.path.lexists(folder / name) for name in names)
+
+
+def _is_written(folder: pathlib.Path, path: pathlib.Path) -> bool:
+    """Whether a file in a checkpoint is one of those that are written there."""
+    name = path.relative_to(folder).as_posix()
+    return bool(_WRITTEN.fullmatch(name)) and path.is_file() and not path.is_symlink()
 
 
 def _handler() -> ocp.PyTreeCheckpointHandler:

@@ -18,10 +18,10 @@ from cglo_jax import (
     loop,
     memory,
     mixmatch,
+    ownership,
     parallel,
     pretrained,
     restoring,
-    storage,
 )
 from cglo_jax.data import Dataset, batch_that_fits, to_float
 from cglo_jax.errors import UserError
@@ -160,7 +160,8 @@ def run(
     }
     if parallel.is_first_process():
         cards.write_classifier_card(config, workdir, result)
-        storage.write_atomically(path, json.dumps(result, indent=1) + "\n")
+        name = path.relative_to(workdir).as_posix()
+        ownership.write(workdir, name, json.dumps(result, indent=1) + "\n")
     text = f"top-1 {top1:.2f} %, top-5 {top5:.2f} % of {n_test} images"
     print(f"{name}: {text}", flush=True)
 

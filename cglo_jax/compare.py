@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from cglo_jax import compare_sections, report, saved_config, storage
+from cglo_jax import compare_sections, ownership, report, saved_config
 from cglo_jax.compare_sections import Run
 from cglo_jax.config import flatten
 from cglo_jax.errors import UserError, printable
@@ -37,9 +37,8 @@ def write(workdir: pathlib.Path, config: ConfigDict) -> str:
       UserError: fewer than two runs are named, or one is not there, not finished or damaged.
     """
     page = _create_page(read_runs(config.report.compare), config.report.confidence)
-    storage.make_folder(workdir.absolute())
-    storage.write_atomically(workdir / "compare.md", to_markdown(page))
-    storage.write_atomically(workdir / "compare.html", to_html(page))
+    ownership.write(workdir, "compare.md", to_markdown(page))
+    ownership.write(workdir, "compare.html", to_html(page))
     return page.verdicts[0][1]
 
 

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from cglo_jax import (
     ensemble,
     inference,
     lock,
+    ownership,
     restoring,
     saved_config,
     synthesis,
@@ -55,22 +55,18 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     seeds, results = inference.trained_seeds(path), ensemble.find(path)
     if not seeds and not results:
         raise UserError(f"nothing is trained in {path}: run --stage=train first")
-    temporary, directory = path / "exports.tmp", path / "exports"
-    with lock.hold(path):
-        shutil.rmtree(temporary, ignore_errors=True)
+    with lock.hold(path), ownership.replacing(path, "exports") as new:
         model = classifier = None  # one of each in memory
         for seed in seeds:
             model = _restore(config, path, seed)
-            write_generator(temporary / f"seed-{seed}", model)
+            write_generator(new / f"seed-{seed}", model)
         names = [f"{method}-{seed}" for method, seed in results]
         for name, (key, result) in zip(names, results.items(), strict=True):
             classifier = ensemble.restore(path, *key, result)
-            write_classifier(temporary / name, classifier)
+            write_classifier(new / name, classifier)
         readme = _describe(model, seeds, classifier, names)
-        (temporary / "README.md").write_text(readme, encoding="utf-8")
-        shutil.rmtree(directory, ignore_errors=True)
-        temporary.rename(directory)
-    return directory
+        (new / "README.md").write_text(readme, encoding="utf-8")
+    return path / "exports"
 
 
 def _restore(config: ConfigDict, workdir: pathlib.Path, seed: int) -> TrainedModel:

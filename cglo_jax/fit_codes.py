@@ -5,12 +5,12 @@ statistics, as they do when sampling. Images that already have a code keep it; t
 ones start uniformly on the sphere, whatever `latent.init` was for those of training.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import math
 import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from cglo_jax import cglo, codes, loop, memory, parallel, restoring, train
-from cglo_jax.checkpoints import Checkpoints
+from cglo_jax.checkpoints import Checkpoints, remove_all
 from cglo_jax.data import Dataset
 from cglo_jax.errors import UserError
 from cglo_jax.fingerprints import check_fingerprint
@@ -192,9 +192,13 @@ def run(
             meta = {**meta, "total": 0, "rate": 1.0}
             checkpoints.save(0, model, {"step": np.int32(0)}, meta)
     if parallel.is_first_process():  # those of other images or of another generator
-        for path in [*directory.parent.iterdir(), *directory.parent.parent.iterdir()]:
-            if path not in (directory, directory.parent):
-                shutil.rmtree(path)
+        generator = directory.parent
+        for path in list(generator.parent.glob("generator-*/images-*")):
+            if path != directory:
+                remove_all(path)
+        for path in generator.parent.glob("generator-*"):
+            with contextlib.suppress(OSError):  # it holds something else
+                path.rmdir()
     parallel.wait_for_all("codes are there")
 
 
@@ -207,7 +211,7 @@ def _split_key(seed: int) -> jax.Array:
 def _restore_trained(config, workdir, dataset, seed) -> tuple[Any, dict[str, Any]]:
     """Returns (model, meta) of the trained cGLO that codes can be fitted to."""
     directory, command = restoring.checkpoint_dir(workdir, seed), "--stage=train"
-    hint = "train one without --config.train.only_codes, or copy its checkpoints/ here"
+    hint = "train one without --config.train.only_codes, or copy a whole work directory that has one"
     model, meta, step = restoring.restore_newest(config, directory, hint)
     restoring.check_complete(directory, command, meta, step)
     names = itertools.zip_longest(meta["names"], dataset.class_names)

@@ -13,7 +13,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import finite, interrupts, manifest, parallel, storage, wandb_run
+from cglo_jax import (
+    finite,
+    interrupts,
+    manifest,
+    ownership,
+    parallel,
+    storage,
+    wandb_run,
+)
 from cglo_jax.checkpoints import Checkpoints
 from cglo_jax.errors import UserError
 from cglo_jax.fingerprints import check_fingerprint
@@ -141,7 +149,7 @@ def _advise(rollbacks: int, error: _Spoiled) -> str:
 def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
     """Takes the steps with learning rates times `rate`, by default as the checkpoint has them."""
     first = parallel.is_first_process()  # the one that writes
-    devices = len(job.devices)
+    devices, lines = len(job.devices), None
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
             Checkpoints(job.checkpoint_dir, devices=devices, read_only=not first)
@@ -149,13 +157,13 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
         start, saved_rate = _find_start(checkpoints, job)
         if first:
             _tell_start(checkpoints, start, job, again=rate is not None)
-            storage.make_file(job.metrics)
-            storage.drop_records(job.metrics, job.tags, after_step=start)
+            lines = stack.enter_context(ownership.Log(job.workdir, "metrics.jsonl"))
+            lines.drop(job.tags, after_step=start)
         rate = rate or saved_rate
         take_steps, state = job.create(rate)
         if start:
             state = _restore(checkpoints, start, state, job)
-        log = stack.enter_context(RunLog(job, start))
+        log = stack.enter_context(RunLog(job, start, lines))
         watch, step, saved, stop = finite.Watch(), start, start, 0
         while step < job.total and not stop:
             ends = (
@@ -185,7 +193,7 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
             if write:
                 log.write(step, metrics)
             if first and (save or stop):
-                storage.sync(job.metrics)  # no checkpoint without the lines before it
+                lines.sync()  # no checkpoint without the lines before it
                 meta = {**_complete_meta(job), "rate": rate}
                 checkpoints.save(step, *job.split_state(state), meta)
             if save:

@@ -4,6 +4,7 @@ python -m cglo_jax.main --config=configs/digits.py --workdir=runs/digits --stage
 """
 
 import contextlib
+import pathlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ def main(command: "Command") -> None:
         classify,
         data,
         methods,
+        ownership,
         parallel,
         train,
         wandb_run,
@@ -37,6 +39,8 @@ def main(command: "Command") -> None:
     distributed.check_equal("flags", f"{config.to_json()} {stage} {fresh}")
     methods.check_names(config.classify.methods)
     first = parallel.is_first_process()
+    if first:  # before anything is read
+        workdirs.check_place(config, workdir, stage)
     if config.report.compare and stage != "report":
         raise UserError(
             "config.report.compare is for --stage=report only: leave it out"
@@ -66,12 +70,22 @@ def main(command: "Command") -> None:
     interrupts.begin()
     with contextlib.ExitStack() as stack:
         if first:
-            if fresh and (old := workdirs.set_aside(workdir)):
-                print(f"what was in {workdir} is in {old} now", flush=True)
+            if fresh and (aside := workdirs.set_aside(workdir)):
+                print(_describe_aside(workdir, *aside), flush=True)
             stack.enter_context(workdirs.hold(config, workdir, stage))
-            storage.write_lines(workdir / "skipped.txt", train_set.skipped)
+            ownership.write_lines(workdir, "skipped.txt", train_set.skipped)
         distributed.check_workdir(workdir)
         _run_stages(command, datasets)
+
+
+def _describe_aside(workdir: pathlib.Path, old: pathlib.Path, stayed: list[str]) -> str:
+    """Says where a run was moved to by --fresh."""
+    text = f"the run that was in {workdir} is in {old} now"
+    if not stayed:
+        return text
+    more = ", ..." if len(stayed) > 3 else ""
+    named = ", ".join(map(printable, stayed[:3]))
+    return f"{text}; what this program did not write stayed ({named}{more})"
 
 
 def _use_what_is_there(command: "Command") -> None:

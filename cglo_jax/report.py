@@ -10,6 +10,7 @@ from cglo_jax import (
     class_sections,
     fingerprints,
     generated,
+    ownership,
     sections,
     storage,
 )
@@ -45,8 +46,8 @@ def write(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
       UserError: there are no results, a file cannot be used, or results are not comparable.
     """
     page = _create_page(workdir, config)
-    storage.write_atomically(workdir / "report.md", to_markdown(page))
-    storage.write_atomically(workdir / "report.html", to_html(page))
+    ownership.write(workdir, "report.md", to_markdown(page))
+    ownership.write(workdir, "report.html", to_html(page))
     return [text for _, text in page.verdicts]
 
 

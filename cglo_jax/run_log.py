@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import jax
 
-from cglo_jax import parallel, storage
+from cglo_jax import ownership, parallel, storage
 from cglo_jax.progress import Progress
 from cglo_jax.tensorboard import TensorBoard
 from cglo_jax.wandb_run import WandbRun
@@ -51,9 +51,13 @@ class RunLog(contextlib.AbstractContextManager):
     """Tells of the steps of a job from `start` on; of several processes the first one does.
 
     A context manager: leaving it writes what is still in memory.
+
+    Args:
+      lines: metrics.jsonl, of the first process.
     """
 
-    def __init__(self, job: "Job", start: int):
+    def __init__(self, job: "Job", start: int, lines: ownership.Log | None):
+        self._lines = lines
         first = parallel.is_first_process()
         self._job, self._start, self._first = job, start, first
         self._progress = Progress(
@@ -97,8 +101,8 @@ class RunLog(contextlib.AbstractContextManager):
         values = {k: float(v) for k, v in metrics.items()}
         epoch = round(step / self._job.steps_per_epoch, 4)
         line = {**self._job.tags, "step": step, "epoch": epoch, **values}
-        if self._first:
-            storage.append_record(self._job.metrics, line)
+        if self._lines:
+            self._lines.append(line)
         for tracker in self._trackers:
             tracker.write_scalars(step, values)
         self._progress.update(step, values)
@@ -138,7 +142,8 @@ class RunLog(contextlib.AbstractContextManager):
         """Writes how long the steps until `step` took."""
         if self._first and self._start < step:
             timing = {**self._job.tags, **self._progress.timing(step)}
-            storage.append_record(self._job.workdir / "timings.jsonl", timing)
+            with ownership.Log(self._job.workdir, "timings.jsonl") as timings:
+                timings.append(timing)
 
     def __exit__(self, *_: object) -> None:
         self._open.close()

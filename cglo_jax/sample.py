@@ -4,7 +4,6 @@ import functools
 import hashlib
 import json
 import pathlib
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from cglo_jax import (
     copies,
     export,
     figures,
+    ownership,
     quality,
     restoring,
     storage,
@@ -113,9 +113,7 @@ def run(
     dataset, test_set = data
     trained, _, step = restoring.restore_model(config, workdir, dataset, seed)
     model = put_on_device(config, dataset, trained, step)
-    temporary, directory = workdir / "samples.tmp", workdir / "samples"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    ownership.check_replaceable(workdir, "samples")
     key_images, key_grids = jax.random.split(jax.random.key(config.sample.seed))
     origin = {
         "seed": seed,
@@ -123,19 +121,19 @@ def run(
         "sample_seed": config.sample.seed,
     }
     per_class = config.sample.per_class
-    n = write_images(temporary, dataset, model, key_images, per_class, origin)
-    write_figures(temporary, dataset, model, key_grids, config.sample.projection)
-    held_out = test_set.images[restoring.find_unseen(test_set, trained)]
-    copies.write(temporary, dataset, held_out)
-    if forms := config.sample.export:
-        export.write(temporary, forms, dataset.class_names, config.dataset.name)
-    shutil.rmtree(directory, ignore_errors=True)
-    temporary.rename(directory)
+    with ownership.replacing(workdir, "samples") as new:
+        n = write_images(new, dataset, model, key_images, per_class, origin)
+        write_figures(new, dataset, model, key_grids, config.sample.projection)
+        held_out = test_set.images[restoring.find_unseen(test_set, trained)]
+        copies.write(new, dataset, held_out)
+        if forms := config.sample.export:
+            export.write(new, forms, dataset.class_names, config.dataset.name)
     timing = {"wall_s": round(time.perf_counter() - began, 3), "images": n}
-    tags, timings = {"stage": "sample", "seed": seed}, workdir / "timings.jsonl"
-    storage.drop_records(timings, tags, after_step=0)  # of older images
-    storage.append_record(timings, {**tags, **timing})
-    return directory
+    tags = {"stage": "sample", "seed": seed}
+    with ownership.Log(workdir, "timings.jsonl") as timings:
+        timings.drop(tags, after_step=0)  # of older images
+        timings.append({**tags, **timing})
+    return workdir / "samples"
 
 
 def write_figures(
@@ -247,7 +245,8 @@ def write_images(
         for batch in synthesize_classes(model, key, per_class):
             lines.update(threads.map(write, *batch))
     ordered = [json.dumps(lines[k]) for k in sorted(lines)]
-    storage.write_lines(directory / "manifest.jsonl", ordered)
+    text = "".join(f"{line}\n" for line in ordered)
+    storage.write_atomically(directory / "manifest.jsonl", text)
     return len(lines)
 
 

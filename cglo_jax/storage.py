@@ -3,16 +3,20 @@
 import contextlib
 import errno
 import json
-import math
 import os
 import pathlib
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import secrets
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from cglo_jax.errors import UserError
 
 _NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP)  # some network disks sync files only
+# Not on every system.
+_NO_LINK, _NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)
+_CLOSED_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
+_checks: list[Callable[[pathlib.Path], None]] = []  # see `checking`
 
 
 def sync(path: pathlib.Path) -> None:
@@ -40,63 +44,196 @@ def make_folder(folder: pathlib.Path) -> None:
     if folder.is_dir():
         return
     make_folder(folder.parent)
+    check_change(folder)
     folder.mkdir(exist_ok=True)
     sync(folder.parent)
 
 
-def make_file(path: pathlib.Path) -> None:
-    """Creates an empty file, and the folders it is in, for good; nothing if it is there."""
-    if not path.exists():
-        make_folder(path.parent)
-        path.touch()
-        sync(path.parent)
+def make_temporary_folder(folder: pathlib.Path, prefix: str) -> pathlib.Path:
+    """Creates a folder in `folder` under a name that nobody can foresee, and returns it."""
+    check_change(folder)
+    made = folder / f"{prefix}{secrets.token_hex(8)}"
+    made.mkdir()
+    return made
+
+
+@contextlib.contextmanager
+def opened_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives another path of a folder, which leads to it also after it, or one above it, was renamed.
+
+    On systems that have none it is the folder's own path.
+    """
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        path = pathlib.Path(f"/proc/self/fd/{number}")
+        yield path if path.is_dir() else folder
+    finally:
+        os.close(number)
 
 
 def rename(path: pathlib.Path, to: pathlib.Path) -> None:
     """Renames within a folder, for good."""
+    check_change(path)
     os.replace(path, to)
     sync(to.parent)
 
 
-def remove_folder(folder: pathlib.Path) -> None:
-    """Removes a folder under another name first: nobody sees half of it under its own."""
-    if folder.suffix == ".removed":
-        shutil.rmtree(folder)
-    elif folder.exists():
-        removed = folder.with_name(folder.name + ".removed")
-        with contextlib.suppress(FileNotFoundError):  # of an earlier, killed call
-            shutil.rmtree(removed)
-        os.replace(folder, removed)
-        shutil.rmtree(removed)
+def remove_file(path: pathlib.Path) -> None:
+    """Removes a file or a link, nothing if there is none."""
+    check_change(path)
+    path.unlink(missing_ok=True)
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a whole file or none: a reader never sees half of it."""
-    temporary = path.with_name(path.name + ".tmp")
+def remove_files(
+    folder: pathlib.Path, is_ours: Callable[[pathlib.Path], bool]
+) -> list[pathlib.Path]:
+    """Removes those files below a folder that are this program's, and what is empty then.
+
+    No link is followed: a link is a file here, and `is_ours` is asked about it too.
+
+    Returns:
+      The files that are left, which are somebody else's.
+    """
+    check_change(folder)
+    left = []
+    for root, folders, names in os.walk(folder, topdown=False):
+        for name in [*names, *(n for n in folders if os.path.islink(f"{root}/{n}"))]:
+            if is_ours(path := pathlib.Path(root, name)):
+                path.unlink()
+            else:
+                left.append(path)
+        with contextlib.suppress(OSError):  # something is left in it
+            os.rmdir(root)
+    return left
+
+
+def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a whole file or none: a reader never sees half of it.
+
+    It is written beside, under a name that nobody can foresee, and renamed.
+
+    Raises:
+      UserError: there is something at `path` that is no plain file.
+    """
+    write_beside(path, content, temporary_name(path.name))
+
+
+def temporary_name(name: str) -> str:
+    """Returns a name for what becomes the file `name` once it is written."""
+    return f".{name:.200}.{secrets.token_hex(8)}.tmp"
+
+
+def write_beside(path: pathlib.Path, content: str | bytes, name: str) -> None:
+    """Writes a file under another `name` of `temporary_name`, then renames it to `path`."""
+    check_plain(path)
+    check_change(path)
+    temporary = path.with_name(name)
+    data = content.encode() if isinstance(content, str) else content
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | _CLOSED_ON_EXEC
     try:
-        with _named(path), temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with _named(path), os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
+        rename(temporary, path)
+    except FileExistsError:
+        raise
+    except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    rename(temporary, path)
 
 
-def write_lines(path: pathlib.Path, lines: Sequence[str]) -> None:
-    """Writes a file of these lines, or removes it if there are none."""
-    if lines:
-        write_atomically(path, "".join(f"{line}\n" for line in lines))
-    else:
-        path.unlink(missing_ok=True)
+def check_plain(path: pathlib.Path) -> None:
+    """Raises UserError if there is something at `path` but a plain file: a link, a pipe, a folder."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise UserError(_not_plain(path))
+
+
+def _not_plain(path: pathlib.Path) -> str:
+    return (
+        f"{path} is {_kind(path)}, where a file of this program belongs: move it away, or use another "
+        "--workdir"
+    )
+
+
+def _kind(path: pathlib.Path) -> str:
+    kinds = {stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a folder"}
+    return kinds.get(stat.S_IFMT(path.lstat().st_mode), "no plain file")
+
+
+def open_to_append(path: pathlib.Path) -> BinaryIO:
+    """Opens a file for reading and for writing at its end; creates it if there is none.
+
+    Raises:
+      UserError: there is something else of that name: a link, a pipe, a device, a folder.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | _NO_LINK | _NO_WAIT | _CLOSED_ON_EXEC
+    check_change(path)
+    with _named(path):
+        check_plain(path)
+        try:
+            number = os.open(path, flags, 0o666)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # made just now
+                raise UserError(_not_plain(path)) from None
+            raise
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            os.close(number)
+            raise UserError(_not_plain(path))
+        return os.fdopen(number, "ab+")
+
+
+def is_same(number: int, path: pathlib.Path) -> bool:
+    """Whether the open file or folder is still the one with this name."""
+    try:
+        return os.path.samestat(os.fstat(number), os.stat(path))
+    except OSError:
+        return False
+
+
+def contains(outer: pathlib.Path, inner: pathlib.Path) -> bool:
+    """Whether a place lies in a folder or is that folder, by links, `..` or other names of it too."""
+    real = pathlib.Path(os.path.realpath(inner))
+    top = pathlib.Path(os.path.realpath(outer))
+    if real.is_relative_to(top):
+        return True
+    with contextlib.suppress(
+        OSError
+    ):  # as on disks that do not know case, or mounted twice
+        status = os.stat(top)
+        for path in (real, *real.parents):
+            if path.exists() and os.path.samestat(os.stat(path), status):
+                return True
+    return False
 
 
 def append_record(path: pathlib.Path, record: Mapping[str, Any]) -> None:
     """Appends one JSON line, in one write, to the last whole one."""
-    with _named(path), path.open("ab+") as file:
-        _cut_to_whole_lines(file)
-        file.write(json.dumps(record).encode() + b"\n")
+    with _named(path), open_to_append(path) as file:
+        append_lines(file, [record])
+
+
+def append_lines(file: BinaryIO, records: Iterable[Mapping[str, Any]]) -> None:
+    """Appends JSON lines, in one write, to the last whole one of an open file."""
+    _cut_to_whole_lines(file)
+    file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
+
+
+@contextlib.contextmanager
+def checking(check: Callable[[pathlib.Path], None]) -> Iterator[None]:
+    """Inside, `check` is called with the path of whatever is written, renamed or removed, before."""
+    _checks.append(check)
+    try:
+        yield
+    finally:
+        _checks.remove(check)
+
+
+def check_change(path: pathlib.Path) -> None:
+    """Raises what a `checking` has against a change of `path`."""
+    for check in dict.fromkeys(_checks):
+        check(path)
 
 
 @contextlib.contextmanager
@@ -138,19 +275,6 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
                 f"{path} is damaged: remove its line {number} and run this again"
             ) from None
     return records
-
-
-def drop_records(path: pathlib.Path, tags: Mapping[str, Any], after_step: int) -> None:
-    """Removes the lines with these tags past a step, which are written again; all without one."""
-    records = read_records(path)
-    kept = [
-        r
-        for r in records
-        if r.get("step", math.inf) <= after_step
-        or any(r.get(k) != v for k, v in tags.items())
-    ]
-    if path.exists():
-        write_atomically(path, "".join(json.dumps(r) + "\n" for r in kept))
 
 
 def explain(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from cglo_jax import storage
+from cglo_jax import ownership, storage
 
 _FLUSH_S = 10.0  # to the disk
 
@@ -30,10 +31,15 @@ class TensorBoard:
         self._writer, self._flushed = None, time.monotonic()
         folder = workdir / "tensorboard" / name
         with self._telling():
-            folder.mkdir(parents=True, exist_ok=True)
-            # Files are named by the second; a rollback may come in the same one.
-            prefix, suffix = str(folder / "events"), f".{start:09}"
+            ownership.claim(workdir)
+            storage.make_folder(folder.absolute())
+            # Files are named by the second, and read in the order of their names; a rollback may come
+            # in the same second. Nobody shall foresee a name and put a link there.
+            suffix = f".{time.time_ns()}.{secrets.token_hex(8)}"
+            prefix = str(folder / "events")
             self._writer = event_file_writer.EventsWriter(prefix, suffix)
+            (file,) = folder.glob(f"*{suffix}")
+            ownership.note(workdir, file.relative_to(workdir).as_posix())
             # Hides what a run that is resumed wrote past its checkpoint: it is written again.
             begin = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._write(start + 1, session_log=begin)

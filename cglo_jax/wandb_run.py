@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import storage
+from cglo_jax import ownership, storage
 from cglo_jax.config import flatten
 from cglo_jax.errors import UserError
 
@@ -161,7 +161,6 @@ def _read_id(workdir: pathlib.Path) -> str:
     """Returns what names this work directory wherever it is moved; a fresh one has another."""
     path = workdir / "wandb" / "id"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         token = hashlib.sha256(os.urandom(32)).hexdigest()[:12]
-        storage.write_atomically(path, token + "\n")
+        ownership.write(workdir, "wandb/id", token + "\n")
     return path.read_text(encoding="utf-8").strip()

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cglo_jax import lock, storage
+from cglo_jax import lock, ownership, storage
 from cglo_jax.config import flatten, get_config
 from cglo_jax.errors import UnusableFiles, UserError
 from cglo_jax.fingerprints import (
@@ -20,6 +20,13 @@ from cglo_jax.fingerprints import (
 )
 
 _NO_CLASSIFIERS = ("train", "sample")  # stages that read nothing of them
+_OF_RUNS = ("config.json", "skipped.txt", "metrics.jsonl", "timings.jsonl")
+_OF_REPORTS = ("report.md", "report.html")
+# What stages write; those that are not here write `_OF_RUNS`.
+_FILES = {"all": (*_OF_RUNS, *_OF_REPORTS), "report": _OF_REPORTS, "export": ()}
+_REPLACED = {"all": ("samples",), "sample": ("samples",), "export": ("exports",)}
+_NO_FILES = ("digits", "folder")
+_TFDS_DIR = "~/tensorflow_datasets"
 
 
 def check(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -> None:
@@ -29,18 +36,86 @@ def check(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -> None
       stage: of the call; what it does not read may differ.
 
     Raises:
-      UserError: it lies among the images, or what is there was made with another configuration.
+      UserError: what is there was made with another configuration.
     """
-    images = config.dataset.path and pathlib.Path(
-        os.path.expanduser(config.dataset.path)
-    )
-    if images and workdir.resolve().is_relative_to(images.resolve()):
-        raise UserError(
-            f"--workdir={workdir} lies in config.dataset.path={images}, whose folders are "
-            "classes: choose another one"
-        )
     if os.path.exists(workdir / "config.json"):
         _check_config(config, workdir / "config.json", stage)
+
+
+def check_place(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -> None:
+    """Checks that a call may write into a work directory, before it reads or makes anything.
+
+    Raises:
+      UserError: it holds files that are not of a run of this program, or a file that `stage` writes
+        was changed since, or it lies in the data set or the data set in it.
+    """
+    for name, images in _find_images(config).items():
+        if storage.contains(images, workdir):
+            relation = f"lies in {name}={images}, the data set"
+        elif storage.contains(workdir, images):
+            relation = f"holds {name}={images}, the data set"
+        else:
+            continue
+        raise UserError(
+            f"--workdir={workdir} {relation}: a run would write among the images; use another, such "
+            f"as --workdir={_find_free(config, workdir)}"
+        )
+    ownership.check_claimable(workdir, free=str(_find_free(config, workdir)))
+    lock.check_usable(workdir)
+    ownership.check(workdir, *_FILES.get(stage, _OF_RUNS))
+    for name in _REPLACED.get(stage, ()):
+        ownership.check_replaceable(workdir, name)
+
+
+def _find_images(config: ConfigDict) -> dict[str, pathlib.Path]:
+    """Returns the folders that hold the images of a run, by the field that names them."""
+    fields = config.dataset
+    if fields.path:
+        root = pathlib.Path(os.path.expanduser(fields.path))
+        linked = {f"{path}, a link": path for path in _find_links(root, depth=2)}
+        return {"config.dataset.path": root, **linked}
+    if fields.name in _NO_FILES:
+        return {}
+    data_dir = fields.data_dir or os.environ.get("TFDS_DATA_DIR", _TFDS_DIR)
+    path = pathlib.Path(os.path.expanduser(data_dir)) / fields.name.split("/")[0]
+    return {"config.dataset.data_dir": path}
+
+
+def _find_links(folder: pathlib.Path, depth: int) -> Iterator[pathlib.Path]:
+    """Yields links to folders, as classes may be, in a folder and those in it."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:  # what reads the images says so
+        return
+    for entry in entries:
+        if entry.is_symlink():
+            if entry.is_dir():
+                yield pathlib.Path(entry.path)
+        elif depth > 1 and entry.is_dir():
+            yield from _find_links(pathlib.Path(entry.path), depth - 1)
+
+
+def _find_free(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
+    """Returns a directory near `workdir` that is not there, and has nothing to do with the images."""
+    images = list(_find_images(config).values())
+
+    def is_among_images(place: pathlib.Path) -> bool:
+        return any(storage.contains(folder, place) for folder in images)
+
+    place = workdir
+    if is_among_images(workdir) or not workdir.is_dir() or _is_run(workdir):
+        place = workdir.resolve().parent
+    while is_among_images(place) and place != place.parent:
+        place = place.parent
+    names = ("cglo-run" if i == 1 else f"cglo-run-{i}" for i in itertools.count(1))
+    free = (place / name for name in names)
+    return next(p for p in free if not os.path.lexists(p) and not is_among_images(p))
+
+
+def _is_run(workdir: pathlib.Path) -> bool:
+    with contextlib.suppress(UserError):
+        return ownership.is_claimed(workdir)
+    return True
 
 
 @contextlib.contextmanager
@@ -50,6 +125,8 @@ def hold(
     """Creates the work directory, and lets nobody else run in it meanwhile; see `create`."""
     _make(workdir)
     with lock.hold(workdir):
+        ownership.check_links(workdir)
+        ownership.clean(workdir)
         create(config, workdir, stage)
         yield
 
@@ -68,14 +145,14 @@ def create(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -> Non
     _make(workdir)
     try:
         fields = flatten(config) | _kept(path, stage)
-        storage.write_atomically(path, json.dumps(fields, indent=1) + "\n")
+        ownership.write(workdir, path.name, json.dumps(fields, indent=1) + "\n")
     except OSError as error:
         raise _refuse(workdir, error) from None
 
 
 def _make(workdir: pathlib.Path) -> None:
     try:
-        storage.make_folder(workdir.absolute())
+        ownership.claim(workdir)
     except OSError as error:
         raise _refuse(workdir, error) from None
 
@@ -141,31 +218,36 @@ def has_saved(workdir: pathlib.Path) -> bool:
     return any(path.name.isdecimal() for path in steps)
 
 
-def set_aside(workdir: pathlib.Path) -> pathlib.Path | None:
-    """Renames a work directory to <name>.old-1, or the next number; None if there is none.
+def set_aside(workdir: pathlib.Path) -> tuple[pathlib.Path, list[str]] | None:
+    """Moves a run to <name>.old-1, or the next number; what this program did not write stays.
+
+    Returns:
+      (where it is now, the files that stayed), None if there was none.
 
     Raises:
-      UserError: it cannot be renamed, or another process runs in it.
+      UserError: it cannot be moved, or another process runs in it, or it is no run's.
     """
     if not workdir.exists():
         return None
-    workdir = workdir.resolve()  # not a link to it
-    if pathlib.Path.cwd().is_relative_to(workdir):
+    ownership.check_claimable(workdir)
+    if not ownership.is_claimed(workdir):  # empty
+        return None
+    if pathlib.Path.cwd().is_relative_to(workdir.resolve()):
         raise UserError(
             f"--fresh sets --workdir={workdir} aside, in which this command was started: start it "
             "elsewhere"
         )
-    names = (workdir.with_name(f"{workdir.name}.old-{i}") for i in itertools.count(1))
-    old = next(path for path in names if not path.exists())
+    real = workdir.resolve()  # beside what a link leads to
+    names = (real.with_name(f"{real.name}.old-{i}") for i in itertools.count(1))
+    old = next(path for path in names if not os.path.lexists(path))
     try:
         with lock.hold(workdir):
-            storage.rename(workdir, old)
+            return old, ownership.set_aside(workdir, old)
     except OSError as error:
         raise UserError(
             f"cannot set --workdir={workdir} aside as {old.name} ({storage.explain(error)}): use "
             "another --workdir"
         ) from None
-    return old
 
 
 @contextlib.contextmanager
@@ -175,8 +257,8 @@ def listing_skipped(workdir: pathlib.Path) -> Iterator[None]:
         yield
     except UnusableFiles as error:
         path = workdir / "skipped.txt"
-        with contextlib.suppress(OSError):  # the line names some of them, at least
-            storage.make_folder(workdir.absolute())
-            storage.write_lines(path, error.skipped)
-            raise UserError(f"{error} (all: {path})") from None
-        raise
+        try:
+            ownership.write_lines(workdir, path.name, error.skipped)
+        except (OSError, UserError):  # the line names some of them, at least
+            raise error from None
+        raise UserError(f"{error} (all: {path})") from None

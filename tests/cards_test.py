@@ -47,7 +47,6 @@ def classifier_card(workdir, config, images, method="cglo", **changes) -> str:
         "test_images": "5678",
     }
     result = {**create_result(images, method, 0, fingerprint), **changes}
-    (workdir / "classifiers" / f"{method}-0").mkdir(parents=True, exist_ok=True)
     cards.write_classifier_card(config, workdir, result)
     return (workdir / "classifiers" / f"{method}-0" / "README.md").read_text()
 

@@ -130,11 +130,11 @@ def test_without_a_checkpoint_the_error_says_what_makes_one(directory):
 
 def test_what_a_killed_process_left_is_ignored_and_cleaned_up(directory):
     save(directory, 1)
-    names = ["2.saving", "0.removed", "0.damaged", "5.damaged.removed"]
+    names = ["2.saving-0123abcd", "0.removed", "0.damaged", "5.damaged.removed"]
     for name in names:
         shutil.copytree(directory / "1", directory / name)
     assert restore_latest_model(directory, "")[2] == 1
-    assert (directory / "2.saving").exists()  # a reader changes nothing
+    assert (directory / "2.saving-0123abcd").exists()  # a reader changes nothing
     save(directory, 2)
     assert {p.name for p in directory.iterdir()} == {"1", "2"}
     assert restore_latest_model(directory, "")[2] == 2
@@ -142,8 +142,17 @@ def test_what_a_killed_process_left_is_ignored_and_cleaned_up(directory):
 
 def test_a_folder_of_somebody_else_stays(directory):
     (directory / "best-of-monday").mkdir(parents=True)
-    save(directory, 1, 2, 3)
-    assert {p.name for p in directory.iterdir()} == {"2", "3", "best-of-monday"}
+    (directory / "7").mkdir()
+    (directory / "7" / "notes.txt").write_text("mine")
+    save(directory, 1)
+    (directory / "1" / "notes.txt").write_text("mine")
+    (directory / "1" / "model" / "link").symlink_to(directory / "7")
+    save(directory, 2, 3, 4)
+    assert {p.name for p in directory.iterdir()} == {
+        *("1", "3", "4", "7", "best-of-monday")
+    }
+    for step in ("1", "7"):
+        assert (directory / step / "notes.txt").read_text() == "mine"
 
 
 def test_the_one_before_a_damaged_one_is_used_and_it_is_put_aside(directory, capsys):

@@ -14,7 +14,7 @@ from PIL import Image
 from report_workdir import TOP1, Parsed, make_config, make_result, put_result
 from scipy import stats
 
-from cglo_jax import compare
+from cglo_jax import compare, ownership
 from cglo_jax.config import flatten
 from cglo_jax.errors import UserError
 
@@ -234,7 +234,8 @@ def test_the_page_is_written_where_no_run_is(tmp_path, two, capsys):
         str(workdir / "compare.md"),
         str(workdir / "compare.html"),
     ]
-    assert {path.name for path in workdir.iterdir()} == {"compare.md", "compare.html"}
+    names = {path.name for path in workdir.iterdir()}
+    assert names == {"compare.md", "compare.html", ownership.RECORD}
 
 
 # Mistakes

@@ -201,9 +201,9 @@ def test_a_checkpoint_without_labels_is_of_an_older_version(run, tmp_path):
     config, dataset, workdir = run
     model, meta, step = restoring.restore_model(config, workdir, dataset, 0)
     del model["labels"]
+    workdirs.create(config, tmp_path)
     with checkpoints.Checkpoints(restoring.checkpoint_dir(tmp_path, 0)) as saved:
         saved.save(step, model, {"step": np.int32(step)}, meta)
-    workdirs.create(config, tmp_path)
     assert "is of an older version, which saved no" in error_of(cglo_jax.load, tmp_path)
 
 

@@ -18,6 +18,7 @@ from cglo_jax import (
     interrupts,
     loop,
     manifest,
+    ownership,
     parallel,
     progress,
     storage,
@@ -195,7 +196,8 @@ def test_other_runs_lines_stay(tmp_path):
         {"stage": "classify", "step": 9},
     ]
     for record in [*others, {**TAGS, "step": 9}]:
-        storage.append_record(tmp_path / "metrics.jsonl", record)
+        with ownership.Log(tmp_path, "metrics.jsonl") as log:
+            log.append(record)
     trainer = Trainer(tmp_path)
     trainer.run()
     records = trainer.records()

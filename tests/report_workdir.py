@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from cglo_jax import config as config_lib
-from cglo_jax import report
+from cglo_jax import ownership, report
 from cglo_jax.fingerprints import classify_fingerprint
 
 NAMES = ["plain", '<b>&"', "a_b|c", "_x_*y*", "long_enough_to_be_broken", "z"]
@@ -77,6 +77,7 @@ def make_result(config, method, seed, top1, **changes):
 
 
 def put_result(workdir, result):
+    ownership.claim(workdir)
     folder = workdir / "classifiers" / f"{result['method']}-{result['seed']}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps(result))

@@ -22,15 +22,13 @@ def test_records_are_read_as_appended(tmp_path):
     assert len(path.read_text().splitlines()) == 2
 
 
-def test_a_half_written_last_line_is_left_out_and_dropped(tmp_path):
+def test_a_half_written_last_line_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     for step in (1, 2):
         storage.append_record(path, {**TAGS, "step": step})
     whole = path.read_text()
     path.write_text(whole + '{"stage": "train", "st')
     assert [r["step"] for r in storage.read_records(path)] == [1, 2]
-    storage.drop_records(path, TAGS, after_step=2)
-    assert path.read_text() == whole
 
 
 def test_a_damaged_line_is_named(tmp_path):
@@ -38,20 +36,6 @@ def test_a_damaged_line_is_named(tmp_path):
     path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: .* line 2"):
         storage.read_records(path)
-
-
-def test_drop_records_removes_later_lines_with_these_tags_only(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    storage.drop_records(path, TAGS, after_step=0)
-    assert not path.exists()
-    other = {"stage": "train", "seed": 1}
-    records = [{**tags, "step": s} for s in (1, 2, 3) for tags in (TAGS, other)]
-    for record in records:
-        storage.append_record(path, record)
-    storage.drop_records(path, TAGS, after_step=1)
-    kept = [r for r in records if r["seed"] == 1 or r["step"] == 1]
-    assert storage.read_records(path) == kept
-    assert len(kept) == 4
 
 
 def test_write_atomically_replaces_all_or_nothing(tmp_path, monkeypatch):
@@ -80,15 +64,6 @@ def test_a_line_is_appended_to_whole_ones_only(tmp_path):
         assert '"b"' not in path.read_text()
 
 
-def test_a_file_is_made_with_its_folders_and_left_as_it_is(tmp_path):
-    path = tmp_path / "a" / "b" / "metrics.jsonl"
-    storage.make_file(path)
-    assert path.read_bytes() == b""
-    path.write_text("x")
-    storage.make_file(path)
-    assert path.read_text() == "x"
-
-
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "result.json"
     storage.write_atomically(path, "one")
@@ -101,18 +76,6 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
         storage.write_atomically(path, "two")
     assert path.read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_folder_is_removed_even_after_a_kill_in_the_middle(tmp_path):
-    folder = tmp_path / "5"
-    (tmp_path / "5.removed" / "old").mkdir(parents=True)
-    (folder / "model").mkdir(parents=True)
-    storage.remove_folder(folder)
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "6.removed").mkdir()
-    storage.remove_folder(tmp_path / "6.removed")
-    storage.remove_folder(tmp_path / "7")  # there is none
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_went_wrong_is_one_line():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cglo_jax import ownership
 from cglo_jax.tensorboard import TensorBoard
 
 pytest.importorskip("tensorboardX")
@@ -132,6 +133,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(tmp_path, monkeypatch, caps
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys):
+    ownership.claim(tmp_path)
     (tmp_path / "tensorboard").touch()
     board = open_board(tmp_path)
     board.write_scalars(1, {"loss": 0.0})

@@ -6,7 +6,7 @@ import os
 import pytest
 from conftest import create_config
 
-from cglo_jax import lock, workdirs
+from cglo_jax import lock, ownership, workdirs
 from cglo_jax.config import flatten
 from cglo_jax.errors import UserError
 
@@ -43,9 +43,15 @@ def test_create_refuses_another_config_and_keeps_the_old(tmp_path):
         workdirs.create(old, tmp_path)
     slower.seeds, slower.sample.per_class = (5,), 3
     workdirs.create(slower, tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert fields["seeds"] == [5]
     (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json was changed since"):
+        workdirs.create(slower, tmp_path)
+    assert (tmp_path / "config.json").read_text() == "{"
+    (tmp_path / "config.json").rename(tmp_path / "mine.json")  # as the line advises
     workdirs.create(slower, tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["seeds"] == [5]
+    assert json.loads((tmp_path / "config.json").read_text()) == fields
 
 
 def test_samples_leave_what_they_do_not_read_as_the_results_have_it(tmp_path):
@@ -78,11 +84,11 @@ def test_samples_with_another_t_than_the_results_are_refused(tmp_path):
 def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
-    for path in (file, file / "below"):
-        with pytest.raises(
-            UserError, match=rf"to --workdir={path} \(.+\): use another"
-        ):
-            workdirs.create(create_config(), path)
+    with pytest.raises(UserError, match=rf"--workdir={file} is no folder: use another"):
+        workdirs.create(create_config(), file)
+    below = file / "below"
+    with pytest.raises(UserError, match=rf"to --workdir={below} \(.+\): use another"):
+        workdirs.create(create_config(), below)
 
 
 def test_one_run_at_a_time_and_the_other_is_told_whose(tmp_path):
@@ -120,14 +126,22 @@ def test_a_lock_that_was_set_aside_meanwhile_is_not_held(tmp_path, monkeypatch):
         pass
 
 
-def test_what_a_link_leads_to_is_set_aside(tmp_path):
-    (tmp_path / "disk" / "run").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "disk" / "run")
-    assert workdirs.set_aside(tmp_path / "link") == tmp_path / "disk" / "run.old-1"
+def test_what_a_link_leads_to_is_set_aside_and_the_link_stays(tmp_path):
+    disk, link = tmp_path / "disk" / "run", tmp_path / "link"
+    workdirs.create(create_config(), disk)
+    link.symlink_to(disk)
+    old = tmp_path / "disk" / "run.old-1"
+    assert workdirs.set_aside(link) == (old, [])
+    assert link.is_symlink()
+    assert sorted(os.listdir(disk)) == [ownership.RECORD, "lock"]
+    assert sorted(os.listdir(old)) == [ownership.RECORD, "config.json"]
+    workdirs.create(create_config(), link)
+    assert (disk / "config.json").exists()
 
 
 def test_the_current_directory_is_not_set_aside(tmp_path, monkeypatch):
-    (tmp_path / "below").mkdir()
+    for workdir in (tmp_path, tmp_path / "below"):
+        ownership.claim(workdir)
     monkeypatch.chdir(tmp_path / "below")
     for workdir in (tmp_path, tmp_path / "below" / "."):
         with pytest.raises(UserError, match="in which this command was started"):
@@ -138,11 +152,10 @@ def test_an_old_run_is_set_aside_whole(tmp_path):
     workdir = tmp_path / "run"
     assert workdirs.set_aside(workdir) is None
     for number in (1, 2):
-        workdir.mkdir()
-        (workdir / "metrics.jsonl").write_text(str(number))
-        old = workdirs.set_aside(workdir)
-        assert old == tmp_path / f"run.old-{number}"
-        assert (old / "metrics.jsonl").read_text() == str(number)
+        ownership.write(workdir, "report.md", str(number))
+        old = tmp_path / f"run.old-{number}"
+        assert workdirs.set_aside(workdir) == (old, [])
+        assert (old / "report.md").read_text() == str(number)
         assert not workdir.exists()
 
 
@@ -169,22 +182,24 @@ def test_a_workdir_among_the_images_is_refused(tmp_path):
         tmp_path / "cat" / "run",
         tmp_path / "dog" / ".." / "run",
     ):
+        config = create_config(**{"dataset.path": str(tmp_path)})
         with pytest.raises(UserError) as error:
-            workdirs.check(create_config(**{"dataset.path": str(tmp_path)}), workdir)
+            workdirs.check_place(config, workdir)
+        free = tmp_path.parent / "cglo-run"
         assert str(error.value) == (
-            f"--workdir={workdir} lies in config.dataset.path={tmp_path}, whose folders are "
-            "classes: choose another one"
+            f"--workdir={workdir} lies in config.dataset.path={tmp_path}, the data set: a run would "
+            f"write among the images; use another, such as --workdir={free}"
         )
     beside = tmp_path.with_name(f"{tmp_path.name}-run")
-    workdirs.check(create_config(**{"dataset.path": str(tmp_path)}), beside)
+    workdirs.check_place(create_config(**{"dataset.path": str(tmp_path)}), beside)
 
 
 def test_a_workdir_that_cannot_be_set_aside_says_why(tmp_path, monkeypatch):
     def rename(*_):
         raise PermissionError(1, "Operation not permitted")
 
+    ownership.claim(tmp_path / "run")
     monkeypatch.setattr(workdirs.storage, "rename", rename)
-    (tmp_path / "run").mkdir()
     with pytest.raises(UserError) as error:
         workdirs.set_aside(tmp_path / "run")
     assert str(error.value) == (

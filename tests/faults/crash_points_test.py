@@ -51,7 +51,8 @@ class Recorder:
         for module, name in (
             (storage.os, "fsync"),
             (storage.os, "replace"),
-            (shutil, "rmtree"),
+            (storage.os, "unlink"),
+            (storage.os, "rmdir"),
         ):
             real = getattr(module, name)
             monkeypatch.setattr(module, name, self.wrap(name, real))
@@ -59,32 +60,23 @@ class Recorder:
     def wrap(self, name, real):
         def recorded(*args, **kwargs):
             self.look()
-            if name == "rmtree":
-                self.remove(pathlib.Path(args[0]))
-                return None
             if name == "fsync":
                 path = os.readlink(f"/proc/self/fd/{args[0]}")
                 self.operations.append(("sync", self.below(path)))
             result = real(*args, **kwargs)
             if name == "replace":
                 self.operations.append(("rename", *map(self.below, args)))
+            elif name in ("unlink", "rmdir"):
+                self.operations.append(("remove", self.below(args[0])))
+            if name != "fsync":
                 self.seen = snapshot(self.root)
             return result
 
         return recorded
 
-    def remove(self, folder):
-        """Removes file by file, as `shutil.rmtree` does."""
-        for path in sorted(folder.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-            self.operations.append(("remove", self.below(path)))
-        if folder.exists():
-            folder.rmdir()
-            self.operations.append(("remove", self.below(folder)))
-        self.seen = snapshot(self.root)
-
     def below(self, path) -> str:
-        return os.path.relpath(path, self.root)
+        # A checkpoint is written through its folder's descriptor.
+        return os.path.relpath(os.path.realpath(path), os.path.realpath(self.root))
 
     def look(self) -> None:
         """Notes files and folders that were written since."""
@@ -193,15 +185,19 @@ def find(root) -> tuple[int, bytes]:
     return step, (root / str(step) / "manifest.json").read_bytes()
 
 
+def find_rename(operations) -> int:
+    """Where the new step gets its name."""
+    return next(
+        i for i, o in enumerate(operations) if o[0] == "rename" and o[2] == "15"
+    )
+
+
 def test_the_record_is_of_the_whole_save(recorded):
     before, operations, _ = recorded
     kinds = [operation[0] for operation in operations]
     written = [o[1] for o in operations if o[0] == "write" and o[2] is not None]
     assert len(written) > 10
-    first_sync, new = (
-        kinds.index("sync"),
-        operations.index(("rename", "15.saving", "15")),
-    )
+    first_sync, new = kinds.index("sync"), find_rename(operations)
     manifest = next(i for i, o in enumerate(operations) if "manifest.json" in o[1])
     assert (
         max(i for i, k in enumerate(kinds) if k == "write" and i < first_sync)
@@ -244,7 +240,7 @@ def test_a_power_cut_at_any_moment_loses_one_step_at_most(recorded, tmp_path):
         disk = cut_power(before, operations[:count], rng)
         step, manifest = find(put(disk, tmp_path / "disk"))
         assert manifest == expected[step]["manifest"]
-        renamed = ("rename", "15.saving", "15") in operations[:count]
+        renamed = find_rename(operations) < count
         synced = renamed and operations[count - 1][0] != "rename"
         if synced:
             assert step == 15
@@ -256,7 +252,7 @@ def test_without_syncing_a_power_cut_would_do_harm(recorded, tmp_path, capsys):
     """The same cuts of a save that syncs nothing: else the test above could not fail."""
     before, operations, _ = recorded
     operations = [o for o in operations if o[0] != "sync"]
-    until = operations.index(("rename", "15.saving", "15")) + 1
+    until = find_rename(operations) + 1
     rng = random.Random(0)
     for _ in range(60):
         disk = cut_power(before, operations[:until], rng)

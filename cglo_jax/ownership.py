@@ -1,0 +1,695 @@
+"""Which files are this program's: the one place that replaces, moves or removes files of a run.
+
+A folder is this program's if it was new or empty when the program first wrote to it: since then it holds
+a record, `cglo_files.jsonl`. Its first line says what it is; each other line names a file that was
+written here, with its size and sha256, and comes before the file. What is not recorded, or has another
+content than any that was recorded, is somebody else's: no stage and no flag changes, moves or
+removes it. Checkpoints have manifests of their own (see `manifest`).
+
+`samples/` and `exports/` have records of their own, and may be links to folders elsewhere. Any folder of
+a work directory that a link leads to must have been empty too, or carry a record of the same work directory:
+somebody else's cannot be named by a link that was prepared.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import re
+import secrets
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple, Self
+
+from cglo_jax import __version__, storage
+from cglo_jax.errors import UserError, printable
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+RECORD = "cglo_files.jsonl"
+_PROGRAM = "cglo_jax"
+_LOCK = "lock"
+# Of a work directory; nothing is written into the folders of `_LEAVES` that are there.
+_FOLDERS = (
+    "checkpoints",
+    "codes",
+    "classifiers",
+    "samples",
+    "exports",
+    "tensorboard",
+    "wandb",
+)
+_LEAVES = ("images", "model", "train")
+# What operating systems put into any folder, and disks into their first one.
+_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini", "lost+found")
+_NEW, _OLD = ".new-", ".old-"  # what is being built, and what it replaces
+_NAMED = 3  # files in a message
+_STEP = r"\d+(\.saving(-\w+)?|\.damaged|\.removed)*"
+# Where checkpoints lie, and what W&B writes.
+_CHECKPOINT = re.compile(
+    r"(checkpoints/seed-\d+|codes/seed-\d+/generator-\w+/images-\w+|classifiers/[\w.-]+/checkpoints)"
+    rf"/{_STEP}/((model|train)/.+|manifest\.json|\.manifest\.json\.\w+\.tmp)"
+)
+_WANDB = re.compile(
+    r"wandb/((offline-)?run-\d+_\d+-[\w-]+/.+|debug[\w-]*\.log|latest-run)"
+)
+
+
+class _Known(NamedTuple):
+    """What a record says of one file."""
+
+    contents: set[tuple[int, str]]  # sizes and sha256
+    grows: bool  # lines are appended: the recorded content is how it begins
+
+
+class _Record:
+    """The record of one folder, read anew each time: other processes may append to it.
+
+    Attributes:
+      folder: that it lies in. id: of the work directory.
+    """
+
+    def __init__(self, folder: pathlib.Path, id: str, lines: Sequence[dict[str, Any]]):
+        self.folder, self.id = folder, id
+        self.known: dict[str, _Known] = {}
+        self.temporary: set[str] = set()
+        for line in lines:
+            self._take(line)
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if _is_name(name := line.get("temporary")):
+            self.temporary.add(name)
+        if _is_name(name := line.get("path")):
+            known = self.known.get(name, _Known(set(), False))
+            content = (line.get("size"), line.get("sha256"))
+            if type(content[0]) is int and type(content[1]) is str:
+                kept = set() if line.get("grows") == "whole" else known.contents
+                known = known._replace(contents={*kept, content})
+            self.known[name] = known._replace(grows=known.grows or "grows" in line)
+
+    @classmethod
+    def read(cls, folder: pathlib.Path) -> Self | None:
+        """Returns the record in a folder, None if there is none, or it was cut off as it was made."""
+        path = folder / RECORD
+        try:
+            storage.check_plain(path)
+            lines = path.read_bytes().split(b"\n")[:-1]
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if not lines:
+            return None
+        head, *rest = map(_parse, lines)
+        if head.get("program") != _PROGRAM or type(head.get("id")) is not str:
+            raise UserError(
+                f"{path} is not of this program, or damaged: put it back, or use another --workdir"
+            )
+        return cls(folder, head["id"], rest)
+
+    def append(self, *lines: Mapping[str, Any]) -> None:
+        """Adds lines that count from now on, whatever happens to this process."""
+        with storage.open_to_append(self.folder / RECORD) as file, _locked(file):
+            storage.append_lines(file, lines)
+            file.flush()
+            os.fsync(file.fileno())
+        for line in lines:
+            self._take(dict(line))
+
+    def owns(self, name: str) -> bool:
+        """Whether the file of this name, relative to the folder, is as it was written here.
+
+        A file that is not there is nobody's.
+        """
+        path = self.folder / name
+        if name == RECORD:
+            return True
+        known = self.known.get(name)
+        try:
+            plain = stat.S_ISREG(path.lstat().st_mode)
+        except OSError:
+            return False
+        if known is None or not plain:
+            return False
+        if known.grows:
+            return not known.contents or _begins(path, known.contents)
+        return _content(path) in known.contents
+
+    def check(self, name: str) -> None:
+        """Raises UserError if there is a file of this name that was not written here."""
+        path = self.folder / name
+        if not os.path.lexists(path) or self.owns(name):
+            return
+        storage.check_plain(path)
+        what = "was changed since this program wrote it"
+        if name not in self.known:
+            what = (
+                "was not written by this program, which keeps a file of that name there"
+            )
+        raise UserError(
+            f"{path} {what}: move it away and run this again, or use another --workdir"
+        )
+
+
+def _is_name(name: object) -> bool:
+    """Whether a record names a file in its own folder."""
+    if type(name) is not str or not name or "\0" in name or "\\" in name:
+        return False
+    path = pathlib.PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """Returns a record's line; a damaged one says nothing, so a file of it is not ours."""
+    try:
+        return dict(json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        return {}
+
+
+def _content(path: pathlib.Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return file.tell(), digest
+
+
+def _begins(path: pathlib.Path, contents: set[tuple[int, str]]) -> bool:
+    """Whether a file begins with one of some contents, given by size and sha256."""
+    digest, place = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        for size, expected in sorted(contents):
+            while place < size:
+                part = file.read(min(size - place, 1 << 20))
+                if not part:
+                    return False
+                digest.update(part)
+                place += len(part)
+            if digest.copy().hexdigest() == expected:
+                return True
+    return False
+
+
+@contextlib.contextmanager
+def _locked(file: BinaryIO) -> Iterator[None]:
+    """Lets one process at a time append; the lock ends with the file."""
+    if fcntl:
+        with contextlib.suppress(OSError):  # a network disk may have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+# Folders
+
+
+def claim(folder: pathlib.Path) -> None:
+    """Makes a folder this program's; creates it if there is none.
+
+    Raises:
+      UserError: it holds files and no record, so they are somebody else's.
+      OSError: it cannot be written to.
+    """
+    _claim(folder, secrets.token_hex(6))
+
+
+def check_claimable(folder: pathlib.Path, free: str = "") -> None:
+    """Checks what `claim` does, and changes nothing.
+
+    Args:
+      free: a directory to advise instead, for the message.
+
+    Raises:
+      UserError: see `claim`.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        kind = "a link to nothing" if os.path.islink(folder) else "no folder"
+        raise UserError(f"--workdir={folder} is {kind}: use another")
+    if _Record.read(folder) or not (others := _list_others(folder)):
+        return
+    more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+    named = ", ".join(printable(name) for name in others[:_NAMED])
+    raise UserError(
+        f"--workdir={folder} holds files that are not of a run of this program ({named}{more}), "
+        "and a run would write among them: use a directory that is new or empty"
+        + (f", such as --workdir={free}" if free else "")
+    )
+
+
+def is_claimed(folder: pathlib.Path) -> bool:
+    """Whether a folder carries this program's record."""
+    return _Record.read(folder) is not None
+
+
+def _list_others(folder: pathlib.Path) -> list[str]:
+    """Returns the names in a folder without a record that keep it from being an empty one."""
+    names = sorted(name for name in os.listdir(folder) if name not in _SYSTEM)
+    # Cut off before its first line was there.
+    return [] if names == [RECORD] else names
+
+
+def _claim(folder: pathlib.Path, id: str) -> _Record:
+    """Returns the record of a folder; of a new or empty one it is made for the work directory `id`."""
+    if found := _Record.read(folder):
+        return found
+    check_claimable(folder)
+    storage.make_folder(folder.absolute())
+    with storage.open_to_append(folder / RECORD) as file, _locked(file):
+        if not (found := _Record.read(folder)):  # else another process was faster
+            file.truncate(0)
+            file.write(_head(id).encode())
+            file.flush()
+            os.fsync(file.fileno())
+    storage.sync(folder)
+    return found or _Record(folder, id, [])
+
+
+def _claim_inner(root: _Record, name: str) -> _Record:
+    """Returns the record of a folder of a work directory, which may be a link.
+
+    Raises:
+      UserError: a link leads to a folder that is another's.
+    """
+    folder = root.folder / name
+    if os.path.islink(folder) and not folder.is_dir():
+        raise UserError(f"{folder} is a link to no folder: mend it or move it away")
+    if folder.is_dir() and not _is_inside_or_apart(folder, root.folder):
+        raise UserError(
+            f"{folder} is a link into the work directory itself: move it away"
+        )
+    if not os.path.lexists(folder) or folder.is_dir():
+        try:
+            found = _claim(folder, root.id)
+        except UserError:
+            found = None
+        if found and found.id == root.id:
+            return found
+    raise UserError(
+        f"{folder} holds files that are not of this run, which keeps its own there: move them away, "
+        "or use another --workdir"
+    )
+
+
+def _is_inside_or_apart(folder: pathlib.Path, root: pathlib.Path) -> bool:
+    """Whether a folder is where its name says, or leads to a place that has nothing of `root`."""
+    real, top = os.path.realpath(folder), os.path.realpath(root)
+    if real == os.path.join(top, os.path.relpath(folder, root)):
+        return True
+    return os.path.commonpath([real, top]) not in (real, top)
+
+
+def check_links(root: pathlib.Path) -> None:
+    """Claims the folders elsewhere that a work directory's links lead to, if they are its own.
+
+    Raises:
+      UserError: one holds files of somebody else.
+    """
+    record = _Record.read(root)
+    if not record:
+        return
+    for folder, folders, names in os.walk(root, followlinks=True):
+        if folder == str(root):
+            folders[:] = [name for name in folders if name in _FOLDERS]
+            names = [name for name in names if name in _FOLDERS]
+        for name in [*folders, *names]:  # a link to nothing is no folder
+            path = pathlib.Path(folder, name)
+            is_folder = name in folders or folder == str(root) or not path.exists()
+            if path.is_symlink() and is_folder:
+                _claim_inner(record, path.relative_to(root).as_posix())
+        folders[:] = [name for name in folders if name not in _LEAVES]
+
+
+# Files
+
+
+def write(root: pathlib.Path, name: str, content: str | bytes) -> None:
+    """Writes a file into a work directory, whole or not at all; replaces only what is its own.
+
+    Args:
+      name: relative to `root`; folders on the way are made.
+
+    Raises:
+      UserError: `root` is somebody else's, or a file of that name is.
+    """
+    record = _claim(root, secrets.token_hex(6))
+    record.check(name)
+    data = content.encode() if isinstance(content, str) else content
+    path = root / name
+    storage.make_folder(path.parent.absolute())
+    temporary = storage.temporary_name(path.name)
+    beside = pathlib.PurePosixPath(name).with_name(temporary).as_posix()
+    digest = hashlib.sha256(data).hexdigest()
+    line = {"path": name, "size": len(data), "sha256": digest, "temporary": beside}
+    record.append(line)
+    storage.write_beside(path, data, temporary)
+
+
+def write_lines(root: pathlib.Path, name: str, lines: Sequence[str]) -> None:
+    """Writes a file of these lines, or removes the one that is there if there are none."""
+    if lines:
+        write(root, name, "".join(f"{line}\n" for line in lines))
+    else:
+        remove(root, name)
+
+
+def remove(root: pathlib.Path, name: str) -> None:
+    """Removes a file of a work directory, nothing if there is none.
+
+    Raises:
+      UserError: it is somebody else's.
+    """
+    if os.path.lexists(root / name):
+        _claim(root, secrets.token_hex(6)).check(name)
+        storage.remove_file(root / name)
+
+
+def check(root: pathlib.Path, *names: str) -> None:
+    """Checks that a run may write these files, before it takes hours to make them.
+
+    Raises:
+      UserError: one is there that was not written here, or was changed since.
+    """
+    if record := _Record.read(root):
+        for name in names:
+            record.check(name)
+
+
+def note(root: pathlib.Path, name: str) -> None:
+    """Records a file that a library is about to create and to append to."""
+    _claim(root, secrets.token_hex(6)).append({"path": name, "grows": "part"})
+
+
+class Log:
+    """A file of JSON lines in a work directory that grows; a context manager.
+
+    Args:
+      name: relative to `root`.
+
+    Raises:
+      UserError: there is one that was not written here, or was changed since.
+    """
+
+    def __init__(self, root: pathlib.Path, name: str):
+        self._record = _claim(root, secrets.token_hex(6))
+        self._record.check(name)
+        self.path, self._name = root / name, name
+        if not self.path.exists():
+            self._record.append({"path": name, "grows": "part"})
+        storage.make_folder(self.path.parent.absolute())
+        with storage.open_to_append(self.path) as file:
+            self._seen = _identity(file)
+        storage.sync(self.path.parent)
+        self._record_content(*_content(self.path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Records what is in it now."""
+        with contextlib.suppress(OSError, UserError):  # known by what it begins with
+            self._record_content(*_content(self.path))
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Appends a line.
+
+        Raises:
+          UserError: somebody changed the file since the last one.
+        """
+        with storage.open_to_append(self.path) as file:
+            if _identity(file) != self._seen:
+                raise UserError(
+                    f"{self.path} was changed while this run appends to it: move it away, and the same "
+                    "command goes on from the last checkpoint"
+                )
+            storage.append_lines(file, [record])
+            file.flush()
+            self._seen = _identity(file)
+
+    def sync(self) -> None:
+        """Returns when all lines are on disk."""
+        storage.sync(self.path)
+
+    def drop(self, tags: Mapping[str, Any], after_step: int) -> None:
+        """Removes the lines with these tags past a step, which are written again; all without one."""
+        kept, dropped = [], False
+        for record in storage.read_records(self.path):
+            step = record.get("step", float("inf"))
+            if step > after_step and all(record.get(k) == v for k, v in tags.items()):
+                dropped = True
+            else:
+                kept.append(json.dumps(record) + "\n")
+        if not dropped:
+            return
+        data = "".join(kept).encode()
+        temporary = storage.temporary_name(self.path.name)
+        beside = pathlib.PurePosixPath(self._name).with_name(temporary).as_posix()
+        # Until it is renamed the file is the old one, or what was appended to it.
+        digest = hashlib.sha256(data).hexdigest()
+        line = {"path": self._name, "grows": "part", "temporary": beside}
+        self._record.append({**line, "size": len(data), "sha256": digest})
+        storage.write_beside(self.path, data, temporary)
+        self._record_content(len(data), digest)
+        with storage.open_to_append(self.path) as file:
+            self._seen = _identity(file)
+
+    def _record_content(self, size: int, digest: str) -> None:
+        if self._record.known[self._name].contents != {(size, digest)}:
+            line = {"path": self._name, "size": size, "sha256": digest}
+            self._record.append({**line, "grows": "whole"})
+
+
+def _identity(file: BinaryIO) -> tuple[int, int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size
+
+
+# Folders that are replaced as a whole
+
+
+def check_replaceable(root: pathlib.Path, name: str) -> None:
+    """Checks that `replacing` may replace a folder, before it takes hours to make its content.
+
+    Raises:
+      UserError: there are files in it that were not written here, or were changed since.
+    """
+    if (record := _Record.read(root)) and os.path.lexists(root / name):
+        _check_whole(_claim_inner(record, name))
+
+
+def _check_whole(record: _Record) -> None:
+    if others := list_others(record.folder):
+        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+        raise UserError(
+            f"{record.folder} has files that this program did not write, or that were changed since "
+            f"({', '.join(map(printable, others[:_NAMED]))}{more}), and would be replaced as a whole: "
+            "move them away and run this again, or use another --workdir"
+        )
+
+
+@contextlib.contextmanager
+def replacing(root: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
+    """Gives a new empty folder, and puts what is in it then in the place of root/name's content.
+
+    It is written and renamed inside root/name, which may lie on another disk. While old and new
+    are exchanged there is a folder `.old-...` in it; readers wait until it is gone.
+
+    Raises:
+      UserError: see `check_replaceable`.
+    """
+    record = _claim_inner(_claim(root, secrets.token_hex(6)), name)
+    _check_whole(record)
+    _clean(record)
+    folder = record.folder
+    new = _make_temporary(record, _NEW)
+    try:
+        yield new
+        written = sorted(p for p in new.rglob("*") if not p.is_dir())
+        lines = []
+        for path in written:
+            size, digest = _content(path)
+            names = {"path": path.relative_to(new).as_posix()}
+            lines.append({**names, "size": size, "sha256": digest})
+        storage.sync_tree(new)
+    except BaseException:
+        storage.remove_files(new, lambda _: True)
+        raise
+    record.append(*lines)
+    _check_whole(record)  # nobody put anything there meanwhile
+    old = _make_temporary(record, _OLD)
+    for path in _entries(folder):
+        storage.rename(path, old / path.name)
+    for path in list(new.iterdir()):
+        storage.rename(path, folder / path.name)
+    _clean(record)
+    _begin_anew(record, record.id, lines)
+
+
+def _make_temporary(record: _Record, prefix: str) -> pathlib.Path:
+    path = record.folder / f"{prefix}{secrets.token_hex(8)}"
+    record.append({"temporary": path.name})
+    storage.make_folder(path)
+    return path
+
+
+def _begin_anew(record: _Record, id: str, lines: Sequence[dict[str, Any]]) -> None:
+    """Writes a record that has these lines only; nobody else may write to its folder meanwhile."""
+    temporary = storage.temporary_name(RECORD)
+    record.append({"temporary": temporary})
+    text = _head(id) + "".join(json.dumps(line) + "\n" for line in lines)
+    storage.write_beside(record.folder / RECORD, text, temporary)
+
+
+def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns what is replaced in a folder."""
+    kept = (RECORD, *_SYSTEM)
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.name not in kept and not path.name.startswith((_NEW, _OLD))
+    ]
+
+
+def _clean(record: _Record) -> None:
+    """Removes what was replaced, and what a killed process was building.
+
+    What came into an old folder at the last moment is put back.
+    """
+    for name in sorted(record.temporary):
+        path = record.folder / name
+        if path.is_symlink() or not path.is_dir():
+            if path.is_file() and not path.is_symlink():
+                storage.remove_file(path)
+            continue
+        building = name.startswith(_NEW)
+
+        def is_ours(file: pathlib.Path, top=path, building=building) -> bool:
+            known = record.known.get(file.relative_to(top).as_posix())
+            plain = not file.is_symlink() and file.is_file()
+            return building or bool(
+                plain and known and _content(file) in known.contents
+            )
+
+        for file in storage.remove_files(path, is_ours):
+            back = record.folder / file.relative_to(path)
+            if not os.path.lexists(back):
+                storage.make_folder(back.parent)
+                storage.rename(file, back)
+        storage.remove_files(path, lambda _: False)  # folders that are empty now
+
+
+def clean(root: pathlib.Path) -> None:
+    """Removes temporary files that a killed process left; the caller holds the work directory."""
+    if record := _Record.read(root):
+        _clean(record)
+
+
+# Moving a run away
+
+
+def list_others(root: pathlib.Path) -> list[str]:
+    """Returns the files below a claimed folder that are not this program's, relative to it."""
+    record = _Record.read(root)
+    if record is None:
+        raise ValueError(f"{root} is not claimed")
+    return [name for name, ours in _walk(record) if not ours]
+
+
+def _walk(record: _Record) -> Iterator[tuple[str, bool]]:
+    """Yields the name of every file below a folder, and whether it is this program's."""
+    top = record.folder
+    for folder, folders, names in os.walk(top):
+        here = pathlib.Path(folder)
+        if here != top and here.name not in (".", "..") and here.parent == top:
+            inner = None
+            with contextlib.suppress(UserError):
+                inner = _Record.read(here)
+            if inner and inner.id == record.id:  # samples, exports
+                below = here.relative_to(top).as_posix()
+                yield from ((f"{below}/{name}", ours) for name, ours in _walk(inner))
+                folders.clear()
+                continue
+        temporary = {record.folder / name for name in record.temporary}
+        for name in sorted([*names, *(n for n in folders if (here / n).is_symlink())]):
+            path = here / name
+            below = path.relative_to(top).as_posix()
+            inside = any(path.is_relative_to(t) for t in temporary)
+            system = name in _SYSTEM
+            yield below, inside or system or _is_ours(record, below)
+
+
+def _is_ours(record: _Record, name: str) -> bool:
+    path = record.folder / name
+    if name == _LOCK or _WANDB.fullmatch(name):
+        return True
+    if _CHECKPOINT.fullmatch(name):
+        return path.is_file() and not path.is_symlink()
+    return record.owns(name)
+
+
+def set_aside(root: pathlib.Path, to: pathlib.Path) -> list[str]:
+    """Moves this program's files from a work directory to a new one; what is not its own stays.
+
+    Args:
+      to: there is nothing of this name.
+
+    Returns:
+      The files that stay, relative to `root`.
+
+    Raises:
+      UserError: one of those lies where a new run would write.
+      OSError: a file cannot be moved.
+    """
+    record = _Record.read(root)
+    if record is None:
+        raise ValueError(f"{root} is not claimed")
+    others = [name for name, ours in _walk(record) if not ours]
+    for name in others:
+        if name in record.known or name.split("/")[0] in _FOLDERS:
+            raise UserError(
+                f"--fresh moves only what this program wrote, and {root / name} is in its way, which it "
+                "did not write or which was changed since: move that away, or use another --workdir"
+            )
+    if not others and not root.is_symlink():
+        storage.rename(root, to)
+        return []
+    to.mkdir()
+    storage.sync(to.parent)
+    # First the record: until the last file is there each of the two is a run's directory.
+    with storage.open_to_append(to / RECORD) as file:
+        file.write((root / RECORD).read_bytes())
+        file.flush()
+        os.fsync(file.fileno())
+    stay = {
+        root / parent
+        for name in others
+        for parent in [name, *map(str, pathlib.PurePosixPath(name).parents)]
+    }
+    kept = (RECORD, _LOCK, *_SYSTEM)  # the lock is held
+    _move(root, to, stay, {root / name for name in kept})
+    _begin_anew(record, secrets.token_hex(6), [])
+    return others
+
+
+def _head(id: str) -> str:
+    """Returns the first line of a record."""
+    head = {"program": _PROGRAM, "version": __version__, "id": id}
+    return json.dumps(head) + "\n"
+
+
+def _move(
+    folder: pathlib.Path,
+    to: pathlib.Path,
+    stay: set[pathlib.Path],
+    kept: set[pathlib.Path],
+) -> None:
+    """Moves what is in a folder, but for `kept`; folders of `stay` entry by entry."""
+    for path in sorted(folder.iterdir()):
+        if path in kept:
+            continue
+        if path not in stay:
+            storage.make_folder(to)
+            storage.rename(path, to / path.name)
+        elif path.is_dir() and not path.is_symlink():
+            _move(path, to / path.name, stay, kept)
