@@ -7,12 +7,13 @@ manifest and renamed, so there is never half of one; and it is verified, every b
 
 import concurrent.futures
 import contextlib
+import functools
 import math
 import os
 import pathlib
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import jax
@@ -20,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from cglo_jax import manifest, memory, storage
+from cglo_jax import manifest, memory, process, storage
 from cglo_jax.errors import UserError
 
 _KEPT = 2
@@ -44,8 +45,10 @@ class Checkpoints:
     def __init__(
         self, directory: pathlib.Path, *, devices: int = 1, read_only: bool = False
     ):
-        # Orbax logs every file it opens; what goes wrong is raised as well.
-        logging.set_verbosity(logging.FATAL)
+        if process.is_ours():
+            # Orbax logs every file it opens; what goes wrong is raised as well.
+            logging.set_verbosity(logging.FATAL)
+            _silence_late_writes()
         self.directory = directory.absolute()
         self._devices = devices
         self._read_only = read_only
@@ -195,7 +198,8 @@ class Checkpoints:
         path = self.directory / str(step) / name
         self._verify(step)
         try:
-            tree = _load_tree(path, like)
+            # A thread of its own: Orbax leaks descriptors where an event loop runs.
+            tree = self._writer.submit(_load_tree, path, like).result()
             if like is not None:
                 jax.tree.map(_check_same, like, tree)
         except UserError:
@@ -261,14 +265,17 @@ def _handler() -> ocp.PyTreeCheckpointHandler:
 
 def _save_tree(path: pathlib.Path, tree: Any) -> None:
     path.mkdir()
-    with contextlib.closing(_handler()) as handler, _silent_about_late_writes():
+    with contextlib.closing(_handler()) as handler:
         handler.save(path, args=ocp.args.PyTreeSave(tree))
         handler.finalize(path)
 
 
-@contextlib.contextmanager
-def _silent_about_late_writes() -> Iterator[None]:
-    """After a write that fails, others that end later find nobody who waits: they shall not say so."""
+@functools.cache
+def _silence_late_writes() -> None:
+    """After a write that fails, others that end later find nobody who waits: they shall not say so.
+
+    They may end at any time, so this is for good.
+    """
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -276,8 +283,6 @@ def _silent_about_late_writes() -> Iterator[None]:
             before(unraisable)
 
     sys.unraisablehook = hook
-    yield  # if it raises the hook stays: they may end at any time
-    sys.unraisablehook = before
 
 
 def _load_tree(path: pathlib.Path, like: Any) -> Any:

@@ -1,26 +1,28 @@
 """Image files of any kind -> 8-bit RGB, upright, on white; or a plain reason why not.
 
-Whatever a file holds, reading it neither raises nor prints: the files are people's own, and one
-bad file among thousands must not stop a run. Pillow decodes.
+Whatever a file holds, reading it does not raise: the files are people's own, and one bad file among
+thousands must not stop a run. Pillow decodes. What Pillow, and libtiff below it, print about a
+damaged file is silenced in our programs; in a process of somebody else's, that is their choice.
 """
 
 import contextlib
+import ctypes
 import hashlib
 import logging
 import os
 import re
 import stat
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TextIO, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from cglo_jax import process
 from cglo_jax.budget import Budget
 from cglo_jax.errors import printable
 
@@ -106,37 +108,36 @@ def decode_each(
                 # A new one: the traceback of this one holds the image.
                 return UnusableImage(*why.args)
 
-    hide = None if name else True  # None: unless it is a terminal
+    if process.is_ours():
+        silence()
     with (
-        _quiet() as terminal,
         ThreadPoolExecutor(THREADS) as pool,
         contextlib.closing(pool.map(decode, paths)) as results,  # Ctrl-C stops the rest
     ):
-        return list(
-            tqdm(results, name, len(paths), leave=False, file=terminal, disable=hide)
-        )
+        if name:
+            return list(tqdm(results, name, len(paths), leave=False, disable=None))
+        return list(results)  # tqdm starts a thread, shown or not
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[TextIO]:
-    """Silences Pillow and the C libraries below it, for all threads.
+def silence() -> None:
+    """Silences Pillow and libtiff for the whole process and for good, if a program of ours began it.
 
-    libtiff writes about damaged files to the standard error, whoever listens; so that goes
-    nowhere for a while, and what should be seen to the stream that this yields.
+    libtiff writes its errors to descriptor 2. Its error handler is removed, so no descriptor is
+    redirected; where libtiff is out of reach (built into Pillow), its lines are printed.
     """
-    logger = logging.getLogger("PIL")
-    level = logger.level
-    sys.stderr.flush()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.CRITICAL)
-        stack.callback(logger.setLevel, level)
-        terminal = stack.enter_context(os.fdopen(os.dup(2), "w"))
-        stack.callback(os.dup2, terminal.fileno(), 2)
-        nowhere = stack.enter_context(open(os.devnull, "w"))
-        os.dup2(nowhere.fileno(), 2)
-        yield terminal
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    with contextlib.suppress(OSError, AttributeError):
+        find_libtiff().TIFFSetErrorHandler(None)
+
+
+def find_libtiff() -> ctypes.CDLL:
+    """Returns the libtiff that Pillow uses, or a library without its functions."""
+    library = ctypes.CDLL(Image.core.__file__)  # finds what this one is linked to, too
+    with contextlib.suppress(AttributeError):
+        library.TIFFSetErrorHandler.argtypes = [ctypes.c_void_p]
+        library.TIFFSetErrorHandler.restype = ctypes.c_void_p
+    return library
 
 
 def _decode(path: Path, held: contextlib.ExitStack) -> Decoded:
@@ -169,6 +170,10 @@ def _decode(path: Path, held: contextlib.ExitStack) -> Decoded:
             raise _too_large() from None
         except MemoryError:
             raise UnusableImage("too large for the memory") from None
+        except Warning as warning:
+            text = printable(" ".join(str(warning).split()))
+            why = f"Pillow's warning, an error in this process ({text:.80})"
+            raise UnusableImage(why) from None
         except Exception as error:  # noqa: BLE001 - decoders raise nearly anything
             text = printable(" ".join(str(error).split())) or type(error).__name__
             raise UnusableImage(f"damaged or incomplete ({text:.80})") from None
@@ -266,6 +271,8 @@ def _find_turn(image: Image.Image) -> Image.Transpose | None:
     """What turns an image upright by its EXIF data; a TIFF is already, when loaded."""
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION))
+    except Warning:  # an error in this process: not to be hidden
+        raise
     except Exception:  # noqa: BLE001 - any; broken EXIF data harm no pixel
         return None
 

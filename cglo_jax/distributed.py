@@ -16,6 +16,7 @@ import time
 import traceback
 from typing import NamedTuple, NoReturn
 
+from cglo_jax import process
 from cglo_jax.errors import UserError
 
 LOST = 3  # exit status: another process ended
@@ -70,18 +71,25 @@ class _Reporter:
 def start(launch: Launch | None, within_s: float = _START_S) -> None:
     """Joins this process to the others; before JAX is imported, for it forks.
 
-    After it only process 0 prints to standard output; `leave` must end the program.
+    After it only process 0 prints to standard output; `leave` must end the program. So the process
+    must be a program's own, without threads of others.
 
     Args:
       launch: None: there are no others.
       within_s: seconds for all to start in; a process that is missing then ends the others.
 
     Raises:
-      UserError: there is no such cluster, the port is taken, or devices differ in number.
+      UserError: there is no such cluster, the port is taken, devices differ in number, or this
+        process was not begun by a program of ours.
     """
     global _reporter
     if launch is None:
         return
+    if not process.is_ours():
+        raise UserError(
+            "--coordinator: several processes of a run are programs of their own: start each by "
+            "python -m cglo_jax.main"
+        )
     name = "this process"
     if launch.processes is not None:
         name = f"process {launch.process} of {launch.processes}"
@@ -94,9 +102,15 @@ def start(launch: Launch | None, within_s: float = _START_S) -> None:
         _check_port(launch)
     shown, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # where C++ tells of its connections
-    _connect(launch, name, within_s)
-    if _meet():
-        os.dup2(shown, 1)
+    os.close(nowhere)
+    first = True
+    try:
+        _connect(launch, name, within_s)
+        first = _meet()
+    finally:
+        if first:
+            os.dup2(shown, 1)
+        os.close(shown)
 
 
 def _check_port(launch: Launch) -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cglo_jax import classifier, decode, parallel, pixels, saved_config
+from cglo_jax import classifier, decode, parallel, pixels, process, saved_config
 from cglo_jax.checkpoints import restore_latest_model
 from cglo_jax.data import batch_that_fits, to_float
 from cglo_jax.errors import UserError, printable
@@ -55,6 +55,7 @@ class Classifier:
         Raises:
           UserError: a file cannot be used, or arrays are not of that shape and type.
         """
+        process.check_not_forked()
         if isinstance(images, np.ndarray | jax.Array):
             array = self._check(np.asarray(images))
         else:
@@ -66,6 +67,7 @@ class Classifier:
 
     def read(self, files: Sequence[Path]) -> list[np.ndarray | decode.UnusableImage]:
         """Decodes image files as those of training: uint8 [H, W, C] each, or why not."""
+        process.check_not_forked()
         return decode.decode_each([pathlib.Path(file) for file in files], self._fit)
 
     def _fit(self, decoded: decode.Decoded) -> np.ndarray:
@@ -122,6 +124,7 @@ def _compute_probabilities(
 
 def load(workdir: Path, method: str, seed: int | None = None) -> Classifier:
     """Loads the classifiers of a method, see `cglo_jax.load_classifier`."""
+    process.check_not_forked()
     path = saved_config.find_workdir(workdir)
     found = find(path)
     seeds = sorted(s for m, s in found if m == method)

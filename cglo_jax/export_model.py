@@ -5,11 +5,10 @@ the classifiers' tensors; README.md beside them says how to use both. A generato
 program, a classifier's are what its program is called with.
 """
 
-import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ import jax.export
 import numpy as np
 import safetensors.numpy
 from flax import traverse_util
+from jax._src.config import traceback_in_locations_limit  # for one thread
 from ml_collections import ConfigDict
 
 from cglo_jax import (
@@ -152,21 +152,9 @@ def _metadata(classifier: Classifier) -> dict[str, Any]:
 
 
 def _write_program(path: pathlib.Path, function: Callable, *shapes: Any) -> None:
-    with _no_source_locations():
+    with traceback_in_locations_limit(0):  # no paths of this machine's files
         program = jax.export.export(jax.jit(function), platforms=PLATFORMS)(*shapes)
     path.write_bytes(program.serialize())
-
-
-@contextlib.contextmanager
-def _no_source_locations() -> Iterator[None]:
-    """Keeps the paths of this machine's files out of programs."""
-    name = "jax_traceback_in_locations_limit"
-    before = getattr(jax.config, name)
-    jax.config.update(name, 0)
-    try:
-        yield
-    finally:
-        jax.config.update(name, before)
 
 
 def _describe(

@@ -7,7 +7,7 @@ import operator
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import codes, parallel, restoring, sample, saved_config, synthesis
+from cglo_jax import (
+    codes,
+    parallel,
+    process,
+    restoring,
+    sample,
+    saved_config,
+    synthesis,
+)
 from cglo_jax.data import Dataset, batch_that_fits, to_uint8
 from cglo_jax.errors import UserError, shorten
 
@@ -79,6 +87,7 @@ class TrainedModel:
         Raises:
           UserError: there is no such class, or n is less than 1.
         """
+        process.check_not_forked()
         _check_at_least("n", n, 1)
         label, made = (
             self._find_class(label),
@@ -98,6 +107,7 @@ class TrainedModel:
         Raises:
           UserError: there is no such training image.
         """
+        process.check_not_forked()
         found = [self._find(i) for i in ([ids] if isinstance(ids, str) else ids)]
         return self._paint(self.z[found], np.array(found, np.int32), key)
 
@@ -112,11 +122,12 @@ class TrainedModel:
         Raises:
           UserError: there is no such training image, or steps is less than 2.
         """
+        process.check_not_forked()
         _check_at_least("steps", steps, 2)
         start, end = self._find(first), self._find(second)
         path = codes.INTERPOLATIONS[self.config.sample.interpolation]
         t = np.linspace(0, 1, steps, dtype=np.float32)
-        z = jax.jit(jax.vmap(path, (None, None, 0)))(self.z[start], self.z[end], t)
+        z = _interpolate(self.z[start], self.z[end], t, path=path)
         return self._paint(np.asarray(z), np.full(steps, start, np.int32), key)
 
     def _paint(self, z: np.ndarray, draws: np.ndarray, key: Key) -> np.ndarray:
@@ -171,6 +182,18 @@ class TrainedModel:
         return {name: place for place, name in enumerate(self.ids)}
 
 
+@functools.partial(jax.jit, static_argnames="path")
+def _interpolate(
+    start: jax.Array,
+    end: jax.Array,
+    t: jax.Array,
+    *,
+    path: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
+) -> jax.Array:
+    """Computes the codes [T, d] between two codes [d] at t [T]."""
+    return jax.vmap(path, (None, None, 0))(start, end, t)
+
+
 @functools.partial(jax.jit, static_argnames="spec")
 def _generate(
     variables: Any,
@@ -186,6 +209,7 @@ def _generate(
 
 def load(workdir: str | os.PathLike, seed: int | None = None) -> TrainedModel:
     """Loads the newest generator and codes of a run, see `cglo_jax.load`."""
+    process.check_not_forked()
     path = saved_config.find_workdir(workdir)
     seeds = trained_seeds(path)
     if not seeds:

@@ -9,6 +9,8 @@ import platform
 import sys
 import tempfile
 
+from cglo_jax.errors import UserError
+
 # Which operations XLA:CPU gives to YNNPACK. Without convolutions they go to Eigen, whose weight
 # gradients are up to 4 times as fast (experiments/README.md, "Speed on two cores"). XLA ends a process
 # over a flag that it does not know: tried with jaxlib 0.10.2 and 0.12.0.1.
@@ -19,13 +21,49 @@ _POLICY = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _PROCESSOR = pathlib.Path("/proc/cpuinfo")
 _PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
 _MOST_PROGRAMS = 10**9  # bytes of compiled programs that are kept
+_ours = False  # see `own`
+_loaded_by: int | None = None  # the process that first loaded a model
 
 
 def start() -> None:
     """Prepares the process of a program that computes, at its very beginning."""
     use_huge_pages()
+    own()
     keep_programs()
     prepare()
+
+
+def own() -> None:
+    """Says that a program of ours began this process, whose warnings and logs are ours to set.
+
+    In any other process the package is a library: it changes nothing that other threads use.
+    """
+    global _ours
+    _ours = True
+
+
+def is_ours() -> bool:
+    """Whether a program of ours began this process, see `own`."""
+    return _ours
+
+
+def check_not_forked() -> None:
+    """Checks that no model was loaded before this process was forked: it would hang in JAX.
+
+    To be called before a model is loaded or used.
+
+    Raises:
+      UserError: one was.
+    """
+    global _loaded_by
+    if _loaded_by is None:
+        _loaded_by = os.getpid()
+    if _loaded_by != os.getpid():
+        raise UserError(
+            "this process was forked from one that had loaded a model, and JAX does not survive a "
+            "fork: load the model in each worker, in processes that are started anew "
+            "(multiprocessing.get_context('spawn'), gunicorn without --preload)"
+        )
 
 
 def prepare() -> None:

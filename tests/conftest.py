@@ -1,6 +1,7 @@
 """What every test needs: four CPU devices, strict ranks, and made-up data."""
 
 import hashlib
+import logging as stdlib_logging
 import os
 import pathlib
 import shutil
@@ -39,7 +40,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from cglo_jax import config as defaults
-from cglo_jax import data, previews, train
+from cglo_jax import data, decode, previews, train
 from cglo_jax.data import Dataset
 from cglo_jax.errors import UserError
 
@@ -65,6 +66,17 @@ def _quiet_again():
     verbosity = logging.get_verbosity()
     yield
     logging.set_verbosity(verbosity)
+
+
+@pytest.fixture
+def ours(monkeypatch) -> Iterator[int | None]:
+    """Lets the test be in a program of ours, which silences Pillow; yields libtiff's own printer."""
+    libtiff, logger = decode.find_libtiff(), stdlib_logging.getLogger("PIL")
+    level, printer = logger.level, libtiff.TIFFSetErrorHandler(None)
+    monkeypatch.setattr(process, "_ours", True)
+    yield printer  # pytest itself gives the filters of warnings back
+    logger.setLevel(level)
+    libtiff.TIFFSetErrorHandler(printer)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -18,7 +18,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cglo_jax import decode
+from cglo_jax import decode, process
+
+
+pytestmark = pytest.mark.usefixtures("ours")
+
+
+@pytest.fixture
+def heard(ours, monkeypatch) -> None:
+    """As in a process of somebody else, where warnings are errors and libtiff prints."""
+    monkeypatch.setattr(process, "_ours", False)
+    warnings.resetwarnings()
+    warnings.simplefilter("error")
+    logging.getLogger("PIL").setLevel(logging.NOTSET)
+    decode.find_libtiff().TIFFSetErrorHandler(ours)
+
 
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (6, 9, 3), np.uint8)
@@ -512,14 +526,38 @@ def test_log_of_pillow_is_silent(tmp_path, caplog):
     assert not caplog.records
 
 
-def test_silence_ends(tmp_path, capfd):
-    (tmp_path / "x.png").write_bytes(UNUSABLE["warned.png"][0])
+def test_nothing_is_silenced_in_the_process_of_somebody_else(tmp_path, capfd, heard):
+    """Where threads of others run, no descriptor, filter, or level of the process is touched."""
+    (tmp_path / "x.tif").write_bytes(UNUSABLE["libtiff_complains.tif"][0])
     filters, level = list(warnings.filters), logging.getLogger("PIL").level
-    decode_one(tmp_path / "x.png")
+    error = os.fstat(2)
+    assert str(decode_one(tmp_path / "x.tif")).startswith(DAMAGED)
     assert list(warnings.filters) == filters
     assert logging.getLogger("PIL").level == level
-    os.write(2, b"heard again")
-    assert capfd.readouterr().err == "heard again"
+    assert os.path.samestat(os.fstat(2), error)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines == ["tempfile.tif: Using code not yet in table."]
+
+
+def test_a_program_of_ours_silences_libtiff(tmp_path, capfd, heard, monkeypatch):
+    process.own()
+    (tmp_path / "x.tif").write_bytes(UNUSABLE["libtiff_complains.tif"][0])
+    decode_one(tmp_path / "x.tif")
+    assert capfd.readouterr() == ("", "")
+    os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"
+
+
+def test_a_warning_that_is_an_error_in_the_process_is_named(tmp_path, heard):
+    whole = encode(RGB, "JPEG", exif=exif(6))
+    place = (
+        whole.index(b"MM\0*") + 9
+    )  # the number of its entries, of which there is one
+    (tmp_path / "x.jpg").write_bytes(whole[:place] + b"\x09" + whole[place + 1 :])
+    why = str(decode_one(tmp_path / "x.jpg"))
+    assert why.startswith("Pillow's warning, an error in this process (")
+    warnings.simplefilter("ignore")
+    assert decode_one(tmp_path / "x.jpg").turned
 
 
 def test_results_are_in_the_order_of_the_files(tmp_path):
@@ -578,7 +616,7 @@ def test_interrupt_leaves_the_rest(tmp_path, monkeypatch):
 
     monkeypatch.setattr(decode, "tqdm", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        decode.decode_each([tmp_path / "x.png"] * 200, use)
+        decode.decode_each([tmp_path / "x.png"] * 200, use, "reading")
     assert len(calls) < 100
 
 

@@ -12,15 +12,17 @@ import time
 import jax
 import pytest
 
-from cglo_jax import distributed
+from cglo_jax import distributed, process
+from cglo_jax.errors import UserError
 
 HOST = "127.0.0.1"
 ROOT = pathlib.Path(__file__).parents[1]
 START = """
 import sys
-from cglo_jax import distributed, interrupts
+from cglo_jax import distributed, interrupts, process
 from cglo_jax.errors import UserError
 interrupts.install(leaving=distributed.dismiss)
+process.own()
 launch = distributed.Launch(sys.argv[1], *map(int, sys.argv[2:4]))
 try:
     distributed.start(launch, within_s=8)
@@ -146,3 +148,24 @@ def test_alone_nothing_is_started_and_errors_are_raised():
     with pytest.raises(SystemExit) as left:
         distributed.leave(2)
     assert left.value.code == 2
+
+
+def test_the_process_of_somebody_else_is_not_made_one_of_several():
+    with pytest.raises(UserError, match="start each by python -m cglo_jax.main"):
+        distributed.start(distributed.Launch(f"{HOST}:{free_port()}", 2, 1))
+
+
+def test_standard_output_is_as_before_when_the_start_fails(monkeypatch):
+    def fail(*_: object) -> None:
+        os.write(1, b"as C++ does")
+        raise UserError("no such cluster")
+
+    monkeypatch.setattr(process, "_ours", True)
+    monkeypatch.setattr(distributed, "_Reporter", lambda line: None)
+    monkeypatch.setattr(distributed, "_reporter", None)
+    monkeypatch.setattr(distributed, "_connect", fail)
+    before = os.fstat(1), os.listdir("/proc/self/fd")
+    with pytest.raises(UserError, match="no such cluster"):
+        distributed.start(distributed.Launch(f"{HOST}:{free_port()}", 2, 1))
+    assert os.path.samestat(os.fstat(1), before[0])
+    assert os.listdir("/proc/self/fd") == before[1]

@@ -28,7 +28,8 @@ MOST = 10**9  # bytes of memory
 ONE, ONLY, GOOD = (encode(fresh(), "PNG") for _ in range(3))
 LOAD = """
 import json, re, sys
-from cglo_jax import config, data
+from cglo_jax import config, data, process
+process.own()  # as programs do: warnings of Pillow and libtiff are not shown
 dataset = config.get_config().dataset
 dataset.update(json.loads(sys.argv[1]))
 train, test = data.load(dataset)
@@ -252,7 +253,7 @@ def test_a_class_without_an_image_is_refused_by_name(tmp_path, bad):
     check(read_lines(tmp_path / "run/skipped.txt"), SMALL if bad == "empty" else zoo)
 
 
-def test_train_and_test_folders_are_read_alike(tmp_path):
+def test_train_and_test_folders_are_read_alike(ours, tmp_path):
     root = tmp_path / "zoo"
     listed = [
         *(Animal(f"train/{a.name}", *a[1:]) for a in SMALL),
