@@ -9,6 +9,8 @@ import platform
 import sys
 import tempfile
 
+from cglo_jax import streams
+
 # Which operations XLA:CPU gives to YNNPACK. Without convolutions they go to Eigen, whose weight
 # gradients are up to 4 times as fast (experiments/README.md, "Speed on two cores"). XLA ends a process
 # over a flag that it does not know: tried with jaxlib 0.10.2 and 0.12.0.1.
@@ -23,6 +25,7 @@ _MOST_PROGRAMS = 10**9  # bytes of compiled programs that are kept
 
 def start() -> None:
     """Prepares the process of a program that computes, at its very beginning."""
+    streams.mend()
     use_huge_pages()
     keep_programs()
     prepare()
