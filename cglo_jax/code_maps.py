@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cglo_jax import figures
+from cglo_jax import figures, fonts
 
 _TSNE_MOST = 5000  # codes; more would take many minutes
 # Okabe & Ito's, as of the methods, then darker ones of Paul Tol's (Colour Schemes, SRON/EPS/TN/09-002):
@@ -51,7 +51,7 @@ def code_map(
     Args:
       points: float [n, 2].
       labels: int [n]; -1 (no label) is drawn small and grey.
-      class_names: the name of each class.
+      class_names: the name of each class; see `fonts.label_classes`.
 
     Returns:
       An RGB image, 1200 pixels wide.
@@ -64,6 +64,7 @@ def code_map(
     axes = figure.add_subplot()
     axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
     axes.spines[:].set_color("0.8")
+    class_names = fonts.label_classes(class_names)
     few = len(class_names) <= _LEGEND_CLASSES
     hidden = axes.scatter(*points[labels < 0].T, s=3, color="#b3b3b3")
     drawn = [
@@ -99,6 +100,7 @@ def code_panels(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    class_names = fonts.label_classes(class_names)
     width = 3.6 * len(panels) + 0.9
     figure = Figure(figsize=(width, 3.9), dpi=200, layout="constrained")
     canvas, drawn = FigureCanvasAgg(figure), {}
@@ -106,8 +108,8 @@ def code_panels(
     texts = zip(panels, titles, notes, strict=True)
     for axes, ((points, labels), title, note) in zip(all_axes, texts, strict=True):
         axes.set(xticks=[], yticks=[], box_aspect=1)
-        axes.set_title(title, fontsize=11, parse_math=False)
-        axes.set_xlabel(note, fontsize=9, labelpad=6, parse_math=False)
+        _write(axes.set_title(""), title, 11)
+        _write(axes.set_xlabel("", labelpad=6), note, 9)
         axes.spines[:].set_color("0.8")
         hidden = axes.scatter(
             *points[labels < 0].T, s=36, marker="$?$", color="black", linewidths=0.2
@@ -133,13 +135,20 @@ def _scatter_class(axes: Any, points: np.ndarray, k: int, num_classes: int) -> A
 
 
 def _add_legend(figure: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
-    style = {"loc": "outside right upper", "frameon": False, "fontsize": 11}
+    style = {"loc": "outside right upper", "frameon": False}
     legend = figure.legend(handles, [" "] * len(handles), **style)
-    # Set afterwards: matplotlib leaves names that start with "_" out and reads "$" as maths.
+    # Set afterwards: matplotlib leaves names that start with "_" out.
     for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set(
-            text="\n".join(figures.wrap(name, figures.LABEL_WIDTH)), parse_math=False
-        )
+        _write(text, "\n".join(figures.wrap(name, figures.LABEL_WIDTH)), 11)
+
+
+def _write(place: Any, text: str, size: float) -> None:
+    """Sets a text of matplotlib's, in a font that has its letters; "$" is no maths."""
+    from matplotlib.font_manager import FontProperties
+
+    lines = [fonts.drawable(line) for line in text.split("\n")]
+    font = FontProperties(fname=fonts.find("".join(lines)), size=size)
+    place.set(text="\n".join(lines), parse_math=False, font=font)
 
 
 def _add_class_names(
@@ -153,8 +162,8 @@ def _add_class_names(
     sizes = np.bincount(labels[labels >= 0], minlength=len(names))
     for k in [k for k in np.argsort(-sizes, kind="stable") if sizes[k]]:
         x, y = np.median(points[labels == k], axis=0)
-        text = axes.text(x, y, names[k], fontsize=7, ha="center", va="center")
-        text.set(parse_math=False, path_effects=outline)
+        text = axes.text(x, y, "", ha="center", va="center", path_effects=outline)
+        _write(text, names[k], 7)
         box = text.get_window_extent(canvas.get_renderer())
         inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1
         if inside and not any(box.overlaps(other) for other in placed):

@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import errno
-import functools
 import itertools
 import os
 import pathlib
@@ -36,6 +35,7 @@ class Command(NamedTuple):
 
 
 class _Flags(NamedTuple):
+    parsed: flags.FlagValues
     config: flags.FlagHolder
     workdir: flags.FlagHolder
     stage: flags.FlagHolder
@@ -45,18 +45,20 @@ class _Flags(NamedTuple):
     process: flags.FlagHolder
 
 
-@functools.cache
-def _define_flags() -> _Flags:
-    """Defines the flags, late: --config reads the command line at once."""
-    means = help_text.FLAGS
+def _define_flags(argv: Sequence[str]) -> _Flags:
+    """Defines the flags of one call, late: --config reads the command line at once."""
+    means, parsed = help_text.FLAGS, flags.FlagValues()
+    given = {"flag_values": parsed}
+    read = {**given, "sys_argv": [*argv]}
     return _Flags(
-        config_flags.DEFINE_config_file("config", None, means["config"]),
-        flags.DEFINE_string("workdir", None, means["workdir"]),
-        flags.DEFINE_enum("stage", "all", [*help_text.STAGES], means["stage"]),
-        flags.DEFINE_boolean("fresh", False, means["fresh"]),
-        flags.DEFINE_string("coordinator", None, means["coordinator"]),
-        flags.DEFINE_integer("processes", None, means["processes"]),
-        flags.DEFINE_integer("process", None, means["process"]),
+        parsed,
+        config_flags.DEFINE_config_file("config", None, means["config"], **read),
+        flags.DEFINE_string("workdir", None, means["workdir"], **given),
+        flags.DEFINE_enum("stage", "all", [*help_text.STAGES], means["stage"], **given),
+        flags.DEFINE_boolean("fresh", False, means["fresh"], **given),
+        flags.DEFINE_string("coordinator", None, means["coordinator"], **given),
+        flags.DEFINE_integer("processes", None, means["processes"], **given),
+        flags.DEFINE_integer("process", None, means["process"], **given),
     )
 
 
@@ -92,7 +94,7 @@ def parse(argv: Sequence[str]) -> Command:
     processes = (given.coordinator.value, given.processes.value, given.process.value)
     return Command(
         config,
-        _find_workdir(given.workdir.value),
+        _find_workdir(given),
         given.stage.value,
         given.fresh.value,
         _find_launch(*processes),
@@ -108,9 +110,9 @@ def _parse_flags(
       found: `argv` with the files that its configurations mean.
     """
     logging.set_verbosity(logging.ERROR)  # what is warned of is refused here
-    given = _define_flags()
+    given = _define_flags(found)
     try:
-        words = flags.FLAGS(found)[1:]
+        words = given.parsed(found)[1:]
         config = given.config.value
         getattr(config, "items", None)  # raises now what a file raised in its open()
         return given, words, flatten(config) if isinstance(config, ConfigDict) else {}
@@ -174,13 +176,13 @@ def _find_launch(
     return Launch(place, count, own)
 
 
-def _find_workdir(given: str | None) -> pathlib.Path:
+def _find_workdir(given: _Flags) -> pathlib.Path:
     """--workdir, or runs/cifar100-10 for --config=configs/cifar100.py:10."""
-    if given:
-        _check_path(path := os.path.expanduser(given))
+    if workdir := given.workdir.value:
+        _check_path(path := os.path.expanduser(workdir))
         return pathlib.Path(path)
     path, _, argument = config_flags.get_config_filename(
-        flags.FLAGS["config"]
+        given.parsed["config"]
     ).partition(":")
     argument = "-" + argument.replace(",", "-") if argument else ""
     return pathlib.Path("runs") / (pathlib.Path(path).stem + argument)

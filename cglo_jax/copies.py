@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cglo_jax import export, figures, quality, storage
+from cglo_jax import export, figures, fonts, quality, storage
 from cglo_jax.data import Dataset
 from cglo_jax.errors import UserError
 
@@ -60,7 +60,7 @@ def write(
     }
     storage.write_atomically(directory / "nearest.json", json.dumps(told) + "\n")
     shown = _closest_of_classes([r["label"] for r in records], distance)
-    nearest, names = index[shown], train_set.class_names
+    nearest, names = index[shown], fonts.label_classes(train_set.class_names)
     pairs = zip(shown, train_set.labels[nearest], strict=True)
     texts = [_name(names, records[i]["label"], label) for i, label in pairs]
     grid = figures.nearest_grid(images[shown], train_set.images[nearest], texts)

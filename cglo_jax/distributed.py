@@ -61,7 +61,8 @@ class _Reporter:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         if not os.read(reading, 1):
-            os.write(2, f"{line}\n".encode())
+            with contextlib.suppress(OSError):  # the terminal may be closed
+                os.write(2, f"{line}\n".encode())
         os._exit(0)
 
     def dismiss(self) -> None:

@@ -3,13 +3,13 @@
 They are Pillow images whose pixels are exactly those given (nearest-neighbour, whole factors).
 """
 
-import functools
 import math
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from cglo_jax import fonts
 
 _CELL = 64  # pixels: the shorter side of an image in a grid is brought to at least this
 _GUTTER = 2  # pixels around every image
@@ -23,43 +23,46 @@ _INK = (34, 34, 34)
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
-@functools.cache
-def _font() -> ImageFont.FreeTypeFont:
-    # The DejaVu Sans inside matplotlib: Pillow's own font has no letters such as e-acute.
-    import matplotlib
+def _font(text: str) -> ImageFont.FreeTypeFont:
+    return fonts.load(text, _FONT_SIZE)
 
-    path = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    return ImageFont.truetype(str(path), _FONT_SIZE)
+
+def _line_height(line: str) -> int:
+    return max(sum(_font(text).getmetrics()) for text in ("", line))
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Breaks text into lines of at most `width` pixels, within a word only if it is too long."""
-    pieces = "".join(
-        f"{c}\0" if c in " _-" else c for c in " ".join(text.split())
-    ).split("\0")
+    """Breaks text into lines of at most `width` pixels, within a word only if it is too long.
+
+    Letters that no font has become escapes, see `fonts.drawable`.
+    """
+    text = fonts.drawable(text)
+    length = _font(text).getlength
+    pieces = "".join(f"{c}\0" if c in " _-" else c for c in text).split("\0")
     lines = [""]
     for piece in pieces:
-        if _font().getlength((lines[-1] + piece).rstrip()) <= width:
+        if length((lines[-1] + piece).rstrip()) <= width:
             lines[-1] += piece
             continue
         lines.append("")
         for character in piece:
-            if lines[-1] and _font().getlength(lines[-1] + character) > width:
+            if lines[-1] and length(lines[-1] + character) > width:
                 lines.append("")
             lines[-1] += character
     return [line.rstrip() for line in lines if line.strip()]
 
 
 def _text_size(lines: Sequence[str]) -> tuple[int, int]:
-    width = max((math.ceil(_font().getlength(line)) for line in lines), default=0)
-    return width, sum(_font().getmetrics()) * len(lines)
+    widths = (math.ceil(_font(line).getlength(line)) for line in lines)
+    return max(widths, default=0), sum(map(_line_height, lines))
 
 
 def _draw_lines(
     draw: ImageDraw.ImageDraw, x: int, y: int, lines: Sequence[str], anchor: str
 ) -> None:
-    for i, line in enumerate(lines):
-        draw.text((x, y + i * sum(_font().getmetrics())), line, _INK, _font(), anchor)
+    for line in lines:
+        draw.text((x, y), line, _INK, _font(line), anchor)
+        y += _line_height(line)
 
 
 def _enlarge(images: np.ndarray, scale: int | None) -> np.ndarray:

@@ -76,6 +76,11 @@ def samples(workdir: pathlib.Path) -> Section:
         missing.append("the synthetic images")
     if missing:
         text.append(f"Not there: {', '.join(missing)}. --stage=sample makes them.")
+    if (directory / "class_names.txt").exists():
+        text.append(
+            "Classes whose letters no font had are numbered in the pictures: "
+            "samples/class_names.txt lists them."
+        )
     shown: list[Block] = []
     for _, heading, blocks in parts:
         if heading and blocks:

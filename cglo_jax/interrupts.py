@@ -1,4 +1,8 @@
-"""SIGINT (Ctrl-C) and SIGTERM: what can be saved is saved first, a second one leaves at once."""
+"""SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed): what can be saved is saved first.
+
+A second one leaves at once, where somebody asks a second time: `timeout` and launchers send the same
+signal twice at once, and a terminal that is closed sends SIGHUP, often more than once.
+"""
 
 import contextlib
 import functools
@@ -7,10 +11,16 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from cglo_jax import log_file
+
+_HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
+_SIGNALS = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, _HANGUP)))
+_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+_SAME_S = 0.2  # within it signals are one request
 _PATIENCE_S = 5.0  # until a process leaves that has nothing to save, whatever it is in
 _UNHEARD_S = 0.2  # until a wait that began as the signal came is ended
 
@@ -30,6 +40,7 @@ _begun = False  # whether there may be something to save or to end properly
 _saving = 0  # how many `deferred` are entered
 _dropped = False  # whether Python dropped what `_raise` raised
 _repeated = 0  # signals of our own making that the thread has not seen yet
+_asked: float | None = None  # when the first one but SIGHUP came
 
 
 def install(leaving: Callable[[], None] = lambda: None) -> None:
@@ -57,6 +68,31 @@ def install(leaving: Callable[[], None] = lambda: None) -> None:
     ).start()
 
 
+@contextlib.contextmanager
+def borrowed() -> Iterator[None]:
+    """Lets the signals raise `Interrupted` for a while, in a program that is not ours.
+
+    They never end its process: a second one is raised in `deferred`, too. Handlers that are not
+    Python's own stay, those that are come back, and other threads than the main one have none.
+    """
+    global _begun, _saving, _dropped, _asked
+    _begun, _saving, _dropped, _asked = True, 0, False, None
+    _heard.clear()
+    _received.clear()
+    replaced = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for signum in _SIGNALS:
+                if signal.getsignal(signum) in _DEFAULTS:
+                    replaced[signum] = signal.signal(signum, _raise_borrowed)
+        yield
+    finally:
+        for signum, handler in replaced.items():
+            signal.signal(signum, handler)
+        _begun = False
+        _heard.clear()
+
+
 def begin() -> None:
     """From here on signals raise `Interrupted`, but in `deferred`, where they are `requested`."""
     global _begun
@@ -72,6 +108,25 @@ def _raise(signum: int, _: object) -> None:
     _heard.append(signum)
     if _begun and first and not _saving:
         raise Interrupted(signum)
+
+
+def _raise_borrowed(signum: int, _: object) -> None:
+    first, second = not _heard, _is_second(signum)
+    _heard.append(signum)
+    if second or (first and not _saving):
+        raise Interrupted(signum)
+    if first:
+        _say_saving(signum)
+
+
+def _is_second(signum: int) -> bool:
+    """Whether somebody asks a second time for the end."""
+    global _asked
+    if signum == _HANGUP:
+        return False
+    if _asked is None:
+        _asked = time.monotonic()
+    return time.monotonic() - _asked > _SAME_S
 
 
 def _raise_again(otherwise: Callable[[Any], None], unraisable: Any) -> None:
@@ -105,17 +160,18 @@ def _watch(ours: socket.socket, _: socket.socket) -> None:
         if _repeated:
             _repeated -= 1
             continue
-        _received.append(number[0])
-        name = signal.Signals(number[0]).name
-        if len(_received) > 1:
-            _leave(f"{name} again: left without saving")
+        signum = number[0]
+        _received.append(signum)
+        name = signal.Signals(signum).name
         if not _begun:
             _leave(f"{name}: left, there was nothing to save")
-        if _saving:
-            _say(f"{name}: saving after this step; once more to leave at once")
-        else:
+        if _is_second(signum):
+            _leave(f"{name} again: left without saving")
+        if _saving and len(_received) == 1:
+            _say_saving(signum)
+        elif not _saving:
             _start_timer(_UNHEARD_S, _wake)
-            _start_timer(_PATIENCE_S, _leave, "left")
+            _start_timer(_PATIENCE_S, _leave_unless_saving)
 
 
 def _start_timer(seconds: float, call: Callable[..., None], *arguments: Any) -> None:
@@ -124,13 +180,24 @@ def _start_timer(seconds: float, call: Callable[..., None], *arguments: Any) -> 
     timer.start()
 
 
+def _say_saving(signum: int) -> None:
+    name = signal.Signals(signum).name
+    _say(f"{name}: saving after this step; once more to leave at once")
+
+
 def _say(text: str) -> None:
-    os.write(2, f"\n{text}\n".encode())
+    """Prints a line whatever another thread is printing; there may be no terminal any more."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())
+    log_file.note(text)
+
+
+def _leave_unless_saving() -> None:
+    if not _saving:  # else it began to in time
+        _leave("left")
 
 
 def _leave(text: str) -> None:
-    if _saving and len(_received) < 2:  # in time: it began to save
-        return
     _say(text)
     _leaving()
     os._exit(128 + _received[0])

@@ -6,9 +6,10 @@ python -m cglo_jax.main --config=configs/digits.py --workdir=runs/digits --stage
 import contextlib
 import pathlib
 import sys
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, NoReturn
 
-from cglo_jax import distributed, interrupts, storage
+from cglo_jax import distributed, interrupts, log_file, storage, streams
 from cglo_jax.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ _NO_CGLO = (
     "no method of config.classify.methods uses cGLO: it is trained for the images and figures of "
     "--stage=sample only (--stage=classify leaves it out)"
 )
+_BUSY = (
+    "error: another call of run() is at work in this process: wait until it has ended, or start this "
+    "one in a process of its own (python -m cglo_jax.main)"
+)
+_at_work = threading.Lock()  # held by a call of `run`
 
 
 def main(command: "Command") -> None:
@@ -35,6 +41,7 @@ def main(command: "Command") -> None:
         workdirs,
     )
 
+    parallel.begin_run()
     config, workdir, stage, fresh, _ = command
     distributed.check_equal("flags", f"{config.to_json()} {stage} {fresh}")
     methods.check_names(config.classify.methods)
@@ -73,6 +80,8 @@ def main(command: "Command") -> None:
             if fresh and (aside := workdirs.set_aside(workdir)):
                 print(_describe_aside(workdir, *aside), flush=True)
             stack.enter_context(workdirs.hold(config, workdir, stage))
+            stack.enter_context(ownership.Log(workdir, log_file.NAME))
+            log_file.keep(workdir)
             ownership.write_lines(workdir, "skipped.txt", train_set.skipped)
         distributed.check_workdir(workdir)
         _run_stages(command, datasets)
@@ -126,37 +135,76 @@ def _run_stages(command: "Command", datasets: "tuple[Dataset, Dataset]") -> None
         report.run(config, workdir)
 
 
-def run() -> None:
-    """Entry point: one line and a status for what can go wrong.
-
-    2 for a user's error or a file that cannot be written, 3 if another process of the run ended
-    (see `distributed`), 130 after Ctrl-C, 143 after SIGTERM.
-    """
+def program() -> NoReturn:
+    """Entry point of a process of its own; see `run`."""
+    streams.mend()  # first of all: it may start without standard streams
     interrupts.install(leaving=distributed.dismiss)
-    command = None
-    try:
-        from cglo_jax import command_line, process  # slow to import
+    from cglo_jax import process
 
-        process.start()
-        command = command_line.parse(sys.argv)
-        main(command)
-        status = 0
-    except UserError as error:
-        status = _tell(f"error: {printable(error)}", 2)
-    except interrupts.Interrupted as signal:
-        status = _tell(f"\ninterrupted: {_advise(command)}", signal.status)
-    except OSError as error:
-        if error.errno:
-            text = f"error: {printable(storage.explain(error))}; mend that, and "
-            status = _tell(text + _advise(command), 2)
-        else:
-            status = distributed.status_of(error)
-    except Exception as error:  # noqa: BLE001 - is raised again, or all of it is shown
-        if signum := interrupts.requested():  # others make errors of their own of it
-            status = _tell(f"\ninterrupted: {_advise(command)}", 128 + signum)
-        else:
-            status = distributed.status_of(error)
-    distributed.leave(status)
+    process.start()
+    distributed.leave(_run(sys.argv))
+
+
+def run() -> NoReturn:
+    """Runs the command line in `sys.argv`: one line and a status for what can go wrong.
+
+    For notebooks, threads and other programs: it can be called again, sets no signal handlers that
+    stay, and never ends the process. One call at a time; several processes are for `program`.
+
+    Raises:
+      SystemExit: with 0; 2 for a user's error or a file that cannot be written; 3 if another process
+        of the run ended (see `distributed`); 129 if the terminal was closed, 130 after Ctrl-C, 143 after
+        SIGTERM.
+    """
+    if not _at_work.acquire(blocking=False):
+        sys.exit(_tell(_BUSY, 2))
+    try:
+        with streams.mended(), interrupts.borrowed():
+            from absl import logging
+
+            from cglo_jax import process
+
+            verbosity = logging.get_verbosity()
+            try:
+                process.prepare()
+                status = _run(sys.argv, borrowed=True)
+            finally:
+                logging.set_verbosity(verbosity)
+    finally:
+        _at_work.release()
+    sys.exit(status)
+
+
+def _run(argv: list[str], *, borrowed: bool = False) -> int:
+    """Returns the exit status; `borrowed`: the process is not ours."""
+    command = None
+    with log_file.recording():
+        try:
+            from cglo_jax import command_line  # slow to import
+
+            command = command_line.parse(argv)
+            if borrowed and command.launch:
+                raise UserError(
+                    "--coordinator is for processes of their own (python -m cglo_jax.main), not for "
+                    "a call of run()"
+                )
+            main(command)
+            return 0
+        except UserError as error:
+            return _tell(f"error: {printable(error)}", 2)
+        except interrupts.Interrupted as signal:
+            return _tell(f"\ninterrupted: {_advise(command)}", signal.status)
+        except OSError as error:
+            if error.errno:
+                text = f"error: {printable(storage.explain(error))}; mend that, and "
+                return _tell(text + _advise(command), 2)
+            return distributed.status_of(error)
+        except Exception as error:  # noqa: BLE001 - is raised again, or all of it is shown
+            if (
+                signum := interrupts.requested()
+            ):  # others make errors of their own of it
+                return _tell(f"\ninterrupted: {_advise(command)}", 128 + signum)
+            return distributed.status_of(error)
 
 
 def _advise(command: "Command | None") -> str:
@@ -176,4 +224,4 @@ def _tell(text: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    run()
+    program()

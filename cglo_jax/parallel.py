@@ -117,6 +117,11 @@ def per_device(
 _tell_once = functools.cache(functools.partial(print, flush=True))
 
 
+def begin_run() -> None:
+    """Lets another run in this process tell people what an earlier one told them."""
+    _tell_once.cache_clear()
+
+
 def host_device() -> jax.Device:
     """Returns the CPU, or the first device where JAX_PLATFORMS has no cpu in it (cuda,cpu has)."""
     try:

@@ -42,10 +42,11 @@ def predict(workdir: str, method: str, seed: int | None, files: list[Path]) -> b
 
     Raises:
       UserError: there is no such classifier.
+      OSError: the lines cannot be written; BrokenPipeError: nobody reads them any more.
     """
     import numpy as np
 
-    from cglo_jax import decode, ensemble
+    from cglo_jax import decode, ensemble, streams
 
     classifier = ensemble.load(workdir, method, seed)
     print("file\tclass\tprobability")
@@ -63,6 +64,7 @@ def predict(workdir: str, method: str, seed: int | None, files: list[Path]) -> b
         highest = probabilities.max(-1, initial=0)
         for file, name, p in zip(usable, names, highest, strict=True):
             print(f"{printable(file)}\t{printable(name)}\t{p:.4f}", flush=True)
+        streams.check_output()
     return not unusable
 
 
@@ -82,7 +84,6 @@ def main(argv: list[str] | None = None) -> int:
         files = list(dict.fromkeys(find_files(args.files)))
         return 0 if predict(args.workdir, args.method, args.seed, files) else 2
     except BrokenPipeError:  # whoever read the lines has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except (UserError, OSError) as error:
         print(f"error: {printable(error)}", file=sys.stderr)

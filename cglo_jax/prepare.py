@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cglo_jax import streams
 from cglo_jax.download import MIB, Archive, download, read_members, verify
 from cglo_jax.errors import UserError, printable, shorten
 
@@ -296,4 +297,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    streams.mend()
     sys.exit(main())

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cglo_jax import weight_files, weights_cache
+from cglo_jax import streams, weight_files, weights_cache
 from cglo_jax.errors import UserError, printable
 from cglo_jax.models import resnet, vgg
 from cglo_jax.process import cache_dir
@@ -266,4 +266,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    streams.mend()
     sys.exit(main())

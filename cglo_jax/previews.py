@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import codes, figures, quality, sample, synthesis
+from cglo_jax import codes, figures, fonts, quality, sample, synthesis
 from cglo_jax.data import Dataset, to_uint8
 from cglo_jax.synthesis import Sampler, SampleSpec
 
@@ -43,7 +43,8 @@ def draw(
     again, made = _compute(
         restored.sampler, keys, beside[0], beside.ravel(), spec=restored.spec
     )
-    titles = [dataset.class_names[label] for label in classes]
+    labels = fonts.label_classes(dataset.class_names)
+    titles = [labels[label] for label in classes]
     real, again, made = map(_shrink, (dataset.images[beside[0]], again, made))
     made = made.reshape(*beside.shape, *made.shape[1:])
     pictures = {

@@ -9,6 +9,7 @@ import platform
 import sys
 import tempfile
 
+from cglo_jax import streams
 from cglo_jax.errors import UserError
 
 # Which operations XLA:CPU gives to YNNPACK. Without convolutions they go to Eigen, whose weight
@@ -27,6 +28,7 @@ _loaded_by: int | None = None  # the process that first loaded a model
 
 def start() -> None:
     """Prepares the process of a program that computes, at its very beginning."""
+    streams.mend()
     use_huge_pages()
     own()
     keep_programs()

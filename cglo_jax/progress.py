@@ -166,7 +166,7 @@ def _columns() -> int:
     """Returns the columns of the terminal, which may change."""
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns or _WIDTH
-    except OSError:
+    except (OSError, ValueError, AttributeError):  # no terminal, or none of Python's
         return _WIDTH
 
 

@@ -21,6 +21,7 @@ from cglo_jax import (
     copies,
     export,
     figures,
+    fonts,
     ownership,
     quality,
     restoring,
@@ -147,6 +148,7 @@ def write_figures(
 
     walks.png has the images of interpolations.png only, for pages that show one at a time;
     walks.json tells the class of each row, t of each column and the size of a tile in pixels.
+    class_names.txt is there if the pictures have numbers for names that no font can draw.
 
     Args:
       key: of the noise. projection: see `code_maps.project`.
@@ -156,7 +158,11 @@ def write_figures(
     grid.save(directory / "reconstructions.png")
     images, t = paint_walks(model, key, first, second)
     names = [dataset.class_names[dataset.labels[i]] for i in first]
-    figures.interpolation_grid(images, t, names).save(directory / "interpolations.png")
+    labels = fonts.label_classes(dataset.class_names)
+    shown = [labels[dataset.labels[i]] for i in first]
+    figures.interpolation_grid(images, t, shown).save(directory / "interpolations.png")
+    numbered = fonts.list_numbered(dataset.class_names)
+    storage.write_lines(directory / "class_names.txt", numbered)
     picture, tile = figures.sprite(images)
     picture.save(directory / "walks.png")
     told = json.dumps({"classes": names, "t": t, "tile": tile})
@@ -270,7 +276,8 @@ def draw_reconstructions(
     shown = np.asarray(shown)
     keys = codes.example_keys(key, jnp.asarray(shown))
     images = paint(model, model.sampler.z[shown], keys)
-    names = [dataset.class_names[dataset.labels[i]] for i in shown]
+    labels = fonts.label_classes(dataset.class_names)
+    names = [labels[dataset.labels[i]] for i in shown]
     return figures.reconstruction_grid(dataset.images[shown], images, names)
 
 

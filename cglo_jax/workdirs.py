@@ -20,7 +20,13 @@ from cglo_jax.fingerprints import (
 )
 
 _NO_CLASSIFIERS = ("train", "sample")  # stages that read nothing of them
-_OF_RUNS = ("config.json", "skipped.txt", "metrics.jsonl", "timings.jsonl")
+_OF_RUNS = (
+    "config.json",
+    "skipped.txt",
+    "log.txt",
+    "metrics.jsonl",
+    "timings.jsonl",
+)
 _OF_REPORTS = ("report.md", "report.html")
 # What stages write; those that are not here write `_OF_RUNS`.
 _FILES = {"all": (*_OF_RUNS, *_OF_REPORTS), "report": _OF_REPORTS, "export": ()}

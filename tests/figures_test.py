@@ -83,7 +83,7 @@ def test_whole_label_is_drawn():
     # All letters of a broken label are on its lines, in order.
     lines = figures.wrap(LONG, 60)
     assert "".join(lines).replace(" ", "") == LONG.replace(" ", "")
-    assert all(figures._font().getlength(line) <= 60 for line in lines)
+    assert all(figures._font(line).getlength(line) <= 60 for line in lines)
 
 
 @pytest.mark.parametrize("kind", ["rows", "columns"])

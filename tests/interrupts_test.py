@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 HEAD = """
@@ -29,6 +29,19 @@ def start(body: str, head: str = f"{HEAD}interrupts.begin()\n") -> subprocess.Po
     )
     assert process.stdout.readline() == "ready\n"
     return process
+
+
+SAVE = """
+try:
+    with interrupts.deferred():
+        print("ready")
+        while not interrupts.requested():
+            time.sleep(0.01)
+        time.sleep({seconds})
+        print("saved")
+except interrupts.Interrupted as stop:
+    sys.exit(stop.status)
+"""
 
 
 def finish(process: subprocess.Popen, status: int) -> tuple[str, str]:
@@ -145,6 +158,116 @@ def test_a_signal_that_comes_in_a_destructor_is_not_lost():
     process.send_signal(signal.SIGTERM)
     assert finish(process, 143) == ("", "")
     assert time.monotonic() - began < 4  # before it leaves by itself
+
+
+@pytest.mark.parametrize(
+    ("pauses", "first"),
+    [
+        # `timeout` sends it to its child and to its group; `uv run` hands Ctrl-C on.
+        ([(0, signal.SIGTERM), (0.05, signal.SIGTERM)], signal.SIGTERM),
+        ([(0, signal.SIGINT), (0.05, signal.SIGINT)], signal.SIGINT),
+        # A shell that loses its terminal, the kernel when the shell ends, the session's manager.
+        (
+            [(0, signal.SIGHUP), (0.3, signal.SIGHUP), (0.3, signal.SIGTERM)],
+            signal.SIGHUP,
+        ),
+        ([(0, signal.SIGTERM), (0.3, signal.SIGHUP)], signal.SIGTERM),
+    ],
+)
+def test_what_sends_several_signals_at_once_asks_once(pauses, first):
+    process = start(SAVE.format(seconds=1.2))
+    for pause, signum in pauses:
+        time.sleep(pause)
+        process.send_signal(signum)
+    out, err = finish(process, 128 + first)
+    assert out == "saved\n"
+    assert err.count("saving after this step") == 1
+
+
+def test_after_a_closed_terminal_two_more_leave_at_once():
+    process = start(SAVE.format(seconds=20))
+    for signum in (signal.SIGHUP, signal.SIGTERM, signal.SIGTERM):
+        process.send_signal(signum)
+        time.sleep(0.3)
+    out, err = finish(process, 129)
+    assert out == ""
+    assert err.endswith("\nSIGTERM again: left without saving\n")
+
+
+@pytest.mark.parametrize("close", ["os.close(2)", "os.dup2(broken, 2)"])
+def test_signals_are_heard_where_nothing_can_be_printed(close):
+    program = f"import os\nreading, broken = os.pipe()\nos.close(reading)\n{close}\n"
+    process = start(program + SAVE.format(seconds=20))
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+    assert finish(process, 143) == ("", "")
+
+
+BORROWED = """
+import os, signal, sys, threading, time
+from cglo_jax import interrupts
+def theirs(*_): print("theirs")
+signal.signal(signal.SIGHUP, theirs)
+def state():
+    handlers = [signal.getsignal(s) for s in (1, 2, 15)]
+    return handlers, sys.unraisablehook, threading.active_count(), os.listdir("/proc/self/fd")
+before = state()
+print("ready")
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_another_programs_process_is_left_as_it_was(signum):
+    process = start(
+        f"""
+        for saving in (False, True, True):
+            try:
+                with interrupts.borrowed():
+                    if saving:
+                        with interrupts.deferred():
+                            signal.raise_signal({signum:d})
+                            print("saved")
+                    signal.raise_signal({signum:d})
+            except interrupts.Interrupted as stop:
+                print(stop.status)
+            assert interrupts.requested() == 0
+        try:
+            with interrupts.borrowed(), interrupts.deferred():
+                signal.raise_signal({signum:d})
+                time.sleep(0.3)
+                signal.raise_signal({signum:d})
+                print("saved")
+        except interrupts.Interrupted as stop:
+            print(stop.status, "at once")
+        with interrupts.borrowed():
+            signal.raise_signal(signal.SIGHUP)
+        assert state() == before
+        print("ended")
+        """,
+        head=BORROWED,
+    )
+    number = str(128 + signum)
+    told = [number, "saved", number, "saved", number, f"{number} at once", "theirs"]
+    assert finish(process, 0)[0].splitlines() == [*told, "ended"]
+
+
+def test_a_thread_of_another_program_has_no_handlers():
+    process = start(
+        """
+        def work():
+            with interrupts.borrowed():
+                interrupts.begin()
+                with interrupts.deferred():
+                    assert state() == (*before[:2], 2, before[3])
+                    print("worked")
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        """,
+        head=BORROWED,
+    )
+    assert finish(process, 0) == ("worked\n", "")
 
 
 # Python runs no handler of a signal before this has ended, in half a minute.

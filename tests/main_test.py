@@ -5,7 +5,7 @@ import sys
 import pytest
 from conftest import create_config
 
-from cglo_jax import command_line, interrupts, main, process
+from cglo_jax import command_line, interrupts, main
 from cglo_jax.command_line import Command
 from cglo_jax.errors import UserError
 
@@ -13,8 +13,6 @@ from cglo_jax.errors import UserError
 @pytest.fixture
 def called(monkeypatch, tmp_path):
     """Runs the program until `ending` is raised in it; returns its exit status."""
-    monkeypatch.setattr(interrupts, "install", lambda leaving: None)
-    monkeypatch.setattr(process, "start", lambda: None)
 
     def call(ending, *flags):
         def fail(command):

@@ -115,7 +115,7 @@ def test_the_wheel_holds_the_package_and_its_configurations_only(wheel):
     (about,) = (name for name in metadata if name.endswith("METADATA"))
     assert contents[about].decode().endswith((ROOT / "README.md").read_text())
     (points,) = (name for name in metadata if name.endswith("entry_points.txt"))
-    assert b"cglo-jax = cglo_jax.main:run" in contents[points]
+    assert b"cglo-jax = cglo_jax.main:program" in contents[points]
 
 
 @pytest.mark.parametrize("name", ["cifar100", "cub:10", "digits", "folder"])

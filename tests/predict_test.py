@@ -11,7 +11,7 @@ from PIL import Image
 from saved_run import put_classifier, put_run
 
 import cglo_jax
-from cglo_jax import predict
+from cglo_jax import predict, streams
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +91,20 @@ def test_the_method_must_be_said(run, capsys):
         predict.main([f"--workdir={run}", "a.png"])
     assert stop.value.code == 2
     assert "--method" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_lines_that_cannot_be_written_end_it(run, photos, monkeypatch, capfd, full):
+    read, write = os.pipe()
+    os.close(read)
+    (photos / "notes.txt").unlink()
+    with open("/dev/full", "w") as nowhere, open(write, "w") as unread:
+        monkeypatch.setattr(sys, "stdout", nowhere if full else unread)
+        with streams.mended():
+            status = call(run, photos)
+    error = "error: [Errno 28] No space left on device: 'standard output'\n"
+    told = capfd.readouterr().err
+    assert (status, told) == ((2, error) if full else (0, ""))
 
 
 @pytest.mark.slow

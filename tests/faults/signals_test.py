@@ -1,11 +1,14 @@
-"""SIGINT and SIGTERM in every phase: saved, ended in time with the right status, and resumed."""
+"""SIGINT, SIGTERM and SIGHUP in every phase: saved, ended in time with the right status, resumed."""
 
+import contextlib
+import fcntl
 import functools
 import os
 import random
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -22,7 +25,7 @@ from small_run import (
 
 from cglo_jax import classify, parallel, storage, workdirs
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 MOST_S = 10
 CLASSIFY = {"stage": "all", "classify.methods": "('baseline','cglo')"}
 
@@ -91,6 +94,31 @@ def in_an_import(signum: int) -> None:
     workdirs.hold = hold
 
 
+def in_a_terminal(number: int, ignored: bool) -> None:
+    """The run has a terminal of its own, that is closed while the step with this number is taken."""
+    master, slave = os.openpty()
+    os.setsid()
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    for descriptor in range(3):
+        os.dup2(slave, descriptor)
+    os.close(slave)
+    os.set_blocking(master, False)
+    if ignored:  # as by nohup
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    real, taken = parallel.MappedStep.__call__, []
+
+    def counted(self, *args):
+        taken.append(1)
+        if len(taken) <= number:
+            with contextlib.suppress(BlockingIOError):
+                os.read(master, 100_000)
+        if len(taken) == number:
+            os.close(master)
+        return real(self, *args)
+
+    parallel.MappedStep.__call__ = counted
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     return write_images(tmp_path_factory.mktemp("signals") / "images")
@@ -143,9 +171,10 @@ def interrupt_everywhere(images, workdir, signum: int, seed: int) -> None:
     assert interrupted(in_eval) == STEPS
 
 
-@pytest.mark.parametrize(
-    "signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+SLOW = [pytest.param(s, marks=pytest.mark.slow) for s in SIGNALS if s != signal.SIGTERM]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, *SLOW])
 def test_a_signal_in_any_phase_is_heard_and_leaves_no_trace(
     images, reference, tmp_path, signum
 ):
@@ -171,6 +200,28 @@ def check_everywhere(images, reference, workdir, signum, seed) -> None:
     run = Run(images, workdir, **CLASSIFY)
     assert run.finish(120) == 0, run.error()
     assert digest_run(workdir) == reference
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_is_closed(images, reference, tmp_path, ignored):
+    workdir, place = tmp_path / "run", "checkpoints/seed-0"
+    closed = functools.partial(in_a_terminal, number=7, ignored=ignored)
+    status = Run(images, workdir, before=closed).finish()
+    log = (workdir / "log.txt").read_text()
+    if ignored:
+        assert status == 0, log
+        assert f"train seed 0: done, {STEPS} steps in " in log
+    else:
+        assert status == 129, log
+        assert digest_state(workdir / place)[0] == 7
+        lines = [line[20:] for line in log.splitlines()]
+        assert lines[-3:] == [
+            "SIGHUP: saving after this step; once more to leave at once",
+            f"train seed 0: saved step 7 of {STEPS}",
+            "interrupted: the same command goes on from the last checkpoint",
+        ]
+        assert Run(images, workdir).finish() == 0
+    assert digest_state(workdir / place) == reference[place]
 
 
 @pytest.mark.parametrize("signum", SIGNALS)

@@ -1,6 +1,6 @@
 """A small run as people start it, in processes that cost little: 24 images, 3 classes, 16 px.
 
-A server imports the package once; every run is a fork of it with `cglo_jax.main.run` in it, its own
+A server imports the package once; every run is a fork of it with `cglo_jax.main.program` in it, its own
 standard error and exit status. Programs are compiled by the first run and kept for the others.
 """
 
@@ -123,7 +123,7 @@ def _run(argv, told, programs, before) -> None:
         before()
     from cglo_jax import main
 
-    main.run()
+    main.program()
 
 
 def digest_state(directory: pathlib.Path) -> tuple[int, dict[str, str]]:
