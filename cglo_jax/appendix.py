@@ -68,6 +68,9 @@ def priors(results: Results, flat: Mapping[str, Any]) -> Section:
         ["Tested on", test],
         ["Labels of test images", "never used, except to count the accuracies above"],
     ]
+    if near := data.get("near_copies"):  # older results do not have it
+        text = f"{near} of {n_test}: the accuracies count them; they are listed below"
+        rows.append(["Test images that are near copies of training images", text])
     if added:
         text = f"{plural(added, 'image')}: came after the generator was trained"
         rows.append(["Learnt by codes alone", text])
@@ -83,6 +86,10 @@ def priors(results: Results, flat: Mapping[str, Any]) -> Section:
         Table("Priors and data", ["What", "Used"], rows),
         Table("Classes", ["Label", "Name", "Labelled", "Tested"], names, folded=True),
     ]
+    if shown := data.get("near_copies_shown"):
+        header = ["Test image", "Training image"]
+        caption = "Near copies (saved again, resized, cropped or brightened)"
+        tables.append(Table(caption, header, shown, folded=True))
     return Section("What the methods were given", tables=tables)
 
 

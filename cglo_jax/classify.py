@@ -279,6 +279,7 @@ def _train(
             "fingerprint": fingerprint,
             "names": list(dataset.class_names),
             "shape": list(dataset.images.shape[1:]),
+            "conversion": dataset.conversion._asdict(),
         },
         workdir=workdir,
         tags={"stage": "classify", "method": spec.method, "seed": seed},

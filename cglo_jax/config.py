@@ -44,10 +44,16 @@ def get_config() -> ConfigDict:
     # "digits" (embedded), "folder" or a TFDS image classification data set, such as "cifar100"
     config.dataset.name = "digits"
     # of "folder": the directory with one sub-folder of images per class, in train/ and test/ or
-    # without them
+    # without them; wrapped in itself or beside folders that are no class, it is understood, too
     config.dataset.path = ""
     # of "folder": refuse to start if any file cannot be used, be it damaged or a copy
     config.dataset.strict = False
+    # of "folder": what transparent images are put on: "white", "black", "grey", "#rrggbb" or
+    # "auto": white, unless a class would vanish on it (set it before images are added later)
+    config.dataset.background = "auto"
+    # of "folder": bits that values of 16-bit images use, 8 to 16; 0 = 8, 10, 12, 14 or 16, the
+    # least that holds the largest value of all images (set it before images are added later)
+    config.dataset.bits = 0
     # where TFDS data sets are prepared; "" = $TFDS_DATA_DIR or ~/tensorflow_datasets
     config.dataset.data_dir = ""
     # pixels the short side is brought to; 0 = as stored (must be square). This, or `crop` if

@@ -7,13 +7,15 @@ same images on every machine.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
 from cglo_jax import folder, pixels, sources, tfds_source
+from cglo_jax.class_folders import name_some
+from cglo_jax.colours import DEFAULT, Conversion
 from cglo_jax.errors import UserError
 
 _PIXELS = 1 << 21  # of a batch that is not trained on, whatever the size of the images
@@ -34,6 +36,8 @@ class Dataset:
       balanced: whether `class_weights` differ with the number of images.
       notes: lines that people should read before training.
       skipped: "file: why" for each file that is not used.
+      conversion: how image files became these images.
+      near_copies: of test images, (file, training file) of each that is nearly the same.
     """
 
     images: np.ndarray
@@ -45,6 +49,8 @@ class Dataset:
     balanced: bool = False
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    conversion: Conversion = DEFAULT
+    near_copies: tuple[tuple[str, str], ...] = ()
 
     @property
     def num_labelled(self) -> int:
@@ -108,8 +114,21 @@ def load(fields: ConfigDict) -> tuple[Dataset, Dataset]:
         balanced=fields.class_weights,
         notes=splits.notes,
         skipped=splits.skipped,
+        conversion=splits.conversion,
     )
-    return train_set, test_set
+    near = _name_near_copies(train_set, test_set, splits.near)
+    return train_set, dataclasses.replace(test_set, near_copies=near)
+
+
+def _name_near_copies(
+    train: Dataset, test: Dataset, near: Mapping[str, tuple[int, str]]
+) -> tuple[tuple[str, str], ...]:
+    """Names the test images that are near copies of images to train on, and one of these each."""
+    tested = [i for i in test.ids if i in near]
+    trained = [i for i in train.ids if i in near and i not in set(tested)]
+    files = {near[i][0]: near[i][1] for i in reversed(trained)}
+    found = [near[i] for i in tested if near[i][0] in files]
+    return tuple(sorted((name, files[group]) for group, name in found))
 
 
 def _choose_classes(splits: sources.Splits, count: int) -> sources.Splits:
@@ -166,6 +185,7 @@ def read(fields: ConfigDict) -> sources.Splits:
         ("path", "folder"),
         ("strict", "folder"),
         ("split_file", "caltech_birds2011"),
+        ("bits", "folder"),
     ):
         if fields[field] and fields.name != name:
             raise UserError(
@@ -194,7 +214,15 @@ def describe(train: Dataset, test: Dataset) -> str:
             f"; {alone} class(es) with one image each, whose new images are that image's "
             "reconstruction: there is no other to go towards"
         )
-    return "\n".join([*train.notes, text])
+    lines = [*train.notes, text]
+    if test.near_copies:
+        names = [f"{name} (as {trained})" for name, trained in test.near_copies]
+        lines.append(
+            f"{len(names)} of {len(test.ids)} test images are near copies of training images (saved "
+            f"again, resized, cropped or brightened), which flatters the accuracy: "
+            f"{name_some(names)}; remove them from one side"
+        )
+    return "\n".join(lines)
 
 
 def choose_shots(

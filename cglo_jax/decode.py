@@ -1,4 +1,4 @@
-"""Image files of any kind -> 8-bit RGB, upright, on white; or a plain reason why not.
+"""Image files of any kind -> 8-bit sRGB, upright, opaque; or a plain reason why not.
 
 Whatever a file holds, reading it does not raise: the files are people's own, and one bad file among
 thousands must not stop a run. Pillow decodes. What Pillow, and libtiff below it, print about a
@@ -16,14 +16,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from cglo_jax import process
+from cglo_jax import colours, process
 from cglo_jax.budget import Budget
+from cglo_jax.colours import DEFAULT, Conversion, Profile
 from cglo_jax.errors import printable
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -52,6 +53,9 @@ _TURNS = {
 
 _MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")  # of a JPEG, with a length
 _BAND = 1 << 20  # pixels that are converted at once
+# Pillow's raw modes of 16 bits per channel, of which it keeps the high 8
+_DEEP = re.compile(r"(RGB|RGBA|RGBX|RGBa|LA|CMYK);16([BLN])")
+_PAIRS = ("RGB", "RGBA", "RGBX", "CMYK")  # those that it reads in both orders of bytes
 
 T = TypeVar("T")
 
@@ -66,10 +70,15 @@ class Decoded(NamedTuple):
     Attributes:
       image: mode "RGB", turned upright.
       grey: the file stores shades of grey.
-      transparent: some of it was, and is white now.
+      transparent: some of it was, and is of the background's colour now.
       turned: its EXIF data said how. (A TIFF's own orientation is not counted.)
-      file_hash: 32 hexadecimal digits of the file's content if its format may be lossy:
-        which pixels that becomes depends on the decoder's version. Else "".
+      file_hash: 32 hexadecimal digits of the file's content if its format may be lossy, or its
+        colours were converted: which pixels that becomes depends on the decoder's version. Else "".
+      content: hash of colours and transparency of a transparent image, whatever it is put on.
+      hidden_on: backgrounds on which a transparent image cannot be seen.
+      largest: of the values that are stored with 16 bits and may use fewer; 0: there are none.
+      profile: "converted" to sRGB, "unusable" or "" (none, or it is sRGB's).
+      mark: what of the conversion is not the default, for ids.
     """
 
     image: Image.Image
@@ -77,6 +86,11 @@ class Decoded(NamedTuple):
     transparent: bool
     turned: bool
     file_hash: str = ""
+    content: str = ""
+    hidden_on: tuple[str, ...] = ()
+    largest: int = 0
+    profile: str = ""
+    mark: str = ""
 
 
 # Pixels that all threads hold together. A larger image, or a long file, is alone meanwhile.
@@ -84,17 +98,21 @@ _PIXELS = Budget(48_000_000)
 
 
 def decode_each(
-    paths: Sequence[Path], use: Callable[[Decoded], T], name: str = ""
+    paths: Sequence[Path],
+    use: Callable[[Decoded], T],
+    name: str = "",
+    conversion: Conversion = DEFAULT,
 ) -> list[T | UnusableImage]:
     """Decodes files on a few threads, each image held no longer than `use` needs it.
 
-    Of animations and of files with several pages the first image counts. Transparency becomes
-    white, 16-bit grey is scaled to 8 bits, other modes are converted as Pillow does.
+    Of animations and of files with several pages the first image counts. 16 bits are scaled to 8,
+    other modes are converted as Pillow does.
 
     Args:
       paths: n files of any kind, directories excepted.
       use: what to keep of an image; called on several threads.
       name: of a progress bar, which is shown on a terminal; "" = none.
+      conversion: what becomes of transparency, deep values and colour profiles.
 
     Returns:
       n results, in the order of `paths`: of `use`, or why the file cannot be used.
@@ -103,7 +121,7 @@ def decode_each(
     def decode(path: Path) -> T | UnusableImage:
         with contextlib.ExitStack() as held:
             try:
-                return use(_decode(path, held))
+                return use(_decode(path, held, conversion))
             except UnusableImage as why:
                 # A new one: the traceback of this one holds the image.
                 return UnusableImage(*why.args)
@@ -140,7 +158,9 @@ def find_libtiff() -> ctypes.CDLL:
     return library
 
 
-def _decode(path: Path, held: contextlib.ExitStack) -> Decoded:
+def _decode(
+    path: Path, held: contextlib.ExitStack, conversion: Conversion = DEFAULT
+) -> Decoded:
     """Decodes a file; `held` is what is to be given back when the image is no longer used."""
     with _open(path) as file:
         if long := os.fstat(file.fileno()).st_size > _LONG:
@@ -151,9 +171,11 @@ def _decode(path: Path, held: contextlib.ExitStack) -> Decoded:
                 _check_scans(image, file)
                 if not long:
                     held.enter_context(_PIXELS.take(image.width * image.height))
+                deep = _is_deep(image)
                 image.load()
-                decoded = _normalise(image)
-                if _may_be_lossy(image):
+                low = _load_low_bytes(file) if deep and conversion.bits < 16 else None
+                decoded = _normalise(image, conversion, deep, low)
+                if _may_be_lossy(image) or decoded.profile == "converted":
                     file.seek(0)
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                     decoded = decoded._replace(file_hash=digest[:32])
@@ -230,36 +252,155 @@ def _check_scans(image: Image.Image, file: BinaryIO) -> None:
         raise UnusableImage(f"too many scans ({scans}, save it as a baseline JPEG)")
 
 
-def _normalise(image: Image.Image) -> Decoded:
-    """Any mode, any orientation -> upright RGB."""
+def _is_deep(image: Image.Image) -> bool:
+    """Tells whether Pillow, before it loads the image, is to drop the low 8 of 16 bits."""
+    return any(_DEEP.fullmatch(str(_raw_mode(tile.args))) for tile in image.tile)
+
+
+def _raw_mode(args: Any) -> Any:
+    return args[0] if isinstance(args, tuple) and args else args
+
+
+def _load_low_bytes(file: BinaryIO) -> Image.Image | None:
+    """Loads the image whose channels are the low 8 of 16 bits, if Pillow can.
+
+    It takes the first or the second byte of each pair by the order that it is told.
+    """
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as image:
+        tiles = []
+        for tile in image.tile:
+            mode, order = _DEEP.fullmatch(_raw_mode(tile.args)).groups()
+            if mode not in _PAIRS:
+                return None
+            if order == "N":
+                order = {"little": "L", "big": "B"}[sys.byteorder]
+            swapped = f"{mode};16{'L' if order == 'B' else 'B'}"
+            rest = tile.args[1:] if isinstance(tile.args, tuple) else None
+            args = swapped if rest is None else (swapped, *rest)
+            tiles.append(tile._replace(args=args))
+        image.tile = tiles
+        image.load()
+        return image.copy()
+
+
+def _normalise(
+    image: Image.Image,
+    conversion: Conversion,
+    deep: bool = False,
+    low: Image.Image | None = None,
+) -> Decoded:
+    """Any mode, any orientation -> upright RGB.
+
+    Args:
+      image: loaded.
+      deep: it had 16 bits per channel, of which Pillow dropped the low 8, which are `low`.
+    """
     mode = image.mode
     turn = _find_turn(image)
     if mode == "F" or (mode == "I" and image.format == "TIFF"):
         advice = "save it with 8 or 16 bits per channel"
         raise UnusableImage(f"pixels without a known range ({advice})")
-    rgb, transparent = _convert(image)
+    decoded = _convert(image, conversion, deep, low)
     grey = mode in ("1", "L", "LA") or mode.startswith("I")
-    upright = rgb if turn is None else rgb.transpose(turn)
-    return Decoded(upright, grey, transparent, turn is not None)
+    upright = decoded.image if turn is None else decoded.image.transpose(turn)
+    return decoded._replace(image=upright, grey=grey, turned=turn is not None)
 
 
-def _convert(image: Image.Image) -> tuple[Image.Image, bool]:
-    """-> RGB on white, and whether some of it was transparent; by bands, to save memory."""
-    table = _scale_16_bits(image) if image.mode.startswith("I") else None
-    rgb, transparent = Image.new("RGB", image.size, "white"), False
+def _convert(
+    image: Image.Image, conversion: Conversion, deep: bool, low: Image.Image | None
+) -> Decoded:
+    """-> opaque RGB, not yet turned; by bands, to save memory."""
+    table, is_open, largest = None, deep, 0
+    if image.mode.startswith("I"):
+        table, is_open = _scale_16_bits(image, conversion.bits)
+    elif deep and conversion.bits < 16:
+        table = _scale(conversion.bits)
+    profile = _find_profile(image) if conversion.profiles else Profile("")
+    rgb = Image.new("RGB", image.size, conversion.background)
+    digest = hashlib.sha256(repr(image.size).encode())
+    transparent, visibility = False, colours.Visibility()
+    clear = image.has_transparency_data
+    if clear and image.mode in ("RGBA", "LA"):  # most are opaque nevertheless
+        clear = image.getextrema()[-1][0] < 255
     rows = max(1, _BAND // image.width)
     for top in range(0, image.height, rows):
-        band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        if table is not None:
+        box = (0, top, image.width, min(top + rows, image.height))
+        band = image.crop(box)
+        if image.mode.startswith("I"):
+            if is_open:
+                largest = max(largest, int(np.asarray(band).max()))
             part, alpha = _from_16_bits(band, table)
-        elif band.has_transparency_data:
-            part = band.convert("RGBA")
-            alpha = part.getchannel("A")
         else:
-            part, alpha = band.convert("RGB"), None
+            part, alpha = _split_alpha(band, profile, clear)
+            if deep:
+                largest = max(largest, *(top for _, top in _extrema(part)))
+            if table is not None:
+                part = _join_bytes(part, None if low is None else low.crop(box), table)
+            part = _to_srgb(part, profile)
         rgb.paste(part, (0, top), mask=alpha)
-        transparent |= alpha is not None and alpha.getextrema()[0] < 255
-    return rgb, transparent
+        if clear and alpha is not None:
+            transparent |= alpha.getextrema()[0] < 255
+            visibility.add(part, alpha)
+            _add_hash(digest, part, alpha)
+    if deep and largest >= 0:
+        largest = (largest << 8) + 255
+    decoded = Decoded(
+        rgb, False, transparent, False, largest=largest, profile=profile.state
+    )
+    marks = ["sRGB"] if profile.state == "converted" else []
+    if transparent:
+        if not visibility.anything:
+            raise UnusableImage("nothing to see (all of it is transparent)")
+        decoded = decoded._replace(
+            content=digest.hexdigest()[:32], hidden_on=visibility.hidden_on()
+        )
+        if conversion.background != DEFAULT.background:
+            marks.append(f"on {conversion.background}")
+    return decoded._replace(mark=" ".join(marks))
+
+
+def _extrema(image: Image.Image) -> Sequence[tuple[int, int]]:
+    found = image.getextrema()
+    return found if isinstance(found[0], tuple) else (found,)
+
+
+def _split_alpha(
+    band: Image.Image, profile: Profile, clear: bool
+) -> tuple[Image.Image, Image.Image | None]:
+    """-> "RGB", or what the profile takes ("L", "CMYK"), and alpha if there is any."""
+    alpha, mode = None, "RGB"
+    if clear:
+        alpha = band.convert("RGBA").getchannel("A")
+    if profile.state == "converted" and profile.mode != "RGB":
+        mode = profile.mode
+    if band.mode == "P" or (alpha is not None and band.mode not in ("L", "LA")):
+        band = band.convert("RGBA")
+    return band.convert(mode), alpha
+
+
+def _to_srgb(part: Image.Image, profile: Profile) -> Image.Image:
+    if profile.state == "converted":
+        return colours.apply_profile(part, profile)
+    return part
+
+
+def _add_hash(digest: Any, rgb: Image.Image, alpha: Image.Image) -> None:
+    """Adds pixels to a hash; the colours of those that are wholly transparent do not count."""
+    share = np.asarray(alpha.convert("L"))
+    pixels = np.dstack([np.asarray(rgb), share])
+    pixels[share == 0] = 0
+    digest.update(pixels.tobytes())
+
+
+def _find_profile(image: Image.Image) -> Profile:
+    content = image.info.get("icc_profile")
+    if not content:
+        return Profile("")
+    mode = {"L": "L", "LA": "L", "CMYK": "CMYK"}.get(image.mode, "RGB")
+    if mode == "RGB" and image.mode not in ("RGB", "RGBA", "RGBX", "P", "YCbCr"):
+        return Profile("unusable")
+    return colours.read_profile(bytes(content), mode)
 
 
 def _may_be_lossy(image: Image.Image) -> bool:
@@ -277,21 +418,40 @@ def _find_turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _scale_16_bits(image: Image.Image) -> np.ndarray:
+def _scale(bits: int) -> np.ndarray:
+    """uint8 [65536], grey by value of so many bits; larger values are white."""
+    largest = (1 << bits) - 1
+    table = np.minimum(np.round(np.arange(1 << 16) * (255 / largest)), 255)
+    return table.astype(np.uint8)
+
+
+def _scale_16_bits(image: Image.Image, bits: int) -> tuple[np.ndarray, bool]:
     """Scales 16-bit grey by its whole range: Pillow's own conversion clips, or has clipped.
 
-    Pillow scales a PGM's largest value to 65535 itself; a TIFF has its bits, and may mean
-    white by 0.
+    Pillow scales a PGM's largest value to 65535 itself; a TIFF may have fewer bits than 16, and may
+    mean white by 0. Of all others how many bits are used is told by the data set.
+
+    Args:
+      bits: what the data set uses.
 
     Returns:
-      uint8 [65536], grey by value.
+      (uint8 [65536], grey by value; whether `bits` count).
     """
     tags = getattr(image, "tag_v2", {})  # of a TIFF
-    largest = (1 << tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1
-    table = np.minimum(np.round(np.arange(1 << 16) * (255 / largest)), 255)
-    if tags.get(_PHOTOMETRIC) == 0:
-        table = 255 - table
-    return table.astype(np.uint8)
+    stored = tags.get(_BITS_PER_SAMPLE, (16,))[0]
+    is_open = stored == 16 and image.format != "PPM"
+    table = _scale(bits if is_open else stored)
+    return (255 - table if tags.get(_PHOTOMETRIC) == 0 else table), is_open
+
+
+def _join_bytes(
+    high: Image.Image, low: Image.Image | None, table: np.ndarray
+) -> Image.Image:
+    """Scales 16-bit values whose high and low bytes are two images of one mode."""
+    values = np.asarray(high).astype(np.uint16) << 8
+    if low is not None:
+        values |= np.asarray(low.convert(high.mode))
+    return Image.fromarray(table[values], high.mode if high.mode == "CMYK" else None)
 
 
 def _from_16_bits(

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cglo_jax import classifier, decode, parallel, pixels, process, saved_config
 from cglo_jax.checkpoints import restore_latest_model
+from cglo_jax.colours import Conversion
 from cglo_jax.data import batch_that_fits, to_float
 from cglo_jax.errors import UserError, printable
 from cglo_jax.results import find_results, result_path
@@ -30,6 +31,7 @@ class Classifier:
       class_names: K names, indexed by label.
       image_shape: (H, W, C) that the networks take.
       size: pixels that the short side of a file's image is brought to.
+      conversion: how files become images, as those of training did.
       network: the module; variables: {params, batch_stats} of each seed.
     """
 
@@ -38,6 +40,7 @@ class Classifier:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     size: int
+    conversion: Conversion
     network: nn.Module = dataclasses.field(repr=False)
     variables: tuple[Mapping[str, Any], ...] = dataclasses.field(repr=False)
 
@@ -68,7 +71,8 @@ class Classifier:
     def read(self, files: Sequence[Path]) -> list[np.ndarray | decode.UnusableImage]:
         """Decodes image files as those of training: uint8 [H, W, C] each, or why not."""
         process.check_not_forked()
-        return decode.decode_each([pathlib.Path(file) for file in files], self._fit)
+        paths = [pathlib.Path(file) for file in files]
+        return decode.decode_each(paths, self._fit, conversion=self.conversion)
 
     def _fit(self, decoded: decode.Decoded) -> np.ndarray:
         side, _, channels = self.image_shape
@@ -142,6 +146,11 @@ def load(workdir: Path, method: str, seed: int | None = None) -> Classifier:
     chosen = tuple(seeds) if seed is None else (seed,)
     first, *others = (restore(path, method, s, found[method, s]) for s in chosen)
     for other in others:
+        if other.conversion != first.conversion:
+            raise UserError(
+                f"the {method} classifiers in {path} read transparent or 16-bit images otherwise "
+                f"for seed {other.seeds[0]} than for {first.seeds[0]}: load one seed"
+            )
         if other.class_names != first.class_names:
             raise UserError(
                 f"the {method} classifiers in {path} are of other classes for seed "
@@ -183,6 +192,14 @@ def restore(
     params = model.get("averaged", model["params"])
     variables = {"params": params, "batch_stats": model["batch_stats"]}
     size = config.dataset.size or shape[0]
+    conversion = Conversion.restore(meta.get("conversion", {}))
     return Classifier(
-        method, (seed,), names, shape, size, network, (jax.device_put(variables),)
+        method,
+        (seed,),
+        names,
+        shape,
+        size,
+        conversion,
+        network,
+        (jax.device_put(variables),),
     )

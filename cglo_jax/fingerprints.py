@@ -16,6 +16,8 @@ _FREE = {
     "dataset.data_dir",
     "dataset.path",
     "dataset.strict",
+    "dataset.background",
+    "dataset.bits",
     "dataset.split_file",
     "reconstruction.weights",
     "reconstruction.cache_gb",

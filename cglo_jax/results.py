@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 from cglo_jax.data import Dataset
 from cglo_jax.errors import UserError, printable
 
+_NEAR_COPIES = 200  # that a result lists
+
 
 def result_path(workdir: pathlib.Path, method: str, seed: int) -> pathlib.Path:
     """Returns where the result of a classifier is, its checkpoints/ beside it."""
@@ -112,6 +114,8 @@ def describe_data(
         "class_names": list(train_set.class_names),
         "train_counts": counts[0],
         "test_counts": counts[1],
+        "near_copies": len(test_set.near_copies),
+        "near_copies_shown": list(map(list, test_set.near_copies[:_NEAR_COPIES])),
     }
 
 

@@ -5,12 +5,15 @@ A source knows the ids and labels of a whole split and reads only the images ask
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
+
+from cglo_jax.colours import DEFAULT, Conversion
 
 _BAND = 1 << 20  # pixels that are hashed at once
 _DIGITS_TEST = 797  # of the 1797 digits; the other 1000 are to train on
@@ -45,6 +48,8 @@ class Splits(NamedTuple):
       notes: one line each, to be printed before training.
       skipped: "file: why" for each file that is not used.
       test_name: what the images to test on are, for people.
+      conversion: how files became these images; others are to be read so, too.
+      near: (group, file) of each image, by its id, that is a near copy of others of its group.
     """
 
     class_names: tuple[str, ...]
@@ -53,6 +58,8 @@ class Splits(NamedTuple):
     notes: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     test_name: str = "test"
+    conversion: Conversion = DEFAULT
+    near: Mapping[str, tuple[int, str]] = MappingProxyType({})
 
 
 def keep_classes(source: Source, kept: np.ndarray) -> Source:

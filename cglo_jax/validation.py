@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cglo_jax.colours import NAMED, parse
 from cglo_jax.config import EXPORTS, SIDES, flatten, get_config
 from cglo_jax.errors import UserError, shorten
 
@@ -163,6 +164,14 @@ def _validate_ranges(flat: dict[str, Any]) -> None:
         side,
         f"4 or 7, doubled at least once, such as {near[0]} or {near[1]}",
     )
+    bits, background = flat["dataset.bits"], flat["dataset.background"]
+    _check(bits == 0 or 8 <= bits <= 16, "dataset.bits", bits, "0 or from 8 to 16")
+    try:
+        known = background in ("auto", *NAMED) or bool(parse(background))
+    except ValueError:
+        known = False
+    want = f"auto, {', '.join(NAMED)} or a colour such as #80c0ff"
+    _check(known, "dataset.background", background, want)
     depth = flat["classify.depth"]
     _check(
         depth >= 10 and (depth - 4) % 6 == 0,

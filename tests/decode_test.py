@@ -487,7 +487,7 @@ def test_long_file_is_not_read(tmp_path):
     ],
 )
 def test_what_decoders_raise_is_a_reason(tmp_path, monkeypatch, error, reason):
-    def fail(image):
+    def fail(*_):
         raise error
 
     (tmp_path / "x.png").write_bytes(encode(RGB, "PNG"))

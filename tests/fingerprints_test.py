@@ -26,7 +26,9 @@ FREE = {
     # Where it lies; its content is compared otherwise.
     "dataset.data_dir",
     "dataset.path",
-    "dataset.strict",  # the same images or none
+    "dataset.strict",
+    "dataset.background",
+    "dataset.bits",  # the same images or none
     "dataset.split_file",
     "reconstruction.weights",
     "latent.init_weights",

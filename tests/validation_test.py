@@ -18,6 +18,7 @@ NUMBERS = [
 FLOATS = [name for name in NUMBERS if isinstance(DEFAULTS[name], float)]
 # Bad values of the numbers that are in none of validation.py's three lists.
 OTHER_NUMBERS = {
+    "dataset.bits": [-1, 7, 17],
     "latent.noise_dim": [0, -1],
     "classify.depth": [0, 4, 9, 12, 27, 29],
     "classify.replace_probability": [-0.01, 1.01],
@@ -75,6 +76,18 @@ def error_of(name: str, value: object) -> str:
     if len(text) < 400:
         assert text.startswith(f"config.{name} is {shown!r}: it must be ")
     return text
+
+
+@pytest.mark.parametrize("value", ["auto", "white", "black", "grey", "#80C0ff"])
+def test_background(value):
+    validate(changed("dataset.background", value))
+
+
+@pytest.mark.parametrize("value", ["", "red", "#80c0f", "#80c0fg", "808080", "#8 0 c0"])
+def test_background_that_is_none(value):
+    assert error_of("dataset.background", value).endswith(
+        "it must be auto, white, black, grey or a colour such as #80c0ff"
+    )
 
 
 def test_defaults_are_valid():

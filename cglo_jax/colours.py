@@ -1,0 +1,185 @@
+"""How stored colours become sRGB: backgrounds of transparent images, bits of deep ones, profiles.
+
+One `Conversion` holds for all images of a data set, and for those that its classifiers see later.
+"""
+
+import functools
+import io
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+NAMED = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}
+# What "auto" chooses from, the first that does.
+BACKGROUNDS = (*NAMED.values(), "#c0c0c0", "#404040")
+DEPTHS = (8, 10, 12, 14, 16)  # bits of the values that are stored with 16
+_VISIBLE = (
+    24  # of 255, by which a pixel must differ from the background in some channel
+)
+_LEAST = 0.02  # share of an image's pixels that must, those nearly transparent excepted
+_CLEAR = 32  # of 255: alpha of a pixel that does not count
+_TOLERATED = 0.05  # share of a class that may be hard to see on white
+_EQUAL = 3  # of 255: colours that a profile moves less are sRGB
+_BUILDING = threading.Lock()
+
+
+class Conversion(NamedTuple):
+    """What files leave open; the defaults are Pillow's.
+
+    Attributes:
+      background: "#rrggbb", what transparent images are put on.
+      bits: of every value of images that are stored with 16.
+      profiles: whether colours are converted by the ICC profile that a file brings.
+    """
+
+    background: str = NAMED["white"]
+    bits: int = 16
+    profiles: bool = False
+
+    @classmethod
+    def restore(cls, saved: Mapping[str, Any]) -> "Conversion":
+        """Returns what `_asdict` was saved of; of older classifiers, which have none, the defaults."""
+        return cls(**{name: saved[name] for name in cls._fields if name in saved})
+
+
+DEFAULT = Conversion()
+
+
+class Visibility:
+    """Adds up over the parts of one image on which backgrounds it cannot be seen."""
+
+    def __init__(self) -> None:
+        self._content = 0  # pixels that are not nearly transparent
+        self._visible = np.zeros(len(BACKGROUNDS), np.int64)
+        self.anything = False
+
+    def add(self, rgb: Image.Image, alpha: Image.Image) -> None:
+        """Adds a part: mode "RGB", and its alpha, "L" or "1"."""
+        colours = np.asarray(rgb).astype(np.int16)
+        share = np.asarray(alpha.convert("L"))
+        self.anything |= bool(share.any())
+        counted = share >= _CLEAR
+        self._content += int(counted.sum())
+        colours, share = colours[counted], share[counted].astype(np.int32)
+        for i, background in enumerate(BACKGROUNDS):
+            distance = np.abs(colours - np.array(parse(background), np.int16)).max(-1)
+            visible = distance * share > _VISIBLE * 255
+            self._visible[i] += int(visible.sum())
+
+    def hidden_on(self) -> tuple[str, ...]:
+        """Returns the backgrounds on which (nearly) all of the image is of one colour."""
+        seen = self._visible >= max(1, _LEAST * self._content)
+        return tuple(b for b, ok in zip(BACKGROUNDS, seen, strict=True) if not ok)
+
+
+def parse(background: str) -> tuple[int, int, int]:
+    """Returns the red, green and blue of "#rrggbb", 0 to 255.
+
+    Raises:
+      ValueError: it is no such text.
+    """
+    if len(background) != 7 or background[0] != "#" or not background.isascii():
+        raise ValueError(f"{background!r} is not #rrggbb")
+    red, green, blue = bytes.fromhex(background[1:])
+    return red, green, blue
+
+
+def choose_background(hidden_on: Mapping[int, Sequence[Sequence[str]]]) -> str:
+    """Chooses what all transparent images are put on: white, unless a class vanishes on it.
+
+    White remains if at most 5 % of each class cannot be seen on it; else it is the background
+    with the smallest such share of the class that has the largest.
+
+    Args:
+      hidden_on: for each class, of each of its images the backgrounds it cannot be seen on
+        (none, if it is opaque).
+    """
+
+    def worst(background: str) -> float:
+        return max(
+            (
+                sum(background in hidden for hidden in images) / len(images)
+                for images in hidden_on.values()
+            ),
+            default=0.0,
+        )
+
+    if worst(BACKGROUNDS[0]) <= _TOLERATED:
+        return BACKGROUNDS[0]
+    return min(BACKGROUNDS, key=worst)  # the first of equals
+
+
+def choose_bits(largest: int) -> int:
+    """Returns the least of `DEPTHS` that holds a value."""
+    return next(bits for bits in DEPTHS if largest < 1 << bits)
+
+
+class Profile(NamedTuple):
+    """What an ICC profile does.
+
+    Attributes:
+      state: "" if it changes nothing (it is sRGB's), "converted", or "unusable".
+      mode: of the images that `transform` takes: "RGB", "L" or "CMYK".
+      transform: to sRGB, of `PIL.ImageCms`; None unless converted.
+    """
+
+    state: str
+    mode: str = ""
+    transform: Any = None
+
+
+@functools.lru_cache(
+    maxsize=64
+)  # a folder has few, and building one takes milliseconds
+def read_profile(content: bytes, mode: str) -> Profile:
+    """Reads an ICC profile for images of a mode ("RGB", "L" or "CMYK").
+
+    Without littlecms no profile is usable.
+    """
+    try:
+        from PIL import ImageCms
+
+        with _BUILDING:  # transforms themselves may be shared by threads
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
+            space = profile.profile.xcolor_space.strip()
+            takes = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space, "")
+            if takes != mode and (takes, mode) != ("RGB", "L"):
+                return Profile("unusable")
+            transform = ImageCms.buildTransform(
+                profile,
+                ImageCms.createProfile("sRGB"),
+                takes,
+                "RGB",
+                ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            )
+        return Profile(
+            "" if _keeps_colours(transform, takes) else "converted", takes, transform
+        )
+    except Exception:  # noqa: BLE001 - whatever is wrong with it, the image is there
+        return Profile("unusable")
+
+
+def apply_profile(image: Image.Image, profile: Profile) -> Image.Image:
+    """Converts "RGB", "L" or "CMYK" to sRGB, mode "RGB"."""
+    from PIL import ImageCms
+
+    if image.mode != profile.mode:  # grey, by a profile of colours
+        image = image.convert(profile.mode)
+    return ImageCms.applyTransform(image, profile.transform)
+
+
+def _keeps_colours(transform: Any, mode: str) -> bool:
+    from PIL import ImageCms
+
+    if mode == "CMYK":
+        return False
+    levels = np.arange(0, 256, 15, dtype=np.uint8)
+    grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(18, -1, 3)
+    before = grid if mode == "RGB" else grid[..., 0]
+    after = ImageCms.applyTransform(Image.fromarray(before), transform)
+    reference = np.asarray(Image.fromarray(before).convert("RGB")).astype(int)
+    return bool(np.abs(reference - np.asarray(after)).max() < _EQUAL)
