@@ -287,9 +287,28 @@ def _choose_config(given: _Given) -> ConfigDict:
     if named is None:
         given.notes.append(f"the configuration is that of {saved}")
         _check_place(own, given.fields, stage, saved)
+        _add_what_is_there(own, workdir)
         return own
     _compare(own, named, given, saved)
     return own
+
+
+def _add_what_is_there(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Adds methods and seeds that earlier calls trained: config.json has those of the newest."""
+    methods, seeds = list(config.classify.methods), list(config.seeds)
+    for path in sorted(workdir.glob("classifiers/*/result.json")):
+        method, _, seed = path.parent.name.rpartition("-")
+        methods.append(method)
+        seeds.append(seed)
+    seeds += [p.name.removeprefix("seed-") for p in workdir.glob("checkpoints/seed-*")]
+    named = [int(s) for s in map(str, seeds) if s.isascii() and s.isdecimal()]
+    _change(
+        config,
+        {
+            "classify.methods": tuple(dict.fromkeys(filter(None, methods))),
+            "seeds": tuple(dict.fromkeys(named)),
+        },
+    )
 
 
 def _check_place(

@@ -25,6 +25,7 @@ from cglo_jax import (
     ensemble,
     inference,
     lock,
+    numerics,
     restoring,
     saved_config,
     synthesis,
@@ -41,6 +42,7 @@ from cglo_jax.models.layers import BATCH_NORM_EPSILON
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
+@numerics.with_ours
 def run(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     """Writes workdir/exports: every trained generator and every trained classifier.
 
@@ -76,7 +78,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
 def _restore(config: ConfigDict, workdir: pathlib.Path, seed: int) -> TrainedModel:
     model, meta, step = restoring.restore_with_added(workdir, seed)
     where = str(restoring.checkpoint_dir(workdir, seed))
-    check_fingerprint(meta["fingerprint"], train_fingerprint(config), where)
+    now = train_fingerprint(config)
+    check_fingerprint(meta["fingerprint"], now, where, may_grow=("train",))
     return inference.create(config, seed, model, meta, step)
 
 

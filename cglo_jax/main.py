@@ -7,7 +7,7 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
-from cglo_jax import distributed, interrupts, storage
+from cglo_jax import distributed, interrupts, numerics, platforms, storage
 from cglo_jax.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -23,6 +23,12 @@ _NO_CGLO = (
 def main(command: "Command") -> None:
     """Runs the stages that the command asks for."""
     distributed.start(command.launch)
+    platforms.start()
+    with numerics.ours():
+        _main(command)
+
+
+def _main(command: "Command") -> None:
     from cglo_jax import (  # JAX: seconds
         classify,
         data,
@@ -37,6 +43,8 @@ def main(command: "Command") -> None:
     distributed.check_equal("flags", f"{config.to_json()} {stage} {fresh}")
     methods.check_names(config.classify.methods)
     first = parallel.is_first_process()
+    if first and (note := platforms.note()):
+        print(f"note: {note}", file=sys.stderr, flush=True)
     if config.report.compare and stage != "report":
         raise UserError(
             "config.report.compare is for --stage=report only: leave it out"
@@ -47,11 +55,14 @@ def main(command: "Command") -> None:
         return
     if first and stage != "sample":
         wandb_run.check(config)
+    if stage != "sample":
+        parallel.choose_devices(config.devices)
     if not fresh:
         workdirs.check(config, workdir, stage)
     with workdirs.listing_skipped(workdir):
         train_set, test_set = datasets = data.load(config.dataset)
     if stage in ("all", "classify"):
+        classify.check_longer(config, workdir)
         methods.check_side(config.classify, train_set.images.shape[1])
     distributed.check_equal("images", f"{train_set.digest} {test_set.digest}")
     print(data.describe(*datasets), flush=True)
@@ -99,6 +110,12 @@ def _run_stages(command: "Command", datasets: "tuple[Dataset, Dataset]") -> None
                 fit_codes.run(config, workdir, datasets, seed)
             else:
                 train.run(config, workdir, train_set, seed)
+    if stage == "train" and first and (old := classify.find_old(config, workdir)):
+        print(
+            f"of the cGLO before it was made longer are the samples and {', '.join(old)}: "
+            "--stage=all makes them anew",
+            flush=True,
+        )
     if stage in ("all", "sample") and first:
         directory = sample.run(config, workdir, datasets, config.seeds[0])
         print(f"images and figures: {directory}", flush=True)
@@ -137,8 +154,15 @@ def run() -> None:
             status = _tell(text + _advise(command), 2)
         else:
             status = distributed.status_of(error)
+    except Warning as error:
+        from cglo_jax.explain import explain_warning
+
+        status = _tell(f"error: {printable(explain_warning(error))}", 2)
     except Exception as error:  # noqa: BLE001 - is raised again, or all of it is shown
-        if signum := interrupts.requested():  # others make errors of their own of it
+        if text := platforms.explain_memory(error):
+            text = f"error: {printable(text)}; {_advise(command)}"
+            status = _tell(text, 2)
+        elif signum := interrupts.requested():  # others make errors of their own of it
             status = _tell(f"\ninterrupted: {_advise(command)}", 128 + signum)
         else:
             status = distributed.status_of(error)

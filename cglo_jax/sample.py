@@ -22,6 +22,7 @@ from cglo_jax import (
     copies,
     export,
     figures,
+    numerics,
     quality,
     restoring,
     storage,
@@ -90,6 +91,7 @@ def synthesize_uint8(
     return to_uint8(images), partners, t
 
 
+@numerics.with_ours
 def run(
     config: ConfigDict,
     workdir: pathlib.Path,

@@ -20,6 +20,12 @@ from cglo_jax.fingerprints import (
 )
 
 _NO_CLASSIFIERS = ("train", "sample")  # stages that read nothing of them
+# Stages that make longer what was trained for fewer epochs.
+_GROWING = {
+    "all": ("train", "classify"),
+    "train": ("train",),
+    "classify": ("classify",),
+}
 
 
 def check(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -> None:
@@ -102,7 +108,9 @@ def _check_config(config: ConfigDict, path: pathlib.Path, stage: str) -> None:
         return
     saved = _read(path)
     if saved is not None:
-        check_fingerprint({k: saved.get(k) for k in fields}, fields, str(path.parent))
+        growing = () if config.train.only_codes else _GROWING.get(stage, ())
+        known = {k: saved.get(k) for k in fields}
+        check_fingerprint(known, fields, str(path.parent), may_grow=growing)
 
 
 def _kept(path: pathlib.Path, stage: str) -> dict[str, Any]:
