@@ -25,8 +25,12 @@ def load(workdir: str | os.PathLike, seed: int | None = None) -> "TrainedModel":
       seed: of `config.seeds`; None: the first one that was trained.
 
     Raises:
-      errors.UserError: there is no such run, or no usable checkpoint of the seed.
+      errors.UserError: there is no such run, or no usable checkpoint of the seed, or JAX finds
+        no device of the kind that the environment asks for.
     """
+    from cglo_jax import platforms
+
+    platforms.start()
     from cglo_jax import inference
 
     return inference.load(workdir, seed)
@@ -43,8 +47,12 @@ def load_classifier(
       seed: the classifier of one seed; None: those of all seeds.
 
     Raises:
-      errors.UserError: there is no such run, or no trained classifier of this method and seed.
+      errors.UserError: there is no such run, or no trained classifier of this method and seed,
+        or JAX finds no device of the kind that the environment asks for.
     """
+    from cglo_jax import platforms
+
+    platforms.start()
     from cglo_jax import ensemble
 
     return ensemble.load(workdir, method, seed)

@@ -2,8 +2,11 @@
 
 import dataclasses
 import functools
+import itertools
 import json
+import os
 import pathlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,14 +18,18 @@ from ml_collections import ConfigDict
 from cglo_jax import (
     cards,
     classifier,
+    fingerprints,
     loop,
     memory,
     mixmatch,
+    numerics,
     ownership,
     parallel,
     pretrained,
     restoring,
+    storage,
 )
+from cglo_jax.checkpoints import Checkpoints
 from cglo_jax.data import Dataset, batch_that_fits, to_float
 from cglo_jax.errors import UserError
 from cglo_jax.fingerprints import check_fingerprint, classify_fingerprint
@@ -33,6 +40,7 @@ from cglo_jax.results import (
     confusion,
     describe_data,
     environment,
+    find_results,
     read_result,
     result_path,
     top_k_accuracy,
@@ -90,6 +98,7 @@ def evaluate(
     return parallel.map_batches(logits, dataset.images, size)
 
 
+@numerics.with_ours
 def run(
     config: ConfigDict,
     workdir: pathlib.Path,
@@ -127,12 +136,21 @@ def run(
             f"then, {train_set.num_labelled} and {len(test_set.labels)} now"
         )
         saved = result["fingerprint"]
-        check_fingerprint(saved, fingerprint, str(path.parent), numbers)
-        print(f"{name}: done before, top-1 {result['top1']:.2f} %", flush=True)
-        return
+        check_fingerprint(
+            saved,
+            fingerprint,
+            str(path.parent),
+            numbers,
+            may_grow=("train", *_may_grow(config, method)),
+            cannot_grow=_cannot_grow(config, method),
+        )
+        if not _must_go_on(saved, fingerprint, method):
+            print(f"{name}: done before, top-1 {result['top1']:.2f} %", flush=True)
+            return
     devices = tuple(parallel.choose_devices(config.devices))
     spec = classifier.create_spec(config, train_set, method)
     model, perceptual = _restore_cglo(config, workdir, data, spec, seed)
+    _set_aside_old(workdir, method, seed, fingerprint)
     state, rate = _train(
         config, workdir, train_set, spec, model, body, seed, devices, fingerprint
     )
@@ -166,6 +184,105 @@ def run(
     print(f"{name}: {text}", flush=True)
 
 
+def _must_go_on(saved: Any, now: Any, method: str) -> bool:
+    """Whether a classifier has fewer epochs than it shall have, or images of a shorter cGLO."""
+    longer = fingerprints.find_longer(saved, now)
+    return "classify" in longer or ("train" in longer and METHODS[method].from_cglo)
+
+
+def _cannot_grow(config: ConfigDict, method: str) -> str:
+    """Says why a classifier of a method cannot be made longer, "" if it can."""
+    if method != "mixmatch" or not config.mixmatch.ramp:
+        return ""
+    return (
+        "mixmatch cannot be made longer, as the weight of its unlabelled loss grows over a share "
+        "of all steps (mixmatch.ramp): use the old value, or another --workdir"
+    )
+
+
+def _may_grow(config: ConfigDict, method: str) -> tuple[str, ...]:
+    """Returns what may have more epochs than when a classifier's checkpoint was saved."""
+    of_cglo = () if METHODS[method].from_cglo else ("train",)
+    return of_cglo if _cannot_grow(config, method) else (*of_cglo, "classify")
+
+
+def _set_aside_old(workdir: pathlib.Path, method: str, seed: int, now: Any) -> None:
+    """Sets a classifier aside that has seen images of the cGLO before it was made longer."""
+    path = result_path(workdir, method, seed)
+    saved = _read_fingerprint(path)
+    parallel.wait_for_all("old classifiers are read")
+    if METHODS[method].from_cglo and "train" in fingerprints.find_longer(saved, now):
+        if parallel.is_first_process():
+            places = (workdir / f"classifiers.old-{i}" for i in itertools.count(1))
+            taken = (place / path.parent.name for place in places)
+            old = next(place for place in taken if not os.path.lexists(place))
+            ownership.move(workdir, path.parent, old)
+            tags = {"stage": "classify", "method": method, "seed": seed}
+            _move_metrics(workdir, old, tags)
+            print(
+                f"classify {method} seed {seed}: what is there has images of the cGLO after epoch "
+                f"{saved['train.epochs']}, which has {now['train.epochs']} now: trained anew; the "
+                f"old one is {old}",
+                file=sys.stderr,
+                flush=True,
+            )
+        parallel.wait_for_all("old classifiers are set aside")
+
+
+def _move_metrics(
+    workdir: pathlib.Path, to: pathlib.Path, tags: dict[str, Any]
+) -> None:
+    with ownership.Log(workdir, "metrics.jsonl") as log:
+        lines = storage.read_records(log.path)
+        own = [line for line in lines if all(line.get(k) == v for k, v in tags.items())]
+        name = (to / log.path.name).relative_to(workdir).as_posix()
+        ownership.write_lines(workdir, name, [json.dumps(line) for line in own])
+        log.drop(tags, after_step=0)
+
+
+def _read_fingerprint(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the fingerprint of a result or of the checkpoints beside it, {} if there are none."""
+    if path.exists():
+        return read_result(path)["fingerprint"]
+    with Checkpoints(path.parent / "checkpoints", read_only=True) as saved:
+        step = saved.latest_step()
+        return {} if step is None else saved.meta(step).get("fingerprint", {})
+
+
+def check_longer(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Checks that all classifiers of a work directory can be made as long as they shall be.
+
+    Raises:
+      UserError: one of them cannot.
+    """
+    now = classify_fingerprint(config)
+    for method in METHODS:
+        if not (why := _cannot_grow(config, method)):
+            continue
+        for path in workdir.glob(f"classifiers/{method}-*/result.json"):
+            saved = read_result(path)["fingerprint"]
+            if "classify" in fingerprints.find_longer(saved, now):
+                kept = {
+                    name: saved.get(name)
+                    for name in now
+                    if name.startswith("classify.")
+                }
+                check_fingerprint(
+                    kept, {n: now[n] for n in kept}, str(path.parent), cannot_grow=why
+                )
+
+
+def find_old(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
+    """Returns the classifiers, as "cglo-0", that have seen images of the cGLO when it was shorter."""
+    now = classify_fingerprint(config)
+    return [
+        f"{result['method']}-{result['seed']}"
+        for result in find_results(workdir)
+        if "train" in fingerprints.find_longer(result["fingerprint"], now)
+        and METHODS[result["method"]].from_cglo
+    ]
+
+
 def check_cglo(
     config: ConfigDict, workdir: pathlib.Path, data: tuple[Dataset, Dataset]
 ) -> None:
@@ -176,11 +293,18 @@ def check_cglo(
     """
     for seed in config.seeds:
         if any(
-            not result_path(workdir, method, seed).exists()
+            _is_to_train(result_path(workdir, method, seed), config, method)
             for method in config.classify.methods
             if METHODS[method].from_cglo
         ):
             _restore_complete(config, workdir, data, seed)
+
+
+def _is_to_train(path: pathlib.Path, config: ConfigDict, method: str) -> bool:
+    if not path.exists():
+        return True
+    saved = read_result(path)["fingerprint"]
+    return _must_go_on(saved, classify_fingerprint(config), method)
 
 
 def load_body(config: ConfigDict) -> tuple[tuple[Any, Any] | None, Origin]:
@@ -289,6 +413,8 @@ def _train(
         log_every=c.log_every_steps,
         save_every=c.checkpoint_every_epochs * c.steps_per_epoch,
         tell_done=False,  # `run` tells the accuracy
+        may_grow=_may_grow(config, spec.method),
+        cannot_grow=_cannot_grow(config, spec.method),
         **loop.settings(config),
     )
     return loop.run_steps(job)

@@ -3,25 +3,28 @@
 import contextlib
 import difflib
 import errno
-import itertools
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import flags
+from ml_collections import ConfigDict
 
-from cglo_jax import config_files, help_text
+from cglo_jax import config_files, field_values, help_text, saved_config
 from cglo_jax.config import flatten, get_config
 from cglo_jax.distributed import Launch
-from cglo_jax.errors import UserError, shorten
+from cglo_jax.errors import UserError, printable, shorten
 from cglo_jax.explain import explain
 from cglo_jax.validation import validate
 
-_CONFIG_FLAGS = ("--config", "-config")
+# Stages that use what was trained: the work directory knows with which configuration.
+_USE_WHAT_IS_THERE = ("sample", "report", "export")
+_LONG_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
+_FIELD = re.compile(r"--?(no)?config\.([^=]*)(=.*)?", re.DOTALL)
 
 
 class Command(NamedTuple):
@@ -34,93 +37,204 @@ class Command(NamedTuple):
     launch: Launch | None = None
 
 
-class _Flags(NamedTuple):
-    parsed: flags.FlagValues
-    config: flags.FlagHolder
-    workdir: flags.FlagHolder
-    stage: flags.FlagHolder
-    fresh: flags.FlagHolder
-    coordinator: flags.FlagHolder
-    processes: flags.FlagHolder
-    process: flags.FlagHolder
+class _Given(NamedTuple):
+    """What was typed.
 
+    Attributes:
+      fields: values of fields by their dotted names. flags: all other flags, by name.
+      words: what is no flag. notes: lines for people.
+    """
 
-def _define_flags(argv: Sequence[str]) -> _Flags:
-    """Defines the flags of one call, late: --config reads the command line at once."""
-    means, parsed = help_text.FLAGS, flags.FlagValues()
-    given = {"flag_values": parsed}
-    read = {**given, "sys_argv": [*argv]}
-    return _Flags(
-        parsed,
-        config_flags.DEFINE_config_file("config", None, means["config"], **read),
-        flags.DEFINE_string("workdir", None, means["workdir"], **given),
-        flags.DEFINE_enum("stage", "all", [*help_text.STAGES], means["stage"], **given),
-        flags.DEFINE_boolean("fresh", False, means["fresh"], **given),
-        flags.DEFINE_string("coordinator", None, means["coordinator"], **given),
-        flags.DEFINE_integer("processes", None, means["processes"], **given),
-        flags.DEFINE_integer("process", None, means["process"], **given),
-    )
+    fields: dict[str, Any]
+    flags: flags.FlagValues
+    words: list[str]
+    notes: list[str]
 
 
 def parse(argv: Sequence[str]) -> Command:
     """Parses the command line and checks the config; answers --help and --stage=help.
 
+    Says on standard error what people may not expect of what they typed.
+
     Raises:
       UserError: a flag, a file, a field or a value is wrong.
       SystemExit: help was asked for, and printed.
     """
-    if any(re.fullmatch(r"--?(help\w*|h|\?)", argument) for argument in argv[1:]):
+    if any(re.fullmatch(r"--?(help\w*|h|\?)(=.*)?", argument) for argument in argv[1:]):
         _print(help_text.overview(_program(argv), _width()))
         raise SystemExit(0)
-    _check_names(argv)
-    found = _find_files(argv)
-    given, words, flat = _parse_flags(argv, found)
-    config, path = given.config.value, _config_argument(argv).partition(":")[0]
-    if given.stage.value == "help":
-        _print(help_text.describe_fields(words, flat, _width()))
+    given = _read(argv)
+    stage, path = given.flags.stage, given.flags.config
+    if stage == "help":
+        values = flatten(_load(path)) | given.fields if path else given.fields
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        _print(help_text.describe_fields(given.words, values, _width()))
         raise SystemExit(0)
-    if not path:
-        raise UserError(config_files.tell_missing())
-    if words:
-        raise UserError(f"cannot use {words[0]!r}: options begin with --, see --help")
-    if flat.keys() != flatten(get_config()).keys():
+    if given.words:
         raise UserError(
-            f"{path}: get_config() must return cglo_jax.config.get_config() with "
-            "other values, no other fields"
+            f"cannot use {given.words[0]!r}: options begin with --, see --help"
         )
+    config = _choose_config(given)
+    _change(config, given.fields)
     validate(config)
-    if given.fresh.value:
-        _check_fresh(given.stage.value, config)
-    processes = (given.coordinator.value, given.processes.value, given.process.value)
-    return Command(
-        config,
-        _find_workdir(given),
-        given.stage.value,
-        given.fresh.value,
-        _find_launch(*processes),
+    if given.flags.fresh:
+        _check_fresh(stage, config)
+    several = (
+        given.flags[name].value for name in ("coordinator", "processes", "process")
+    )
+    launch = _find_launch(*several)
+    if launch is None or not launch.process:
+        for note in given.notes:
+            print(f"note: {printable(note)}", file=sys.stderr, flush=True)
+    return Command(config, _find_workdir(given.flags), stage, given.flags.fresh, launch)
+
+
+def _define_flags() -> flags.FlagValues:
+    """Defines the flags anew for each call: one process may parse several command lines."""
+    values, means = flags.FlagValues(), help_text.FLAGS
+    flags.DEFINE_string("config", None, means["config"], values)
+    flags.DEFINE_string("workdir", None, means["workdir"], values)
+    flags.DEFINE_enum("stage", "all", [*help_text.STAGES], means["stage"], values)
+    flags.DEFINE_boolean("fresh", False, means["fresh"], values)
+    flags.DEFINE_string("coordinator", None, means["coordinator"], values)
+    flags.DEFINE_integer("processes", None, means["processes"], flag_values=values)
+    flags.DEFINE_integer("process", None, means["process"], flag_values=values)
+    return values
+
+
+def _read(argv: Sequence[str]) -> _Given:
+    """Reads the arguments; fields and all other flags may come in any order."""
+    fields, others, notes = _read_fields(argv)
+    values = _define_flags()
+    for name in values:
+        at = [i for i, a in enumerate(others) if re.match(f"--?{name}(=|$)", a)]
+        if len(at) > 1:
+            notes.append(f"--{name} is given {len(at)} times: the last one counts")
+    try:
+        words = values(others)[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(_hint_at_field(error)) from None
+    except flags.Error as error:
+        raise UserError(shorten(" ".join(str(error).split()))) from None
+    return _Given(fields, values, words, notes)
+
+
+def _read_fields(argv: Sequence[str]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Returns (values of fields, the other arguments, notes)."""
+    defaults = flatten(get_config())
+    typed: dict[str, str] = {}
+    others, notes = [*argv[:1]], []
+    following = list(argv[1:])
+    while following:
+        argument = following.pop(0)
+        if argument == "--":
+            others += [argument, *following]
+            break
+        _check_dashes(argument)
+        if not (found := _FIELD.fullmatch(argument)):
+            others.append(argument)
+            continue
+        negated, name, text = found.groups()
+        _check_name(name, defaults)
+        text = _find_text(name, defaults[name], negated, text, following)
+        if name in typed and isinstance(defaults[name], list):
+            raise UserError(
+                f"config.{name} is given twice: give it once, with all its values"
+            )
+        if typed.get(name, text) != text:
+            notes.append(
+                f"--config.{name} is given twice, as {shorten(typed[name])} and {shorten(text)}: "
+                "the last one counts"
+            )
+        typed[name] = text
+    fields = {n: field_values.parse(n, text, defaults[n]) for n, text in typed.items()}
+    seed = typed.get("seeds", "").strip()
+    if seed.isdecimal() and int(seed):
+        several = ",".join(map(str, range(min(int(seed), 3)))) + ",..." * (
+            int(seed) > 3
+        )
+        notes.append(
+            f"--config.seeds={seed} is one run, with the seed {seed}; {seed} runs are "
+            f"--config.seeds={several}"
+        )
+    return fields, others, notes
+
+
+def _find_text(
+    name: str, default: Any, negated: str | None, text: str | None, following: list[str]
+) -> str:
+    """Returns what was typed for a field; takes it off `following` if it stands apart."""
+    after = following[0] if following else None
+    flag = f"--config.{name}"
+    if isinstance(default, bool):
+        if negated:
+            if text is not None:
+                raise UserError(f"--noconfig.{name} takes no value: leave out {text!r}")
+            return "false"
+        if text is None:  # a word of --stage=help is none of these
+            apart = after is not None and field_values.is_bool_word(after)
+            return following.pop(0) if apart else "true"
+    elif negated:
+        raise UserError(
+            f"--noconfig.{name}: only a field that is true or false takes no"
+        )
+    if text is None:
+        if after is None or re.match("--|-?-config", after):
+            raise UserError(f"{flag} has no value: write {flag}=VALUE")
+        text = following.pop(0)
+        if text.startswith("="):
+            raise UserError(f"{flag} {text}: leave out the spaces around =")
+    else:
+        text = text[1:]
+    after = following[0] if following else None
+    if after is not None and after and not after.startswith("-"):
+        if not text:
+            raise UserError(f"{flag}= {after}: leave out the space after =")
+        if isinstance(default, list):
+            raise UserError(
+                f"{flag}: {after!r} stands apart: write a list without spaces, such as "
+                f"{flag}={text.rstrip(',')},{after}, or in quotes"
+            )
+    return text
+
+
+def _check_dashes(argument: str) -> None:
+    if argument[:1] and argument[0] in _LONG_DASHES:
+        word = argument.lstrip(_LONG_DASHES + "-")
+        raise UserError(
+            f"cannot use {argument!r}: its dash is one of a text program: type --{word}"
+        )
+    if re.match("--?flagfile", argument):
+        raise UserError(
+            "--flagfile is not read: write a configuration file, such as those in configs/"
+        )
+
+
+def _check_name(name: str, defaults: Mapping[str, Any]) -> None:
+    if name in defaults:
+        return
+    same_leaf = [n for n in defaults if n.split(".")[-1] == name.split(".")[-1]]
+    close = difflib.get_close_matches(name, list(defaults), n=1)
+    hints = dict.fromkeys([*same_leaf, *close][:3])
+    raise UserError(
+        f"config has no field {name!r}: "
+        + (
+            f"did you mean {' or '.join(map(repr, hints))}?"
+            if hints
+            else "--stage=help lists all"
+        )
     )
 
 
-def _parse_flags(
-    argv: Sequence[str], found: Sequence[str]
-) -> tuple[_Flags, list[str], dict[str, Any]]:
-    """The flags, what is none, and the fields of the configuration by name, {} if it has none.
-
-    Args:
-      found: `argv` with the files that its configurations mean.
-    """
-    logging.set_verbosity(logging.ERROR)  # what is warned of is refused here
-    given = _define_flags(found)
-    try:
-        words = given.parsed(found)[1:]
-        config = given.config.value
-        getattr(config, "items", None)  # raises now what a file raised in its open()
-        return given, words, flatten(config) if isinstance(config, ConfigDict) else {}
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001 - a config file may raise anything
-        file = _config_argument(found).partition(":")[0]
-        raise UserError(explain(error, _config_argument(argv), file)) from None
+def _hint_at_field(error: flags.UnrecognizedFlagError) -> str:
+    """Says what flag is unknown, and how it is written if it is a field."""
+    text = shorten(" ".join(str(error).split()))
+    name = error.flagname.removeprefix("no")
+    meant = [n for n in flatten(get_config()) if name in (n, n.split(".")[-1])]
+    if not meant:
+        return text
+    written = " or ".join(f"--config.{n}" for n in meant[:3])
+    return f"there is no flag --{error.flagname}: fields are written {written}"
 
 
 def _program(argv: Sequence[str]) -> str:
@@ -138,6 +252,135 @@ def _print(text: str) -> None:
     """Prints to a reader that may leave, such as `head`."""
     with contextlib.suppress(BrokenPipeError):
         print(text, end="", flush=True)
+
+
+def _choose_config(given: _Given) -> ConfigDict:
+    """Returns the configuration without the fields that are given: of --config, or of the run.
+
+    Raises:
+      UserError: there is none, it cannot be read, or it is of other data than the run.
+    """
+    path, stage = given.flags.config, given.flags.stage
+    named = _load(path) if path else None
+    comparing = stage == "report" and given.fields.get("report.compare")
+    if (path is not None and not path) or comparing:
+        named = named or (get_config() if comparing and path is None else None)
+        if named is None:
+            raise UserError(config_files.tell_missing())
+        return named
+    if named is not None and stage not in _USE_WHAT_IS_THERE:
+        return named
+    if named is None and given.flags.workdir is None:
+        raise UserError(config_files.tell_missing())
+    workdir = _find_workdir(given.flags)
+    saved = workdir / "config.json"
+    if not saved.is_file():
+        if named is not None:
+            return named
+        raise UserError(f"{config_files.tell_missing()}; there is no {saved}")
+    try:
+        own = saved_config.read(saved)
+    except UserError:
+        if named is not None:
+            return named
+        raise
+    if named is None:
+        given.notes.append(f"the configuration is that of {saved}")
+        _check_place(own, given.fields, stage, saved)
+        _add_what_is_there(own, workdir)
+        return own
+    _compare(own, named, given, saved)
+    return own
+
+
+def _add_what_is_there(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Adds methods and seeds that earlier calls trained: config.json has those of the newest."""
+    methods, seeds = list(config.classify.methods), list(config.seeds)
+    for path in sorted(workdir.glob("classifiers/*/result.json")):
+        method, _, seed = path.parent.name.rpartition("-")
+        methods.append(method)
+        seeds.append(seed)
+    seeds += [p.name.removeprefix("seed-") for p in workdir.glob("checkpoints/seed-*")]
+    named = [int(s) for s in map(str, seeds) if s.isascii() and s.isdecimal()]
+    _change(
+        config,
+        {
+            "classify.methods": tuple(dict.fromkeys(filter(None, methods))),
+            "seeds": tuple(dict.fromkeys(named)),
+        },
+    )
+
+
+def _check_place(
+    config: ConfigDict, fields: Mapping[str, Any], stage: str, saved: pathlib.Path
+) -> None:
+    """Checks that the folder of images that a run had can be found from here."""
+    path = config.dataset.path
+    if not path or "dataset.path" in fields or stage in ("report", "export"):
+        return
+    if not os.path.exists(os.path.expanduser(path)):
+        raise UserError(
+            f"{saved} has dataset.path={path!r}, which is not there when this is started in "
+            f"{os.getcwd()}: start it where the run was started, or give --config.dataset.path=DIR"
+        )
+
+
+def _compare(
+    own: ConfigDict, named: ConfigDict, given: _Given, saved: pathlib.Path
+) -> None:
+    """Says what of a configuration that is named does not count, and refuses one of other data."""
+    ours, theirs, path = flatten(own), flatten(named), given.flags.config
+    name = "dataset.name"
+    if ours[name] != theirs[name]:
+        raise UserError(
+            f"{saved.parent} was made with {name}={ours[name]!r}, --config={path} has "
+            f"{theirs[name]!r}: leave --config out, or use another --workdir"
+        )
+    differing = [
+        f"{n}={ours[n]!r}"
+        for n in ours
+        if ours[n] != theirs[n] and n not in given.fields
+    ]
+    if differing:
+        shown = ", ".join(differing[:3]) + ", ..." * (len(differing) > 3)
+        given.notes.append(
+            f"{saved} counts where --config={path} differs from it ({shown}), and of this call "
+            "the fields given by --config.FIELD"
+        )
+
+
+def _load(given: str) -> ConfigDict:
+    """Reads the configuration that --config names.
+
+    Raises:
+      UserError: there is no such file, or it is wrong.
+    """
+    found = config_files.find(given)
+    path, colon, argument = found.partition(":")
+    if config_files.is_data(path):
+        if colon:
+            raise UserError(f"{path} takes no argument: leave out {':' + argument!r}")
+        return saved_config.read(pathlib.Path(path))
+    try:
+        config = config_files.run(found)
+        same = isinstance(config, ConfigDict) and (
+            flatten(config).keys() == flatten(get_config()).keys()
+        )
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a config file may raise anything
+        raise UserError(explain(error, given, path)) from None
+    if not same:
+        raise UserError(
+            f"{given.partition(':')[0]}: get_config() must return cglo_jax.config.get_config() "
+            "with other values, no other fields"
+        )
+    return config.lock()
+
+
+def _change(config: ConfigDict, fields: Mapping[str, Any]) -> None:
+    with config.ignore_type():  # a file may have left another; `validate` checks
+        config.update_from_flattened_dict(dict(fields))
 
 
 def _check_fresh(stage: str, config: ConfigDict) -> None:
@@ -176,14 +419,19 @@ def _find_launch(
     return Launch(place, count, own)
 
 
-def _find_workdir(given: _Flags) -> pathlib.Path:
+def _find_workdir(given: flags.FlagValues) -> pathlib.Path:
     """--workdir, or runs/cifar100-10 for --config=configs/cifar100.py:10."""
-    if workdir := given.workdir.value:
-        _check_path(path := os.path.expanduser(workdir))
+    if given.workdir is not None:
+        if not given.workdir.strip():
+            raise UserError("--workdir is empty: name a directory, or leave it out")
+        _check_path(path := os.path.expanduser(given.workdir))
         return pathlib.Path(path)
-    path, _, argument = config_flags.get_config_filename(
-        given.parsed["config"]
-    ).partition(":")
+    path, _, argument = given.config.partition(":")
+    if config_files.is_data(path):
+        raise UserError(
+            f"--config={path} needs --workdir: {os.path.dirname(path) or '.'} to go on there, or "
+            "a new one"
+        )
     argument = "-" + argument.replace(",", "-") if argument else ""
     return pathlib.Path("runs") / (pathlib.Path(path).stem + argument)
 
@@ -198,56 +446,3 @@ def _check_path(path: str) -> None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise UserError(f"--workdir={shorten(path)} is too long a name") from None
-
-
-def _find_files(argv: Sequence[str]) -> list[str]:
-    """The arguments with paths instead of the names of configurations that come along."""
-    found = [*argv[:1]]
-    for before, argument in itertools.pairwise(argv):
-        if given := re.match("--?config=", argument):
-            argument = given[0] + config_files.find(argument.removeprefix(given[0]))
-        elif before in _CONFIG_FLAGS:
-            argument = config_files.find(argument)
-        found.append(argument)
-    return found
-
-
-def _config_argument(argv: Sequence[str]) -> str:
-    """The value of --config=FILE or --config FILE, "" if there is none."""
-    value = ""
-    for argument, following in itertools.pairwise([*argv[1:], ""]):
-        if re.match("--?config=", argument):
-            value = argument.partition("=")[2]
-        elif argument in _CONFIG_FLAGS:
-            value = following
-    return value
-
-
-def _check_names(argv: Sequence[str]) -> None:
-    """Checks which flags are given, before any is parsed."""
-    defaults = flatten(get_config())
-    names, lists = list(defaults), set()
-    for argument in argv[1:]:
-        if re.match("--?flagfile", argument):
-            raise UserError(
-                "--flagfile is not read: write a configuration file, such as those in configs/"
-            )
-        given = re.match(r"--?(?:no)?config\.([^=]*)", argument)
-        if given and (name := given[1]) not in names:
-            same_leaf = [n for n in names if n.split(".")[-1] == name.split(".")[-1]]
-            close = difflib.get_close_matches(name, names, n=1)
-            hints = dict.fromkeys([*same_leaf, *close][:3])
-            raise UserError(
-                f"config has no field {name!r}: "
-                + (
-                    f"did you mean {' or '.join(map(repr, hints))}?"
-                    if hints
-                    else "--stage=help lists all"
-                )
-            )
-        if given and isinstance(defaults[name], list):
-            if name in lists:  # ml_collections would join them
-                raise UserError(
-                    f"config.{name} is given twice: give it once, with all its values"
-                )
-            lists.add(name)

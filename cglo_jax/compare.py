@@ -1,6 +1,7 @@
 """Stage `report` with config.report.compare: finished runs side by side, compare.md and .html."""
 
 import itertools
+import operator
 import pathlib
 from collections.abc import Sequence
 
@@ -72,7 +73,9 @@ def read_runs(given: str) -> list[Run]:
 def _read_run(text: str) -> Run:
     workdir = saved_config.find_workdir(text)
     read = find_results(workdir)
-    saved = read[0]["fingerprint"] if read else {}
+    # A classifier without cGLO may be of a time when cGLO had fewer epochs.
+    epochs = operator.methodcaller("get", "train.epochs", 0)
+    saved = max((result["fingerprint"] for result in read), key=epochs, default={})
     config = saved_config.restore_config(workdir, saved)
     results = report.read_results(workdir, config)
     timings = report.read_lines(workdir / "timings.jsonl", {"stage", "wall_s"})

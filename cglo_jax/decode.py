@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import stat
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -16,7 +16,7 @@ import time
 import traceback
 from typing import NamedTuple, NoReturn
 
-from cglo_jax import process
+from cglo_jax import platforms, process
 from cglo_jax.errors import UserError
 
 LOST = 3  # exit status: another process ended
@@ -129,7 +129,7 @@ def _check_port(launch: Launch) -> None:
 
 
 def _connect(launch: Launch, name: str, within_s: float) -> None:
-    import jax
+    jax = platforms.import_jax()
 
     def give_up() -> None:
         where = "the cluster's" if launch.coordinator == "auto" else launch.coordinator
@@ -158,7 +158,9 @@ def _connect(launch: Launch, name: str, within_s: float) -> None:
             heartbeat_timeout_seconds=_HEARTBEAT_S,
             shutdown_timeout_seconds=_SHUTDOWN_S,
         )
-        jax.devices()  # all tell each other of theirs
+        platforms.start()  # all tell each other of their devices
+    except UserError:
+        raise
     except ValueError:
         raise UserError(
             "--coordinator=auto: JAX knows of no cluster here (Slurm, Open MPI, Kubernetes, Cloud "

@@ -12,7 +12,15 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cglo_jax import classifier, decode, parallel, pixels, process, saved_config
+from cglo_jax import (
+    classifier,
+    decode,
+    numerics,
+    parallel,
+    pixels,
+    process,
+    saved_config,
+)
 from cglo_jax.checkpoints import restore_latest_model
 from cglo_jax.colours import Conversion
 from cglo_jax.data import batch_that_fits, to_float
@@ -44,6 +52,7 @@ class Classifier:
     network: nn.Module = dataclasses.field(repr=False)
     variables: tuple[Mapping[str, Any], ...] = dataclasses.field(repr=False)
 
+    @numerics.with_ours
     def predict(
         self, images: np.ndarray | Path | Iterable[Path]
     ) -> tuple[list[str], np.ndarray]:
@@ -126,6 +135,7 @@ def _compute_probabilities(
     return jax.nn.softmax(logits)
 
 
+@numerics.with_ours
 def load(workdir: Path, method: str, seed: int | None = None) -> Classifier:
     """Loads the classifiers of a method, see `cglo_jax.load_classifier`."""
     process.check_not_forked()
@@ -176,6 +186,11 @@ def restore(
     directory = result_path(workdir, method, seed).parent
     hint = "its result.json is all there is; put checkpoints/ back"
     model, meta, step = restore_latest_model(directory / "checkpoints", hint)
+    if step > result["steps"]:
+        raise UserError(
+            f"{directory} is being made longer (step {step}, its result is of {result['steps']}): "
+            "run --stage=classify to its end first"
+        )
     if step != result["steps"]:
         raise UserError(
             f"{directory} has a checkpoint of step {step}, but {result['steps']} were taken: "

@@ -24,6 +24,7 @@ from cglo_jax import (
     ensemble,
     inference,
     lock,
+    numerics,
     ownership,
     restoring,
     saved_config,
@@ -41,6 +42,7 @@ from cglo_jax.models.layers import BATCH_NORM_EPSILON
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
+@numerics.with_ours
 def run(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
     """Writes workdir/exports: every trained generator and every trained classifier.
 
@@ -72,7 +74,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
 def _restore(config: ConfigDict, workdir: pathlib.Path, seed: int) -> TrainedModel:
     model, meta, step = restoring.restore_with_added(workdir, seed)
     where = str(restoring.checkpoint_dir(workdir, seed))
-    check_fingerprint(meta["fingerprint"], train_fingerprint(config), where)
+    now = train_fingerprint(config)
+    check_fingerprint(meta["fingerprint"], now, where, may_grow=("train",))
     return inference.create(config, seed, model, meta, step)
 
 

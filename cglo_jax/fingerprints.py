@@ -1,6 +1,6 @@
 """What of a configuration determines what is trained, and whether two of them agree in it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -29,6 +29,9 @@ _FREE = {
     "classify.checkpoint_every_epochs",
     "classify.log_every_steps",
 }
+# What is trained for a number of epochs, and the fields that say for how many.
+_PARTS = ("train", "classify")
+_LENGTHS = ("epochs", "lr_drop_epochs")
 _TRAIN_SECTIONS = (
     "dtype",
     "dataset",
@@ -70,15 +73,62 @@ def classify_fingerprint(config: ConfigDict) -> dict[str, Any]:
     return fields
 
 
+def find_longer(saved: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns which of "train" and "classify" have more epochs in `now` and begin as in `saved`.
+
+    Learning rates fall after numbers of epochs: what falls in the epochs that are done must be equal.
+    """
+    return tuple(part for part in _PARTS if _is_longer(part, saved, now))
+
+
+def _is_longer(part: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    epochs, drops = (f"{part}.{name}" for name in _LENGTHS)
+    before, after = saved.get(epochs), now.get(epochs)
+    if type(before) is not int or type(after) is not int or before >= after:
+        return False
+    done = [
+        [e for e in fields.get(drops) or () if e < before] for fields in (saved, now)
+    ]
+    return sorted(done[0]) == sorted(done[1])
+
+
+def describe_longer(part: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Returns what is new where training `part` goes on for more epochs, see `find_longer`."""
+    epochs, drops = (f"{part}.{name}" for name in _LENGTHS)
+    new = [str(e) for e in sorted(now[drops]) if saved[epochs] <= e < now[epochs]]
+    falls = "no fall of the learning rates lies in the new part"
+    if new:
+        falls = f"the learning rates fall in the new part after epoch {', '.join(new)}"
+    return f"made for {_count(saved[epochs])} before, goes on to {now[epochs]}; {falls}"
+
+
+def _count(epochs: int) -> str:
+    return f"{epochs} epoch{'s' if epochs > 1 else ''}"
+
+
 def check_fingerprint(
-    saved: Mapping[str, Any], now: Mapping[str, Any], where: str, numbers: str = ""
-) -> None:
+    saved: Mapping[str, Any],
+    now: Mapping[str, Any],
+    where: str,
+    numbers: str = "",
+    *,
+    may_grow: Sequence[str] = (),
+    cannot_grow: str = "",
+) -> tuple[str, ...]:
     """Raises UserError if `saved` (read from `where`) differs from `now`, naming field and values.
 
     Args:
       numbers: what there is to say of images, of which only a hash is compared.
+      may_grow: which of "train" and "classify" may have more epochs in `now`.
+      cannot_grow: why one may not, for people.
+
+    Returns:
+      Those that have, see `find_longer`.
     """
-    for name in sorted(saved.keys() | now.keys()):
+    longer = find_longer(saved, now)
+    grown = tuple(part for part in longer if part in may_grow)
+    allowed = {f"{part}.{name}" for part in grown for name in _LENGTHS}
+    for name in sorted((saved.keys() | now.keys()) - allowed):
         if saved.get(name) != now.get(name):
             # A hash tells people nothing.
             if name in ("images", "test_images", "weights"):
@@ -87,9 +137,31 @@ def check_fingerprint(
                     f"{where} was made with other {name.replace('_', ' ')} than this call "
                     f"reads{told}: use another --workdir or the old ones"
                 )
-            longer = name.endswith((".epochs", ".steps_per_epoch"))
-            hint = "; a run cannot be made longer or shorter" if longer else ""
             raise UserError(
                 f"{where} was made with {name}={saved.get(name)!r}, this call has {now.get(name)!r}: "
-                f"use another --workdir or the old value{hint}"
+                + (cannot_grow or _advise(name, saved, now, longer))
             )
+    return grown
+
+
+def _advise(
+    name: str, saved: Mapping[str, Any], now: Mapping[str, Any], longer: Sequence[str]
+) -> str:
+    """Says what to do about a field that differs."""
+    part, _, field = name.rpartition(".")
+    old = "use another --workdir or the old value (a call without --config has it)"
+    if part in longer and field in _LENGTHS:
+        return f"--stage={part} goes on to there, and comes first"
+    if field == "epochs" and saved.get(name) and now.get(name):
+        if now[name] < saved[name]:
+            return (
+                f"a run can be made longer, not shorter: use {saved[name]} or more, or another "
+                "--workdir"
+            )
+        return (
+            f"it cannot be made longer, as {part}.lr_drop_epochs differ in the epochs that are done: "
+            "give the old ones, too, or use another --workdir"
+        )
+    if field == "steps_per_epoch":
+        return f"{old}; {part}.epochs makes a run longer"
+    return old

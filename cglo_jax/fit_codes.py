@@ -20,7 +20,7 @@ import numpy as np
 from flax import struct
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, codes, loop, memory, parallel, restoring, train
+from cglo_jax import cglo, codes, loop, memory, numerics, parallel, restoring, train
 from cglo_jax.checkpoints import Checkpoints, remove_all
 from cglo_jax.data import Dataset
 from cglo_jax.errors import UserError
@@ -134,6 +134,7 @@ def scale_drops(config: ConfigDict, total: int) -> tuple[tuple[int, float], ...]
     return tuple((round(e / t.epochs * total), t.lr_drop) for e in t.lr_drop_epochs)
 
 
+@numerics.with_ours
 def run(
     config: ConfigDict,
     workdir: pathlib.Path,
@@ -213,7 +214,7 @@ def _restore_trained(config, workdir, dataset, seed) -> tuple[Any, dict[str, Any
     directory, command = restoring.checkpoint_dir(workdir, seed), "--stage=train"
     hint = "train one without --config.train.only_codes, or copy a whole work directory that has one"
     model, meta, step = restoring.restore_newest(config, directory, hint)
-    restoring.check_complete(directory, command, meta, step)
+    restoring.check_complete(directory, command, meta, step, config.train.epochs)
     names = itertools.zip_longest(meta["names"], dataset.class_names)
     for label, (old, new) in enumerate(names):
         if old != new:

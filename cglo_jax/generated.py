@@ -74,6 +74,11 @@ def samples(workdir: pathlib.Path) -> Section:
         )
     else:
         missing.append("the synthetic images")
+    if step := _find_newer_step(workdir):
+        text.append(
+            f"They are of an earlier step of the cGLO, which is at step {step:,} now: "
+            "--stage=sample makes them anew."
+        )
     if missing:
         text.append(f"Not there: {', '.join(missing)}. --stage=sample makes them.")
     if (directory / "class_names.txt").exists():
@@ -87,6 +92,19 @@ def samples(workdir: pathlib.Path) -> Section:
             shown.append(Heading(heading))
         shown += blocks
     return Section("What the generator makes", text, blocks=shown)
+
+
+def _find_newer_step(workdir: pathlib.Path) -> int:
+    """Returns the newest step of the cGLO if the samples are of an earlier one, else 0."""
+    try:
+        with (workdir / "samples" / "manifest.jsonl").open(encoding="utf-8") as file:
+            line = json.loads(file.readline(1 << 20))
+        seed, step = int(line["seed"]), int(line["checkpoint_step"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return 0
+    names = [path.name for path in workdir.glob(f"checkpoints/seed-{seed}/*/")]
+    newest = max([int(name) for name in names if name.isdecimal()], default=0)
+    return newest if newest > step else 0
 
 
 def _read_png(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:

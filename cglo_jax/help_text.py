@@ -23,7 +23,8 @@ STAGES = {
     "help": "every field of the configuration: --stage=help latent lists those named so",
 }
 FLAGS = {
-    "config": "a configuration: a file, or one of those below",
+    "config": "a configuration: a file (.py, or a run's config.json), or one of those below; not "
+    "needed for a --workdir that has a run, whose own counts then",
     "workdir": "directory of the run, runs/NAME of the configuration if not given",
     "stage": "what to do, all if not given",
     "fresh": "start over; what is in the work directory is kept beside it, as NAME.old-1",
@@ -61,8 +62,12 @@ _EXAMPLES = (
     ("--config=folder --config.dataset.path=DIR", "your own images"),
     ("--config=cifar100:10,cpu --stage=train", "10 images per class; training only"),
     (
-        "--config=digits --config.seeds='(0,)' --workdir=runs/one",
+        "--config=digits --config.seeds=0 --workdir=runs/one",
         "one seed, elsewhere",
+    ),
+    (
+        "--workdir=runs/one --stage=report",
+        "of a run that is there; needs no more flags",
     ),
     ("--config=digits --stage=help classify", "its values of the fields named so"),
 )
@@ -91,7 +96,7 @@ def overview(program: str, width: int) -> str:
         _table("Stages", STAGES, width),
         _table("Configurations that come along", _describe_configs(), width),
         _table(
-            "Fields that people change (--config.seeds='(0,1)'), with their defaults, of which a "
+            "Fields that people change (--config.seeds=0,1), with their defaults, of which a "
             "configuration may have others",
             {name: _SOURCE.sub("", fields[of].meaning) for name, of in often.items()},
             width,
@@ -124,7 +129,7 @@ def describe_fields(words: Sequence[str], values: Mapping[str, Any], width: int)
             heading = []
     here = ' "here" is the value of this configuration.' if values else ""
     first = (
-        "--config.NAME=VALUE changes a field, --config.seeds='(0,1)' one that is a list. [P 4.3] "
+        "--config.NAME=VALUE changes a field, --config.seeds=0,1 one that is a list. [P 4.3] "
         "is section 4.3 of the paper, [A] its authors' code, [M] what we measured."
     )
     return "\n".join([_wrap(first + here, width), *lines]) + "\n"
@@ -165,7 +170,7 @@ def _describe_configs() -> dict[str, str]:
 def _write(value: Any) -> str:
     """A value as it is written on the command line; texts without quotes where they can be."""
     if isinstance(value, list):
-        return repr(tuple(value)).replace(", ", ",")
+        return ",".join(map(str, value)) or "''"
     return printable(value if isinstance(value, str) and value else repr(value))
 
 

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from cglo_jax import (
     codes,
+    numerics,
     parallel,
     process,
     restoring,
@@ -76,6 +77,7 @@ class TrainedModel:
         """(H, W, C)."""
         return self.dataset.images.shape[1:]
 
+    @numerics.with_ours
     def sample(self, label: str | int, n: int = 1, key: Key = 0) -> np.ndarray:
         """Makes n new images of a class: G(slerp(z_i, z_j, t)), i its images in turn (section 4.2).
 
@@ -101,6 +103,7 @@ class TrainedModel:
             made[k[own] % n] = images[own]
         return made
 
+    @numerics.with_ours
     def reconstruct(self, ids: Sequence[str | int], key: Key = 0) -> np.ndarray:
         """Makes training images again from their codes, G([z_i, eps]), in the order of `ids`.
 
@@ -111,6 +114,7 @@ class TrainedModel:
         found = [self._find(i) for i in ([ids] if isinstance(ids, str) else ids)]
         return self._paint(self.z[found], np.array(found, np.int32), key)
 
+    @numerics.with_ours
     def walk(
         self, first: str | int, second: str | int, steps: int = 9, key: Key = 0
     ) -> np.ndarray:
@@ -207,6 +211,7 @@ def _generate(
     return to_uint8(synthesis.generate(variables, z, keys, spec=spec))
 
 
+@numerics.with_ours
 def load(workdir: str | os.PathLike, seed: int | None = None) -> TrainedModel:
     """Loads the newest generator and codes of a run, see `cglo_jax.load`."""
     process.check_not_forked()
@@ -249,8 +254,10 @@ def create(
 def _as_key(key: Key) -> jax.Array:
     if not isinstance(key, jax.Array):
         return jax.random.key(operator.index(key))
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return key if typed else jax.random.wrap_key_data(key)  # of `jax.random.PRNGKey`
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    impl = "threefry2x32" if key.shape == (2,) else "rbg"  # of `jax.random.PRNGKey`
+    return jax.random.wrap_key_data(key, impl=impl)
 
 
 def _check_at_least(name: str, value: int, least: int) -> None:

@@ -24,7 +24,7 @@ from cglo_jax import (
 )
 from cglo_jax.checkpoints import Checkpoints
 from cglo_jax.errors import UserError
-from cglo_jax.fingerprints import check_fingerprint
+from cglo_jax.fingerprints import check_fingerprint, describe_longer, find_longer
 from cglo_jax.run_log import RunLog
 
 
@@ -51,6 +51,7 @@ class Job:
         loop does not ask for them where nothing shows them.
       tell_done: whether to tell of the end; who has more to tell of it says False.
       wandb: the project of W&B that metrics and pictures go to.
+      may_grow, cannot_grow: see `fingerprints.check_fingerprint`.
     """
 
     create: Callable[[float], tuple[parallel.TakeSteps, Any]]
@@ -72,6 +73,8 @@ class Job:
     draw: Callable[[Any], Mapping[str, np.ndarray]] | None = None
     tell_done: bool = True
     wandb: wandb_run.Project = wandb_run.NO_PROJECT
+    may_grow: Sequence[str] = ()
+    cannot_grow: str = ""
 
     @property
     def name(self) -> str:
@@ -237,7 +240,13 @@ def _find_start(checkpoints: Checkpoints, job: Job) -> tuple[int, float]:
         raise UserError(
             f"{where}: step {step} was not saved by this program: use another --workdir"
         )
-    check_fingerprint(saved["fingerprint"], meta["fingerprint"], where)
+    grown = check_fingerprint(
+        saved["fingerprint"],
+        meta["fingerprint"],
+        where,
+        may_grow=job.may_grow,
+        cannot_grow=job.cannot_grow,
+    )
     # Other images change much else; they are what people should hear of.
     if job.compare_images and saved.get("images") != meta["images"]:
         told = job.compare_images(checkpoints.restore_model(step))
@@ -245,10 +254,8 @@ def _find_start(checkpoints: Checkpoints, job: Job) -> tuple[int, float]:
             f"{where} was made with other images than this call reads ({told}): use another "
             "--workdir or the old ones"
         )
-    for names in (
-        ["images"],
-        sorted((saved.keys() | meta.keys()) - {"fingerprint", "notes", "rate"}),
-    ):
+    others = {"fingerprint", "notes", "rate", *(["total"] if grown else [])}
+    for names in (["images"], sorted((saved.keys() | meta.keys()) - others)):
         check_fingerprint(
             {name: saved.get(name) for name in names},
             {name: meta.get(name) for name in names},
@@ -294,10 +301,16 @@ def _tell_start(checkpoints: Checkpoints, start: int, job: Job, *, again: bool) 
         if any(all(line.get(k) == v for k, v in job.tags.items()) for line in lines):
             text = "ended before its first checkpoint: starting anew"
     elif start < job.total:
+        fingerprints = checkpoints.meta(start)["fingerprint"], job.meta["fingerprint"]
+        for part in find_longer(*fingerprints):
+            if part in job.may_grow[-1:]:  # what this job trains
+                _tell(job, describe_longer(part, *fingerprints))
         now = manifest.describe_environment(len(job.devices))
         saved = checkpoints.environment(start)
         others = [
-            f"{k} {saved.get(k)}, now {v}" for k, v in now.items() if saved.get(k) != v
+            f"{k} {saved.get(k, 'none')}, now {now.get(k, 'none')}"
+            for k in now | saved
+            if saved.get(k) != now.get(k)
         ]
         if others:
             text = (
@@ -305,4 +318,8 @@ def _tell_start(checkpoints: Checkpoints, start: int, job: Job, *, again: bool) 
                 "is computed from them may round otherwise"
             )
     if text:
-        print(f"{job.name}: {text}", file=sys.stderr, flush=True)
+        _tell(job, text)
+
+
+def _tell(job: Job, text: str) -> None:
+    print(f"{job.name}: {text}", file=sys.stderr, flush=True)

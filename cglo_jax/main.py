@@ -9,7 +9,15 @@ import sys
 import threading
 from typing import TYPE_CHECKING, NoReturn
 
-from cglo_jax import distributed, interrupts, log_file, storage, streams
+from cglo_jax import (
+    distributed,
+    interrupts,
+    log_file,
+    numerics,
+    platforms,
+    storage,
+    streams,
+)
 from cglo_jax.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -30,6 +38,12 @@ _at_work = threading.Lock()  # held by a call of `run`
 def main(command: "Command") -> None:
     """Runs the stages that the command asks for."""
     distributed.start(command.launch)
+    platforms.start()
+    with numerics.ours():
+        _main(command)
+
+
+def _main(command: "Command") -> None:
     from cglo_jax import (  # JAX: seconds
         classify,
         data,
@@ -48,6 +62,8 @@ def main(command: "Command") -> None:
     first = parallel.is_first_process()
     if first:  # before anything is read
         workdirs.check_place(config, workdir, stage)
+    if first and (note := platforms.note()):
+        print(f"note: {note}", file=sys.stderr, flush=True)
     if config.report.compare and stage != "report":
         raise UserError(
             "config.report.compare is for --stage=report only: leave it out"
@@ -58,11 +74,14 @@ def main(command: "Command") -> None:
         return
     if first and stage != "sample":
         wandb_run.check(config)
+    if stage != "sample":
+        parallel.choose_devices(config.devices)
     if not fresh:
         workdirs.check(config, workdir, stage)
     with workdirs.listing_skipped(workdir):
         train_set, test_set = datasets = data.load(config.dataset)
     if stage in ("all", "classify"):
+        classify.check_longer(config, workdir)
         methods.check_side(config.classify, train_set.images.shape[1])
     distributed.check_equal("images", f"{train_set.digest} {test_set.digest}")
     print(data.describe(*datasets), flush=True)
@@ -122,6 +141,12 @@ def _run_stages(command: "Command", datasets: "tuple[Dataset, Dataset]") -> None
                 fit_codes.run(config, workdir, datasets, seed)
             else:
                 train.run(config, workdir, train_set, seed)
+    if stage == "train" and first and (old := classify.find_old(config, workdir)):
+        print(
+            f"of the cGLO before it was made longer are the samples and {', '.join(old)}: "
+            "--stage=all makes them anew",
+            flush=True,
+        )
     if stage in ("all", "sample") and first:
         directory = sample.run(config, workdir, datasets, config.seeds[0])
         print(f"images and figures: {directory}", flush=True)
@@ -199,10 +224,15 @@ def _run(argv: list[str], *, borrowed: bool = False) -> int:
                 text = f"error: {printable(storage.explain(error))}; mend that, and "
                 return _tell(text + _advise(command), 2)
             return distributed.status_of(error)
+        except Warning as error:
+            from cglo_jax.explain import explain_warning
+
+            return _tell(f"error: {printable(explain_warning(error))}", 2)
         except Exception as error:  # noqa: BLE001 - is raised again, or all of it is shown
-            if (
-                signum := interrupts.requested()
-            ):  # others make errors of their own of it
+            if text := platforms.explain_memory(error):
+                return _tell(f"error: {printable(text)}; {_advise(command)}", 2)
+            # Others make errors of their own of a signal.
+            if signum := interrupts.requested():
                 return _tell(f"\ninterrupted: {_advise(command)}", 128 + signum)
             return distributed.status_of(error)
 

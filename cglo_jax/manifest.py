@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import jax
 
-from cglo_jax import process, storage
+from cglo_jax import numerics, process, storage
 
 NAME = "manifest.json"
 _LONGEST = 1 << 26  # bytes
@@ -68,7 +68,8 @@ def verify(folder: pathlib.Path, step: int) -> dict[str, Any]:
 
 
 def describe_environment(devices: int) -> dict[str, Any]:
-    """Returns what may change how a resumed run rounds: versions, backend, devices, threads."""
+    """Returns what may change how a resumed run rounds: versions, backend, devices, threads, flags."""
+    flags = numerics.describe_flags()
     return {
         "jax": jax.__version__,
         "jaxlib": importlib.metadata.version("jaxlib"),
@@ -76,6 +77,7 @@ def describe_environment(devices: int) -> dict[str, Any]:
         "devices": devices,
         "processes": jax.process_count(),
         "threads": process.count_threads(),
+        **({"flags": flags} if flags else {}),
     }
 
 

@@ -172,7 +172,7 @@ def check_names(names: Sequence[str]) -> None:
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise UserError(
                 f"config.classify.methods: there is no method {name!r}{hint}: use some of "
-                f"{', '.join(METHODS)}, written \"('baseline','cglo')\""
+                f"{', '.join(METHODS)}, such as baseline,cglo"
             )
 
 

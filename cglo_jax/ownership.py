@@ -51,7 +51,7 @@ _NAMED = 3  # files in a message
 _STEP = r"\d+(\.saving(-\w+)?|\.damaged|\.removed)*"
 # Where checkpoints lie, and what W&B writes.
 _CHECKPOINT = re.compile(
-    r"(checkpoints/seed-\d+|codes/seed-\d+/generator-\w+/images-\w+|classifiers/[\w.-]+/checkpoints)"
+    r"(checkpoints/seed-\d+|codes/seed-\d+/generator-\w+/images-\w+|classifiers(\.old-\d+)?/[\w.-]+/checkpoints)"
     rf"/{_STEP}/((model|train)/.+|manifest\.json|\.manifest\.json\.\w+\.tmp)"
 )
 _WANDB = re.compile(
@@ -626,6 +626,34 @@ def _is_ours(record: _Record, name: str) -> bool:
     if _CHECKPOINT.fullmatch(name):
         return path.is_file() and not path.is_symlink()
     return record.owns(name)
+
+
+def move(root: pathlib.Path, folder: pathlib.Path, to: pathlib.Path) -> None:
+    """Moves a folder of a work directory to another place in it.
+
+    Args:
+      to: there is nothing of this name; folders on the way are made.
+
+    Raises:
+      UserError: a file in it is somebody else's.
+    """
+    record = _claim(root, secrets.token_hex(6))
+    lines = []
+    for path in (
+        p for p in sorted(folder.rglob("*")) if p.is_symlink() or not p.is_dir()
+    ):
+        name = path.relative_to(root).as_posix()
+        if not _is_ours(record, name):
+            raise UserError(
+                f"{folder} is to be moved to {to}, and {path.name} in it was not written by this "
+                "program, or was changed since: move that away and run this again"
+            )
+        for size, digest in record.known[name].contents if name in record.known else ():
+            new = (to / path.relative_to(folder)).relative_to(root).as_posix()
+            lines.append({"path": new, "size": size, "sha256": digest})
+    record.append(*lines)
+    storage.make_folder(to.parent.absolute())
+    storage.rename(folder, to)
 
 
 def set_aside(root: pathlib.Path, to: pathlib.Path) -> list[str]:

@@ -71,7 +71,8 @@ def choose_devices(count: int) -> list[jax.Device]:
     devices = jax.local_devices()
     if count > len(devices):
         raise UserError(
-            f"config.devices is {count}, but this machine has {len(devices)} {devices[0].platform} device(s)"
+            f"config.devices is {count}, but this machine has {len(devices)} "
+            f"{devices[0].platform} device(s): use at most so many, or 0 for all"
         )
     return devices[: count or None]
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from cglo_jax import platforms
 from cglo_jax.errors import UserError, printable
 
 _AT_ONCE = 256  # files that are decoded before their lines are printed
@@ -81,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
+        platforms.start()
         files = list(dict.fromkeys(find_files(args.files)))
         return 0 if predict(args.workdir, args.method, args.seed, files) else 2
     except BrokenPipeError:  # whoever read the lines has had enough
@@ -90,6 +92,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if not (text := platforms.explain_memory(error)):
+            raise
+        print(f"error: {printable(text)}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

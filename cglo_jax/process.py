@@ -6,6 +6,7 @@ import hashlib
 import os
 import pathlib
 import platform
+import re
 import sys
 import tempfile
 
@@ -17,6 +18,11 @@ from cglo_jax.errors import UserError
 # over a flag that it does not know: tried with jaxlib 0.10.2 and 0.12.0.1.
 _YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _ALL_BUT_CONVOLUTIONS = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+# Devices that a CPU is divided into wait for each other in threads of one pool. With as many threads as
+# devices or a few more they wait for good, and XLA ends the process after 40 s; with twice as many they
+# did not on two cores, with four times as many there is some room.
+_DEVICES_FLAG = r"--xla_force_host_platform_device_count=(\d+)"
+_THREADS = ("PJRT_NPROC", "NPROC")  # in the order in which XLA reads them
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 _POLICY = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _PROCESSOR = pathlib.Path("/proc/cpuinfo")
@@ -71,6 +77,8 @@ def check_not_forked() -> None:
 def prepare() -> None:
     """Sets how XLA computes and what it logs."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # XLA's informational lines
+    if _count_cpu_devices() > 1:
+        os.environ.setdefault("NPROC", str(count_threads()))
     flags = os.environ.get("XLA_FLAGS", "").strip()
     if _YNN_FLAG in flags or (flags and not flags.startswith("-")):  # a file of flags
         return
@@ -114,12 +122,45 @@ def keep_programs() -> None:
 
 
 def count_threads() -> int:
-    """Returns the threads that XLA:CPU computes with."""
-    if asked := os.environ.get("NPROC", ""):
-        return int(asked) if asked.isdigit() else 0
+    """Returns the threads that XLA:CPU computes with, once `prepare` was called."""
+    for name in _THREADS:
+        if asked := os.environ.get(name, ""):
+            return int(asked) if asked.isdecimal() else 0
+    cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # on Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    devices = _count_cpu_devices()
+    enough = devices == 1 or cores >= 4 * devices
+    return cores if enough else max(16, 4 * devices)
+
+
+def check_threads() -> None:
+    """Checks that the devices that a CPU is divided into have threads enough.
+
+    Raises:
+      UserError: the environment gives them too few.
+    """
+    devices = _count_cpu_devices()
+    given = next((name for name in _THREADS if os.environ.get(name)), "")
+    if given and devices > 1 and count_threads() < 2 * devices:
+        raise UserError(
+            f"the environment has {given}={os.environ[given]}, and {devices} CPU devices "
+            "(XLA_FLAGS or JAX_NUM_CPU_DEVICES): with so few threads they wait for each other for "
+            f"good: unset {given}, or make it {max(16, 4 * devices)}"
+        )
+
+
+def _count_cpu_devices() -> int:
+    """Returns how many devices the environment divides the CPU into."""
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    if flags and not flags.startswith("-"):  # a file of flags
+        try:
+            flags = pathlib.Path(flags).read_text(errors="replace")
+        except OSError:  # XLA says so
+            flags = ""
+    asked = re.findall(_DEVICES_FLAG, flags)[-1:]
+    asked.append(os.environ.get("JAX_NUM_CPU_DEVICES", ""))
+    return max([1, *(int(n) for n in asked if n.isdecimal() and len(n) < 10)])
 
 
 def _hash_instructions() -> str:

@@ -1,6 +1,7 @@
 """Stage `report`: results of a work directory -> verdicts, report.md and report.html."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -17,6 +18,7 @@ from cglo_jax import (
 from cglo_jax import config as config_lib
 from cglo_jax.errors import UserError
 from cglo_jax.markdown import to_markdown
+from cglo_jax.methods import METHODS
 from cglo_jax.page import Page, to_html
 from cglo_jax.results import find_results
 from cglo_jax.verdict import (
@@ -126,19 +128,37 @@ def read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
     now = fingerprints.classify_fingerprint(config)
     results: Results = {}
     for result in read:
+        _check_settings(result, now)
         _check_comparable(read[0], result)
         _check_comparable(
             next(r for r in read if r["method"] == result["method"]), result
         )
-        saved = result["fingerprint"]
-        common = saved.keys() & now.keys()
-        fingerprints.check_fingerprint(
-            {name: saved[name] for name in common},
-            {name: now[name] for name in common},
-            _directory(result),
-        )
         results.setdefault(result["method"], {})[result["seed"]] = result
     return results
+
+
+def _check_settings(result: dict[str, Any], now: Mapping[str, Any]) -> None:
+    """Checks that a result is of the settings that the report is of.
+
+    Raises:
+      UserError: a field that matters is another, or what was trained was made longer since.
+    """
+    method, saved = result["method"], result["fingerprint"]
+    common = saved.keys() & now.keys()
+    parts = {name: saved[name] for name in common}, {name: now[name] for name in common}
+    again = f"--stage=classify --config.classify.methods={method} --config.seeds={result['seed']}"
+    longer = fingerprints.find_longer(*parts)
+    if "train" in longer and METHODS[method].from_cglo:
+        raise UserError(
+            f"{_directory(result)} has seen images of the cGLO after epoch {saved['train.epochs']}, "
+            f"the run has {now['train.epochs']} now: {again} trains it anew"
+        )
+    if "classify" in longer:
+        raise UserError(
+            f"{_directory(result)} was trained to epoch {saved['classify.epochs']}, the run has "
+            f"{now['classify.epochs']} now: {again} goes on with it"
+        )
+    fingerprints.check_fingerprint(*parts, _directory(result), may_grow=("train",))
 
 
 def _directory(result: dict[str, Any]) -> str:
@@ -154,8 +174,8 @@ def _check_comparable(a: dict[str, Any], b: dict[str, Any]) -> None:
         if values[0] != values[1]:
             raise UserError(
                 f"{_directory(a)} and {_directory(b)} differ in {name} ({values[0]} and "
-                f"{values[1]}) and cannot be compared: remove one of them and run "
-                "--stage=classify again"
+                f"{values[1]}) and cannot be compared: move one of them out of classifiers/ and "
+                "run --stage=classify again"
             )
 
 

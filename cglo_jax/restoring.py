@@ -79,7 +79,8 @@ def restore_newest(
         of other images in it and `external_weights` is False.
     """
     model, meta, step = restore_latest_model(directory, hint)
-    check_fingerprint(meta["fingerprint"], train_fingerprint(config), str(directory))
+    now = train_fingerprint(config)
+    check_fingerprint(meta["fingerprint"], now, str(directory), may_grow=("train",))
     origin = Origin(meta["weights"], meta["notes"]["weights"])
     if origin.external and not config.external_weights:
         raise UserError(
@@ -116,13 +117,22 @@ def restore_with_added(
 
 
 def check_complete(
-    directory: pathlib.Path, command: str, meta: dict[str, Any], step: int
+    directory: pathlib.Path,
+    command: str,
+    meta: dict[str, Any],
+    step: int,
+    epochs: int = 0,
 ) -> None:
-    """Raises UserError unless `step` is the last one of what `command` makes."""
-    if step < meta["total"]:
+    """Raises UserError unless `step` is the last one of what `command` makes.
+
+    Args:
+      epochs: of training now, which may be more than the checkpoint was made for; 0: as many.
+    """
+    saved = meta["fingerprint"]["train.epochs"]
+    total = meta["total"] // saved * epochs if epochs else meta["total"]
+    if step < total:
         raise UserError(
-            f"{directory} is at step {step} of {meta['total']}: run {command} first, "
-            "it goes on from there"
+            f"{directory} is at step {step} of {total}: run {command} first, it goes on from there"
         )
 
 
@@ -151,6 +161,8 @@ def restore_model(
     """
     directory, command = checkpoint_dir(workdir, seed), "--stage=train"
     model, meta, step = restore_newest(config, directory, f"run {command} first")
+    if complete:
+        check_complete(directory, command, meta, step, config.train.epochs)
     if meta["images"] != dataset.digest:
         fitted = codes_dir(workdir, seed, dataset, model)
         command += " --config.train.only_codes=True"
@@ -162,8 +174,8 @@ def restore_model(
             )
         directory = fitted
         model, meta, step = restore_newest(config, directory, f"run {command} first")
-    if complete:
-        check_complete(directory, command, meta, step)
+        if complete:
+            check_complete(directory, command, meta, step)
     return model, meta, step
 
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cglo_jax import numerics
 from cglo_jax.data import Dataset
 from cglo_jax.errors import UserError, printable
 
@@ -136,6 +137,7 @@ def environment(devices: Sequence[jax.Device]) -> dict[str, Any]:
         "device": devices[0].device_kind,
         "devices": len(devices),
         "commit": commit,
+        **({"flags": flags} if (flags := numerics.describe_flags()) else {}),
     }
 
 

@@ -22,6 +22,7 @@ from cglo_jax import (
     export,
     figures,
     fonts,
+    numerics,
     ownership,
     quality,
     restoring,
@@ -91,6 +92,7 @@ def synthesize_uint8(
     return to_uint8(images), partners, t
 
 
+@numerics.with_ours
 def run(
     config: ConfigDict,
     workdir: pathlib.Path,

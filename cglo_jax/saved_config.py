@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -26,15 +27,22 @@ def find_workdir(workdir: str | os.PathLike) -> pathlib.Path:
 
 
 def restore_config(workdir: pathlib.Path, fingerprint: Mapping[str, Any]) -> ConfigDict:
-    """Returns the configuration of what was trained in a work directory.
+    """Returns the configuration of what was trained in a work directory, see `read`."""
+    return read(workdir / "config.json", fingerprint)
+
+
+def read(
+    path: pathlib.Path, fingerprint: Mapping[str, Any] = MappingProxyType({})
+) -> ConfigDict:
+    """Returns the configuration that is written in a config.json, fields by their dotted names.
 
     Args:
       fingerprint: saved beside it; what it has no field for is that of the newest call.
 
     Raises:
-      UserError: config.json is damaged or of another version.
+      UserError: the file is damaged or of another version.
     """
-    path, config = workdir / "config.json", get_config()
+    config = get_config()
     known = flatten(config)
     try:
         saved = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -46,7 +54,7 @@ def restore_config(workdir: pathlib.Path, fingerprint: Mapping[str, Any]) -> Con
             for name, value in saved.items()
         }
         config.update_from_flattened_dict(fields)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be used ({error}): put the file back that was there, or use the "
             "version that wrote it"

@@ -16,6 +16,7 @@ from cglo_jax import (
     init_codes,
     loop,
     memory,
+    numerics,
     parallel,
     pretrained,
     previews,
@@ -100,6 +101,7 @@ def merge_state(model: dict[str, Any], rest: dict[str, Any]) -> cglo.TrainState:
     )
 
 
+@numerics.with_ours
 def run(
     config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, seed: int
 ) -> cglo.TrainState:
@@ -183,6 +185,7 @@ def run(
         log_every=config.train.log_every_steps,
         save_every=config.train.checkpoint_every_epochs * schedule.steps_per_epoch,
         **loop.settings(config),
+        may_grow=("train",),
         compare_images=lambda model: restoring.compare_images(model["ids"], ids),
         draw=lambda state: previews.draw(config, dataset, split_state(state)[0]),
     )

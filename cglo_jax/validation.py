@@ -196,7 +196,7 @@ def _validate_lists(flat: dict[str, Any]) -> None:
         and len(set(seeds)) == len(seeds),
         "seeds",
         seeds,
-        "a list of different whole numbers from 0 to 2**32 - 1, such as (0,1,2)",
+        "a list of different whole numbers from 0 to 2**32 - 1, such as 0,1,2",
     )
     methods = flat["classify.methods"]
     _check(
@@ -205,14 +205,14 @@ def _validate_lists(flat: dict[str, Any]) -> None:
         and len(set(methods)) == len(methods),
         "classify.methods",
         methods,
-        "a list of different names, written \"('baseline','cglo')\"",
+        "a list of different names, such as baseline,cglo",
     )
     exports = flat["sample.export"]
     _check(
         all(e in EXPORTS for e in exports) and len(set(exports)) == len(exports),
         "sample.export",
         exports,
-        f"a list of {', '.join(EXPORTS)}, written \"('npz',)\"",
+        f"a list of some of {', '.join(EXPORTS)}, such as npz",
     )
     for name in ("train.lr_drop_epochs", "classify.lr_drop_epochs"):
         _check(

@@ -33,6 +33,12 @@ _FILES = {"all": (*_OF_RUNS, *_OF_REPORTS), "report": _OF_REPORTS, "export": ()}
 _REPLACED = {"all": ("samples",), "sample": ("samples",), "export": ("exports",)}
 _NO_FILES = ("digits", "folder")
 _TFDS_DIR = "~/tensorflow_datasets"
+# Stages that make longer what was trained for fewer epochs.
+_GROWING = {
+    "all": ("train", "classify"),
+    "train": ("train",),
+    "classify": ("classify",),
+}
 
 
 def check(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -> None:
@@ -185,7 +191,9 @@ def _check_config(config: ConfigDict, path: pathlib.Path, stage: str) -> None:
         return
     saved = _read(path)
     if saved is not None:
-        check_fingerprint({k: saved.get(k) for k in fields}, fields, str(path.parent))
+        growing = () if config.train.only_codes else _GROWING.get(stage, ())
+        known = {k: saved.get(k) for k in fields}
+        check_fingerprint(known, fields, str(path.parent), may_grow=growing)
 
 
 def _kept(path: pathlib.Path, stage: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tests of cglo_jax/command_line.py, each in a process of its own: flags are global."""
+"""Tests of cglo_jax/command_line.py: what a command line means, and what a wrong one is answered."""
 
 import json
 import os
@@ -10,38 +10,18 @@ from typing import Any
 
 import pytest
 
+from cglo_jax import command_line
+from cglo_jax.config import flatten, get_config
+from cglo_jax.errors import UserError
+
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=configs/digits.py"
 NAMES = "cifar100, cub, digits, folder"
 NO_CONFIG = (
-    f"no --config: give a configuration file, or one of {NAMES}; --help tells more"
+    f"no --config: give a configuration file, or one of {NAMES}, or the --workdir of a run that "
+    "has its own; --help tells more"
 )
 NO_FILE = f"give a file that exists, or one of {NAMES}"
-PARSE = """
-import json, sys
-from cglo_jax import command_line, config
-command = command_line.parse(sys.argv)
-print(json.dumps({
-    "workdir": str(command.workdir),
-    "stage": command.stage,
-    "launch": command.launch,
-    "config": config.flatten(command.config),
-    "jax": "jax" in sys.modules,
-}))
-"""
-
-
-# Prints the stage of each example that asks for one.
-PARSE_ALL = """
-import json, os, sys
-from cglo_jax import command_line
-for example in {examples}:
-    if not os.fork():
-        sys.argv = ["main.py", *example]
-        print(json.dumps(command_line.parse(sys.argv).stage), flush=True)
-        os._exit(0)
-    assert os.wait()[1] == 0
-"""
 
 
 def run(*command: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess:
@@ -55,20 +35,36 @@ def run(*command: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess:
     )
 
 
-def parse(*arguments: str, cwd: pathlib.Path = ROOT) -> dict[str, Any]:
-    """Returns what the arguments mean."""
-    done = run("-c", PARSE, *arguments, cwd=cwd)
-    assert (done.returncode, done.stderr) == (0, "")
-    return json.loads(done.stdout)
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch):
+    """Commands are typed in the root of the repository."""
+    monkeypatch.chdir(ROOT)
+
+
+def parse(*arguments: str) -> dict[str, Any]:
+    """Returns what the arguments mean, given in this process."""
+    command = command_line.parse(["main.py", *arguments])
+    return {
+        "workdir": str(command.workdir),
+        "stage": command.stage,
+        "launch": command.launch,
+        "config": flatten(command.config),
+    }
 
 
 def error_of(*arguments: str) -> str:
-    """Returns the one line that the program answers, without its 'error: '."""
-    done = run("-m", "cglo_jax.main", *arguments)
-    assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    return line.removeprefix("error: ")
+    """Returns the one line that the arguments are refused with."""
+    with pytest.raises(UserError) as error:
+        parse(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def notes(capsys) -> list[str]:
+    """Returns the notes that were printed since the last look."""
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("note: ") for line in lines)
+    return [line.removeprefix("note: ") for line in lines]
 
 
 def write_config(folder: pathlib.Path, body: str, argument: str = "") -> pathlib.Path:
@@ -91,7 +87,15 @@ def test_defaults_of_the_flags():
     command = parse(DIGITS)
     assert (command["workdir"], command["stage"]) == ("runs/digits", "all")
     assert command["config"]["reconstruction.loss"] == "laplacian"
-    assert command["jax"] is False  # so that mistakes are told at once
+
+
+def test_a_mistake_is_one_line_and_status_2_before_jax_is_imported():
+    code = "import sys; from cglo_jax import command_line; command_line.parse(sys.argv)"
+    done = run("-c", f"{code}; print('jax' in sys.modules)", DIGITS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
+    done = run("-m", "cglo_jax.main", DIGITS, "--config.latent.dim=x")
+    told = "error: config.latent.dim is 'x': it must be a whole number\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
 
 
 def test_fields_are_changed():
@@ -138,8 +142,11 @@ def test_workdir_is_named_after_the_config(tmp_path, argument, name):
     assert command["config"]["dataset.shots"] == len(argument[1:] or "abc")
 
 
-def test_a_name_without_a_path_is_a_configuration_that_comes_along(tmp_path):
-    command = parse("-config", "cub:10", "--config.latent.dim=8", cwd=tmp_path)
+def test_a_name_without_a_path_is_a_configuration_that_comes_along(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    command = parse("-config", "cub:10", "--config.latent.dim=8")
     assert command["workdir"] == "runs/cub-10"
     assert command["config"]["dataset.name"] == "caltech_birds2011"
     assert command["config"]["latent.dim"] == 8
@@ -150,8 +157,8 @@ SEVERAL = ["--coordinator=host-0:1234", "--processes=2", "--process=1"]
 
 def test_which_of_several_processes_this_is():
     assert parse(DIGITS)["launch"] is None
-    assert parse(DIGITS, *SEVERAL)["launch"] == ["host-0:1234", 2, 1]
-    assert parse(DIGITS, "--coordinator=auto")["launch"] == ["auto", None, None]
+    assert parse(DIGITS, *SEVERAL)["launch"] == ("host-0:1234", 2, 1)
+    assert parse(DIGITS, "--coordinator=auto")["launch"] == ("auto", None, None)
 
 
 ALL_OR_NONE = (
@@ -174,14 +181,18 @@ def test_help_tells_of_the_flags(flag):
         assert part in text
 
 
-def test_the_examples_of_help_are_understood():
+def test_the_examples_of_help_are_understood(tmp_path, monkeypatch, capsys):
     lines = say("--help").partition("Examples")[2].splitlines()
     examples = [shlex.split(line)[3:] for line in lines if line.startswith("    ")]
-    assert len(examples) == 5
-    code = PARSE_ALL.format(examples=examples)
-    *stages, last = run("-c", code).stdout.split("\n", 4)
-    assert stages == ['"all"', '"all"', '"train"', '"all"']
-    assert "  classify.depth = 28  (whole number; here 10)\n" in last
+    assert len(examples) == 6
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("runs/one").mkdir(parents=True)
+    pathlib.Path("runs/one/config.json").write_text("{}")
+    stages = [parse(*example)["stage"] for example in examples[:-1]]
+    assert stages == ["all", "all", "train", "all", "report"]
+    with pytest.raises(SystemExit):
+        parse(*examples[-1])
+    assert "  classify.depth = 28  (whole number; here 10)\n" in capsys.readouterr().out
 
 
 def test_the_stage_help_lists_fields_without_a_config():
@@ -272,9 +283,12 @@ def test_help_may_be_cut_off(arguments):
         (
             [DIGITS, "--config.classify.methods=('cglo','cglo')"],
             "config.classify.methods is ['cglo', 'cglo']: it must be a list of different "
-            + "names, written \"('baseline','cglo')\"",
+            + "names, such as baseline,cglo",
         ),
-        ([DIGITS, "--config.latent.dim"], "Missing value for flag --config.latent.dim"),
+        (
+            [DIGITS, "--config.latent.dim"],
+            "--config.latent.dim has no value: write --config.latent.dim=VALUE",
+        ),
         (
             [DIGITS, "--config.seeds=(0,)", "--config.seeds=(1,)"],
             "config.seeds is given twice: give it once, with all its values",
@@ -299,8 +313,14 @@ def test_help_may_be_cut_off(arguments):
         # the config
         ([], NO_CONFIG),
         (["--config="], NO_CONFIG),
-        (["configs/digits.py"], NO_CONFIG),
-        (["--stage=report", "--workdir=runs/a"], NO_CONFIG),
+        (
+            ["configs/digits.py"],
+            "cannot use 'configs/digits.py': options begin with --, see --help",
+        ),
+        (
+            ["--stage=report", "--workdir=runs/nope"],
+            f"{NO_CONFIG}; there is no runs/nope/config.json",
+        ),
         (["--config"], "Missing value for flag --config"),
         (
             ["--config=configs/nope.py:10"],
@@ -318,14 +338,30 @@ def test_help_may_be_cut_off(arguments):
             "configs/digits.py takes no argument: leave out ':10'",
         ),
         (
+            ["--config=configs/digits"],
+            "there is no configuration file 'configs/digits': did you mean configs/digits.py?",
+        ),
+        (
+            ["--config=digit"],
+            f"there is no configuration file 'digit': did you mean 'digits'? Or {NO_FILE}",
+        ),
+        *(
+            (
+                [f"--config={path}"],
+                f"--config={path} is no configuration: a Python file (.py) with a function "
+                + "get_config is one, and the config.json of a work directory",
+            )
+            for path in (
+                "README.md",
+                "setup.cfg",
+                "experiments/figures/readme_results.png",
+            )
+        ),
+        (
             ["--config=cglo_jax/errors.py"],
             "cglo_jax/errors.py has no function get_config",
         ),
-        (["--config.latent.dim=3"], "fields can only be changed after --config=FILE"),
-        (
-            ["--config.latent.dim=3", DIGITS],
-            "fields can only be changed after --config=FILE",
-        ),
+        (["--config.latent.dim=3"], NO_CONFIG),
         # several processes
         ([DIGITS, *SEVERAL[:2]], ALL_OR_NONE),
         ([DIGITS, *SEVERAL[1:]], ALL_OR_NONE),
@@ -406,3 +442,316 @@ def test_mistakes_in_an_argument_of_a_config(tmp_path):
     message = f"--config={path}:ten: shots are a number, not 'ten'"
     assert error_of(f"--config={path}:ten") == message
     assert error_of(f"--config={path}:-1").startswith("config.dataset.shots is -1: ")
+
+
+# What people type
+
+
+LISTS = [
+    ("seeds", ["3,4", "(3,4)", "[3, 4]", "3 4", " 3 , 4, ", "1e0 3"], None),
+    ("classify.methods", ["baseline,cglo", "baseline, cglo", "[baseline cglo]"], None),
+    (
+        "classify.methods",
+        ["cglo", "('cglo')", "('cglo',)", "[cglo]", '"cglo",'],
+        ["cglo"],
+    ),
+    ("classify.methods", ["(\u2018cglo\u2019,)", "\u201ccglo\u201d"], ["cglo"]),
+    ("sample.t_values", [".1,0.2", "(.1,.2,)", "[1e-1 .2]"], [0.1, 0.2]),
+    ("sample.export", ["npz", "('npz',)", "npz,"], ["npz"]),
+    ("sample.export", ["", "()", "[]", " "], []),
+    ("train.lr_drop_epochs", ["()", ""], []),
+    ("train.lr_drop_epochs", ["7", "(7)", "7,"], [7]),
+    ("reconstruction.layer_weights", ["1,1,.5,0,1e-1"], [1, 1, 0.5, 0, 0.1]),
+]
+
+
+@pytest.mark.parametrize(("name", "texts", "value"), LISTS)
+def test_lists_need_no_brackets_and_no_quotes(name, texts, value):
+    wanted = value
+    for text in texts:
+        if value is None:
+            wanted = [1, 3] if "e" in text and name == "seeds" else [3, 4]
+            wanted = ["baseline", "cglo"] if name == "classify.methods" else wanted
+        assert parse(DIGITS, f"--config.{name}={text}")["config"][name] == wanted, text
+
+
+def test_every_list_is_written_so():
+    lists = {n: v for n, v in flatten(get_config()).items() if isinstance(v, list)}
+    assert lists.keys() == {name for name, *_ in LISTS} | {"classify.lr_drop_epochs"}
+    for name, value in lists.items():
+        text = ",".join(map(str, value)) or "npz"
+        read = parse(DIGITS, f"--config.{name}", text)["config"][name]
+        assert read == (value or ["npz"])
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("train.epochs", "1e3", 1000),
+        ("train.epochs", "1_000", 1000),
+        ("train.epochs", " 12 ", 12),
+        ("train.epochs", "2.5e1", 25),
+        ("train.epochs", "\u0661\u0662", 12),  # 12 in Arabic
+        ("latent.noise_std", "5e-2", 0.05),
+        ("latent.noise_std", "1", 1.0),
+        *(("classify.flip", word, True) for word in ("yes", "on", "1", "True", "Y")),
+        *(("classify.flip", word, False) for word in ("no", "off", "0", "FALSE", "f")),
+        ("dataset.path", " a b", " a b"),
+        ("dataset.path", "a=b", "a=b"),
+    ],
+)
+def test_values_as_people_write_them(field, text, value):
+    for arguments in ([f"--config.{field}={text}"], [f"-config.{field}", text]):
+        found = parse(*arguments, DIGITS)["config"][field]
+        assert (found, type(found)) == (value, type(value))
+
+
+def test_a_bare_number_of_seeds_is_a_seed_and_said_to_be(capsys):
+    for text in ("0", "(3,)", "[3]", "3,", "0,1"):
+        parse(DIGITS, f"--config.seeds={text}")
+        assert notes(capsys) == []
+    assert parse(DIGITS, "--config.seeds=3")["config"]["seeds"] == [3]
+    assert notes(capsys) == [
+        "--config.seeds=3 is one run, with the seed 3; 3 runs are --config.seeds=0,1,2"
+    ]
+    parse(DIGITS, "--config.seeds", "10")
+    assert notes(capsys)[0].endswith("10 runs are --config.seeds=0,1,2,...")
+
+
+def test_of_what_is_given_twice_the_last_counts_and_is_said_to(capsys):
+    twice = ["--config.train.epochs=3", "--workdir=b", "--config.train.epochs", "4"]
+    command = parse("--config=cub", "--workdir=a", DIGITS, *twice)
+    assert (command["workdir"], command["config"]["train.epochs"]) == ("b", 4)
+    assert command["config"]["dataset.name"] == "digits"
+    assert notes(capsys) == [
+        "--config.train.epochs is given twice, as 3 and 4: the last one counts",
+        "--config is given 2 times: the last one counts",
+        "--workdir is given 2 times: the last one counts",
+    ]
+    parse(DIGITS, "--config.train.epochs=4", "--config.train.epochs=4")
+    assert notes(capsys) == []
+
+
+def test_several_command_lines_in_one_process_know_nothing_of_each_other():
+    first = parse(DIGITS, "--config.latent.dim=8", "--stage=train", "--workdir=a")
+    second = parse("--config=folder")
+    assert (first["config"]["latent.dim"], second["config"]["latent.dim"]) == (8, 128)
+    assert (second["stage"], second["workdir"]) == ("all", "runs/folder")
+
+
+HOW = "write it as --config.seeds=0,1,2"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config.seeds=(0,1"],
+            f"config.seeds is '(0,1': its ( is never closed: {HOW}",
+        ),
+        (
+            ["--config.seeds=0,1)"],
+            f"config.seeds is '0,1)': there is a ) too many: {HOW}",
+        ),
+        (
+            ["--config.seeds=0,,1"],
+            f"config.seeds is '0,,1': one of its values is empty: {HOW}",
+        ),
+        (
+            ["--config.seeds=range(3)"],
+            f"config.seeds is 'range(3)': there is a ( too many: {HOW}",
+        ),
+        (
+            ["--config.seeds=0-2"],
+            f"config.seeds is '0-2': each of its values must be a whole number: {HOW}",
+        ),
+        (
+            ["--config.seeds="],
+            "config.seeds is []: it must be a list of different whole numbers from 0 to 2**32 "
+            + "- 1, such as 0,1,2",
+        ),
+        (
+            ["--config.seeds", "0", "1", "2"],
+            "--config.seeds: '1' stands apart: write a list without spaces, such as "
+            + "--config.seeds=0,1, or in quotes",
+        ),
+        (
+            ["--config.classify.methods=baseline,", "cglo"],
+            "--config.classify.methods: 'cglo' stands apart: write a list without spaces, such "
+            + "as --config.classify.methods=baseline,cglo, or in quotes",
+        ),
+        (
+            ["--config.classify.methods=('cglo"],
+            'config.classify.methods is "(\'cglo": its ( is never closed: write it as '
+            + "--config.classify.methods=baseline,cglo",
+        ),
+        (
+            ["--config.sample.export='npz"],
+            "config.sample.export is \"'npz\": its ' is never closed: write it as "
+            + "--config.sample.export=npz,tfds",
+        ),
+        (
+            ["--config.latent.noise_std=0,5"],
+            "config.latent.noise_std is '0,5': it must be a number, with a point",
+        ),
+        (
+            ["--config.train.epochs=\u00b2"],
+            "config.train.epochs is '\u00b2': it must be a whole number",
+        ),
+        (
+            ["--config.train.epochs", "=", "3"],
+            "--config.train.epochs =: leave out the spaces around =",
+        ),
+        (
+            ["--config.dataset.path=", "DIR"],
+            "--config.dataset.path= DIR: leave out the space after =",
+        ),
+        (
+            ["--noconfig.classify.flip=1"],
+            "--noconfig.classify.flip takes no value: leave out '=1'",
+        ),
+        (
+            ["--noconfig.train.epochs"],
+            "--noconfig.train.epochs: only a field that is true or false takes no",
+        ),
+        (
+            ["\u2014workdir=a"],
+            "cannot use '\u2014workdir=a': its dash is one of a text program: type --workdir=a",
+        ),
+        (
+            ["\u2013-config.seeds=0"],
+            "cannot use '\u2013-config.seeds=0': its dash is one of a text program: type "
+            + "--config.seeds=0",
+        ),
+        (["--workdir="], "--workdir is empty: name a directory, or leave it out"),
+        (
+            ["--train.epochs=3"],
+            "there is no flag --train.epochs: fields are written --config.train.epochs",
+        ),
+        (
+            ["--epochs", "3"],
+            "there is no flag --epochs: fields are written --config.classify.epochs or "
+            + "--config.train.epochs",
+        ),
+    ],
+)
+def test_mistakes_are_blamed_on_what_was_typed(arguments, message):
+    assert error_of(DIGITS, *arguments) == message
+
+
+# The configuration of a run
+
+
+@pytest.fixture
+def made(tmp_path):
+    """The work directory of a run of digits that had flags of its own."""
+    config = parse(DIGITS, "--config.train.epochs=7", "--config.seeds=4,2")["config"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    return tmp_path / "run", config
+
+
+def test_a_run_goes_on_with_its_own_configuration(made, capsys):
+    workdir, config = made
+    for stage in ("all", "train", "sample", "classify", "report", "export"):
+        command = parse(f"--workdir={workdir}", f"--stage={stage}")
+        assert (command["config"], command["stage"]) == (config, stage)
+        assert notes(capsys) == [f"the configuration is that of {workdir}/config.json"]
+
+
+def test_fields_that_are_given_count_beside_those_of_a_run(made):
+    workdir, config = made
+    given = ["--config.report.confidence=.9", "--config.latent.dim=8"]
+    changed = {"report.confidence": 0.9, "latent.dim": 8}
+    for more in ([], [DIGITS]):
+        command = parse(*given, f"--workdir={workdir}", "--stage=report", *more)
+        assert command["config"] == config | changed
+
+
+def test_what_was_trained_counts_more_than_a_file_for_stages_that_use_it(made, capsys):
+    workdir, config = made
+    for stage in ("sample", "report", "export"):
+        command = parse(DIGITS, f"--workdir={workdir}", f"--stage={stage}")
+        assert command["config"] == config
+        assert notes(capsys) == [
+            f"{workdir}/config.json counts where {DIGITS} differs from it (seeds=[4, 2], "
+            + "train.epochs=7), and of this call the fields given by --config.FIELD"
+        ]
+    for stage in ("all", "train", "classify"):
+        command = parse(DIGITS, f"--workdir={workdir}", f"--stage={stage}")
+        assert command["config"]["train.epochs"] == 20
+    assert notes(capsys) == []
+
+
+def test_a_configuration_of_other_data_is_refused(made):
+    workdir, _ = made
+    told = error_of("--config=folder", f"--workdir={workdir}", "--stage=report")
+    assert told == (
+        f"{workdir} was made with dataset.name='digits', --config=folder has 'folder': leave "
+        "--config out, or use another --workdir"
+    )
+
+
+def test_images_that_a_run_cannot_find_from_here_are_said_to_be_missing(made):
+    workdir, config = made
+    config = config | {"dataset.name": "folder", "dataset.path": "nowhere"}
+    (workdir / "config.json").write_text(json.dumps(config))
+    told = error_of(f"--workdir={workdir}")
+    assert told == (
+        f"{workdir}/config.json has dataset.path='nowhere', which is not there when this is "
+        f"started in {ROOT}: start it where the run was started, or give "
+        "--config.dataset.path=DIR"
+    )
+    here = parse(f"--workdir={workdir}", f"--config.dataset.path={ROOT}")["config"]
+    assert here["dataset.path"] == str(ROOT)
+    assert parse(f"--workdir={workdir}", "--stage=report")["config"] == config
+
+
+def test_a_comparison_needs_no_configuration():
+    command = parse("--stage=report", "--config.report.compare=a,b", "--workdir=both")
+    assert command["config"] == flatten(get_config()) | {"report.compare": "a,b"}
+
+
+def test_a_config_json_is_read_as_data(made):
+    workdir, config = made
+    path = workdir / "config.json"
+    command = parse(f"--config={path}", "--workdir=new", "--config.latent.dim=8")
+    assert command["config"] == config | {"latent.dim": 8}
+    assert error_of(f"--config={path}") == (
+        f"--config={path} needs --workdir: {workdir} to go on there, or a new one"
+    )
+    told = error_of(f"--config={path}:10", "--workdir=new")
+    assert told == f"{path} takes no argument: leave out ':10'"
+    told = error_of(f"--config={workdir}", "--workdir=new")
+    assert told == (
+        f"there is no configuration file '{workdir}': {workdir} is a work directory: use "
+        f"--config={path}, or only --workdir={workdir}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            '{"latent.dim": true}',
+            "config.latent.dim is True: it must be a whole number",
+        ),
+        ('{"latent.dim": null}', "config.latent.dim is None"),
+        ('{"latent.dmi": 3}', "cannot be used (this version knows no latent.dmi)"),
+        ("import os", "cannot be used ("),
+        ("[" * 100_000, "cannot be used ("),
+        ("[1]", "cannot be used ("),
+        ("\0", "cannot be used ("),
+    ],
+)
+def test_a_json_of_other_content_is_refused(tmp_path, content, told):
+    (tmp_path / "config.json").write_text(content)
+    for given in (f"--config={tmp_path}/config.json", f"--workdir={tmp_path}"):
+        assert told in error_of(given, "--workdir", str(tmp_path))
+
+
+def test_a_damaged_config_json_does_not_hinder_who_names_another(made):
+    workdir, _ = made
+    (workdir / "config.json").write_text("{")
+    command = parse(DIGITS, f"--workdir={workdir}", "--stage=report")
+    assert command["config"]["train.epochs"] == 20

@@ -24,8 +24,11 @@ def test_a_file_that_exists_counts_before_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()  # a run, or images: no configuration
     assert config_files.find("digits") == str(CONFIGS / "digits.py")
-    (tmp_path / "cub").write_text("")
-    assert config_files.find("cub:3") == "cub:3"
+    (tmp_path / "cub").write_text("")  # nor is a file of another kind
+    assert config_files.find("cub:3") == f"{CONFIGS / 'cub.py'}:3"
+    for mine in ("digits.py", "config.json"):
+        (tmp_path / mine).write_text("")
+        assert config_files.find(f"{mine}:3") == f"{mine}:3"
 
 
 def test_an_installed_package_has_them_inside(tmp_path, monkeypatch):
@@ -42,6 +45,8 @@ def test_anything_else_is_refused_with_the_names_there_are(given):
     with pytest.raises(UserError) as error:
         config_files.find(f"{given}:10")
     names = "cifar100, cub, digits, folder"
+    guess = "did you mean 'digits'? Or " if given == "digits.py" else ""
     assert str(error.value) == (
-        f"there is no configuration file {given!r}: give a file that exists, or one of {names}"
+        f"there is no configuration file {given!r}: {guess}give a file that exists, or one of "
+        f"{names}"
     )

@@ -36,10 +36,25 @@ def test_a_file_that_is_no_text_has_no_line(tmp_path):
     assert told == "mine.py: SyntaxError: source code string cannot contain null bytes"
 
 
-def test_what_a_config_says_itself_counts_before_what_follows_from_it():
-    error = KeyError("quotes\nthe traceback")
-    error.__cause__ = UserError("shots are a number")
+def test_what_a_config_says_itself_is_said_as_it_is():
+    error = UserError("shots are a number")
     assert explain(error, "cub:x", "cub.py") == "--config=cub:x: shots are a number"
+
+
+def test_a_warning_of_a_library_is_not_blamed_on_the_file(tmp_path):
+    path, library = tmp_path / "mine.py", tmp_path / "library.py"
+    library.write_text(
+        "import warnings\ndef f():\n    warnings.warn('old', DeprecationWarning)"
+    )
+    path.write_text(f"import runpy\nrunpy.run_path({str(library)!r})['f']()\n")
+    error = raised_in(path, path.read_text())  # warnings are errors in tests
+    assert explain(error, "mine.py", str(path)) == (
+        f"a library warned at {library}:3, and Python makes errors of warnings here (-W error or "
+        "PYTHONWARNINGS): DeprecationWarning: old; leave that out for this program, or ignore "
+        "this one: -W 'ignore::DeprecationWarning' after it"
+    )
+    error = raised_in(path, "import warnings\nwarnings.warn('mine')\n")
+    assert explain(error, "mine.py", str(path)) == "mine.py, line 2: UserWarning: mine"
 
 
 def test_long_texts_are_shortened():

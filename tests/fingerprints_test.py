@@ -10,6 +10,8 @@ from cglo_jax.errors import UserError
 from cglo_jax.fingerprints import (
     check_fingerprint,
     classify_fingerprint,
+    describe_longer,
+    find_longer,
     train_fingerprint,
 )
 
@@ -79,11 +81,16 @@ def test_fingerprints(name):
             continue
         with pytest.raises(UserError) as error:
             check_fingerprint(before, now, "runs/a/checkpoints")
-        length = name.split(".")[-1] in ("epochs", "steps_per_epoch")
+        advice = (
+            "use another --workdir or the old value (a call without --config has it)"
+        )
+        if name.endswith(".epochs"):  # `other_value` is one more
+            advice = f"--stage={name[:-7]} goes on to there, and comes first"
+        if name.endswith(".steps_per_epoch"):
+            advice += f"; {name[:-16]}.epochs makes a run longer"
         assert str(error.value) == (
             f"runs/a/checkpoints was made with {name}={before[name]!r}, "
-            f"this call has {now[name]!r}: use another --workdir or the old value"
-            + ("; a run cannot be made longer or shorter" if length else "")
+            f"this call has {now[name]!r}: {advice}"
         )
 
 
@@ -99,3 +106,71 @@ def test_check_fingerprint_of_another_version():
         check_fingerprint(older, now, "it")
     with pytest.raises(UserError, match=r"latent\.dim=128, this call has None"):
         check_fingerprint(now, older, "it")
+
+
+# Longer
+
+
+def lengths(epochs: int, *drops: int, part: str = "train") -> dict[str, object]:
+    return {f"{part}.epochs": epochs, f"{part}.lr_drop_epochs": list(drops)}
+
+
+@pytest.mark.parametrize("part", ["train", "classify"])
+def test_more_epochs_that_begin_alike_are_accepted_where_they_may_be(part):
+    saved = lengths(20, 10, 15, part=part)
+    for now in (lengths(21, 10, 15, part=part), lengths(40, 15, 10, 20, 30, part=part)):
+        assert find_longer(saved, now) == (part,)
+        assert check_fingerprint(saved, now, "it", may_grow=("train", "classify")) == (
+            part,
+        )
+        with pytest.raises(
+            UserError, match=f"--stage={part} goes on to there, and comes first"
+        ):
+            check_fingerprint(saved, now, "it")
+        with pytest.raises(UserError, match=r"=20, this call has .*: mixmatch cannot"):
+            check_fingerprint(saved, now, "it", cannot_grow="mixmatch cannot")
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        (
+            lengths(10, 10, 15),
+            "it was made with train.epochs=20, this call has 10: a run can be made longer, not "
+            + "shorter: use 20 or more, or another --workdir",
+        ),
+        (
+            lengths(40, 10, 30),  # the fall after 15 was taken
+            "it was made with train.epochs=20, this call has 40: it cannot be made longer, as "
+            + "train.lr_drop_epochs differ in the epochs that are done: give the old ones, too, or "
+            + "use another --workdir",
+        ),
+        (
+            lengths(20, 10),
+            "it was made with train.lr_drop_epochs=[10, 15], this call has [10]: use another "
+            + "--workdir or the old value (a call without --config has it)",
+        ),
+    ],
+)
+def test_what_is_no_longer_run_is_refused_and_says_why(now, told):
+    saved = lengths(20, 10, 15)
+    assert find_longer(saved, now) == ()
+    with pytest.raises(UserError) as error:
+        check_fingerprint(saved, now, "it", may_grow=("train", "classify"))
+    assert str(error.value) == told
+
+
+def test_another_field_is_refused_of_a_longer_run_too():
+    saved, now = lengths(2) | {"latent.dim": 8}, lengths(4) | {"latent.dim": 9}
+    with pytest.raises(UserError, match=r"latent\.dim=8, this call has 9"):
+        check_fingerprint(saved, now, "it", may_grow=("train",))
+
+
+def test_what_is_new_of_a_longer_run_is_described():
+    saved = lengths(20, 10, 15)
+    assert describe_longer("train", saved, lengths(40, 10, 15)) == (
+        "made for 20 epochs before, goes on to 40; no fall of the learning rates lies in the new "
+        "part"
+    )
+    told = describe_longer("train", saved, lengths(40, 10, 15, 30, 20, 50))
+    assert told.endswith("the learning rates fall in the new part after epoch 20, 30")

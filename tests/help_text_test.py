@@ -50,7 +50,7 @@ def test_overview_has_a_dozen_fields_with_default_and_meaning():
     assert sum(f" {name}=" in often for name in DEFAULTS) == 12
     assert " latent.dim=128 d, dimension of the codes z " in text
     assert " dataset.path='' of " in text
-    assert " seeds=(0,1,2) " in text
+    assert " seeds=0,1,2 " in text
     assert "[P" not in text  # it does not say what that means
 
 
@@ -75,7 +75,7 @@ def test_all_fields_are_listed_with_type_default_and_meaning():
     assert "  classify.flip = True  (true or false)\n" in text
     assert "  train.code_lr = 0.001  (number)\n" in text
     assert "  dataset.path = ''  (text)\n" in text
-    assert "  sample.t_values = (0.1,0.2,0.3,0.4)  (list)\n" in text
+    assert "  sample.t_values = 0.1,0.2,0.3,0.4  (list)\n" in text
     for field in read_fields():
         assert field.meaning in fold(text)
     assert "\nlatent: The codes z" in text
@@ -90,7 +90,7 @@ def test_only_values_that_differ_are_told():
     values = DEFAULTS | {"latent.dim": 64, "seeds": [7], "dataset.path": "a\nb\udcff"}
     text = describe_fields([], values, 80)
     assert "  latent.dim = 128  (whole number; here 64)\n" in text
-    assert "  seeds = (0,1,2)  (list; here (7,))\n" in text
+    assert "  seeds = 0,1,2  (list; here 7)\n" in text
     assert "here a\\nb\\udcff)" in text  # it can be printed
     assert text.count("; here ") == 3
 

@@ -2,10 +2,11 @@
 
 import sys
 
+import jax
 import pytest
 from conftest import create_config
 
-from cglo_jax import command_line, interrupts, main
+from cglo_jax import command_line, data, interrupts, main
 from cglo_jax.command_line import Command
 from cglo_jax.errors import UserError
 
@@ -53,6 +54,36 @@ def test_a_file_that_cannot_be_written_is_one_line_with_what_to_do(called, capsy
         "error: No space left on device (runs/a); mend that, and the same command starts over: "
         "nothing was saved yet\n"
     )
+
+
+def test_a_warning_that_is_an_error_is_said_to_be_a_librarys(called, capsys):
+    assert called(DeprecationWarning("old")) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: a library warned at ") and told.count("\n") == 1
+    assert "Python makes errors of warnings here (-W error or PYTHONWARNINGS)" in told
+
+
+def test_a_device_out_of_memory_is_one_line_with_what_to_do(called, capsys):
+    error = jax.errors.JaxRuntimeError(
+        "RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes"
+    )
+    assert called(error) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(
+        "error: out of memory (RESOURCE_EXHAUSTED: Out of memory alloc"
+    )
+    assert told.endswith("; the same command starts over: nothing was saved yet\n")
+
+
+def test_more_devices_than_there_are_are_refused_before_images_are_read(
+    call, monkeypatch
+):
+    monkeypatch.setattr(data, "load", None)
+    for stage in ("all", "train", "classify"):
+        with pytest.raises(
+            UserError, match="devices is 9, but this machine has 4 cpu dev"
+        ):
+            call(stage, devices=9)
 
 
 @pytest.fixture

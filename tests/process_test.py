@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from cglo_jax import process
+from cglo_jax.errors import UserError
 
 _LOG_LEVEL, _FLAGS, _MEMORY = "TF_CPP_MIN_LOG_LEVEL", "XLA_FLAGS", "GLIBC_TUNABLES"
 _PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
@@ -51,6 +52,93 @@ def test_a_file_of_flags_is_left_alone(monkeypatch):
     monkeypatch.setenv(_FLAGS, "/etc/flags")
     process.prepare()
     assert os.environ[_FLAGS] == "/etc/flags"
+
+
+@pytest.fixture(name="two_cores")
+def _two_cores(monkeypatch):
+    """An environment that says nothing of devices and threads, on two cores."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    for name in (_FLAGS, "NPROC", "PJRT_NPROC", "JAX_NUM_CPU_DEVICES"):
+        monkeypatch.setenv(name, "to be restored")
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    ("environment", "threads"),
+    [
+        ({}, None),  # one device has the threads that it always had
+        ({_FLAGS: "--xla_force_host_platform_device_count=1"}, None),
+        ({"JAX_NUM_CPU_DEVICES": "1"}, None),
+        ({_FLAGS: "--xla_force_host_platform_device_count=4"}, "16"),
+        ({_FLAGS: "--a=1 --xla_force_host_platform_device_count=8 --b"}, "32"),
+        ({"JAX_NUM_CPU_DEVICES": "2"}, "16"),
+        ({_FLAGS: "FILE"}, "24"),
+    ],
+)
+def test_devices_of_a_cpu_get_threads_enough(
+    two_cores, monkeypatch, tmp_path, environment, threads
+):
+    (tmp_path / "flags").write_text("--xla_force_host_platform_device_count=6\n")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value.replace("FILE", str(tmp_path / "flags")))
+    before = process.count_threads()  # the folder of programs is named after it
+    process.prepare()
+    process.check_threads()
+    assert os.environ.get("NPROC") == threads
+    assert process.count_threads() == before == int(threads or 2)
+
+
+def test_many_cores_have_threads_enough(two_cores, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setenv(_FLAGS, "--xla_force_host_platform_device_count=4")
+    before = process.count_threads()
+    process.prepare()
+    assert process.count_threads() == before == 16
+
+
+@pytest.mark.parametrize("name", ["NPROC", "PJRT_NPROC"])
+def test_threads_that_are_given_count_unless_they_are_too_few(
+    two_cores, monkeypatch, name
+):
+    monkeypatch.setenv(_FLAGS, "--xla_force_host_platform_device_count=4")
+    monkeypatch.setenv(name, "8")
+    process.prepare()
+    process.check_threads()
+    assert (os.environ[name], process.count_threads()) == ("8", 8)
+    monkeypatch.setenv(name, "4")
+    with pytest.raises(UserError) as error:
+        process.check_threads()
+    assert str(error.value) == (
+        f"the environment has {name}=4, and 4 CPU devices (XLA_FLAGS or JAX_NUM_CPU_DEVICES): "
+        f"with so few threads they wait for each other for good: unset {name}, or make it 16"
+    )
+
+
+@pytest.mark.slow
+def test_four_devices_on_few_cores_come_to_their_end(tmp_path):
+    """They waited for each other until XLA aborted the process, not every time."""
+    flags = "--xla_force_host_platform_device_count=4"
+    kept = {k: v for k, v in os.environ.items() if k not in ("NPROC", _FLAGS)}
+    fields = [
+        "train.epochs=1",
+        "train.steps_per_epoch=40",
+        "train.batch_size=48",
+        "seeds=0",
+    ]
+    for i in range(6):
+        command = [
+            sys.executable,
+            "-m",
+            "cglo_jax.main",
+            "--config=digits",
+            "--stage=train",
+        ]
+        command += [
+            f"--workdir={tmp_path / str(i)}",
+            *[f"--config.{f}" for f in fields],
+        ]
+        environment = {**kept, _FLAGS: flags, "CGLO_CACHE": str(tmp_path / "cache")}
+        subprocess.run(command, env=environment, check=True, timeout=300)
 
 
 def test_xla_takes_the_flags():
