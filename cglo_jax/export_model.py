@@ -77,7 +77,7 @@ def _restore(config: ConfigDict, workdir: pathlib.Path, seed: int) -> TrainedMod
     model, meta, step = restoring.restore_with_added(workdir, seed)
     where = str(restoring.checkpoint_dir(workdir, seed))
     check_fingerprint(meta["fingerprint"], train_fingerprint(config), where)
-    return inference.create(config, seed, model, meta, step)
+    return inference.create(config, seed, model, meta, step, workdir)
 
 
 def write_generator(directory: pathlib.Path, model: TrainedModel) -> None:

@@ -10,6 +10,7 @@ from cglo_jax import (
     class_sections,
     fingerprints,
     generated,
+    logged,
     sections,
     storage,
 )
@@ -52,8 +53,8 @@ def write(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
 
 def _create_page(workdir: pathlib.Path, config: ConfigDict) -> Page:
     results, flat = read_results(workdir, config), config_lib.flatten(config)
-    metrics = read_lines(workdir / "metrics.jsonl", {"stage", "seed", "step"})
-    timings = read_lines(workdir / "timings.jsonl", {"stage", "wall_s"})
+    metrics = logged.thin(logged.read_metrics(workdir))
+    timings = logged.read_timings(workdir)
     if not flat["external_weights"]:
         _check_no_external_weights(results, workdir)
     confidence = flat["report.confidence"]
@@ -152,18 +153,7 @@ def _check_comparable(a: dict[str, Any], b: dict[str, Any]) -> None:
         values = [r.get(name, r["fingerprint"].get(name)) for r in (a, b)]
         if values[0] != values[1]:
             raise UserError(
-                f"{_directory(a)} and {_directory(b)} differ in {name} ({values[0]} and "
-                f"{values[1]}) and cannot be compared: remove one of them and run "
-                "--stage=classify again"
+                f"{_directory(a)} and {_directory(b)} differ in {name} ({values[0]!r} and "
+                f"{values[1]!r}) and cannot be compared: move one of the two folders out of the "
+                "work directory and run --stage=classify again"
             )
-
-
-def read_lines(path: pathlib.Path, names: set[str]) -> list[dict[str, Any]]:
-    """Reads JSON lines that must have `names`."""
-    records = storage.read_records(path)
-    for number, record in enumerate(records, 1):
-        if not isinstance(record, dict) or names - record.keys():
-            raise UserError(
-                f"{path} is damaged: remove its line {number} and run this again"
-            )
-    return records
