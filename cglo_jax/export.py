@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from cglo_jax import readback
+from cglo_jax.errors import UserError
 from cglo_jax.readback import Count, Share, String
 
 _VERSION = "1.0.0"  # of the TFDS data set
@@ -86,10 +87,12 @@ def read_manifest(directory: Path) -> list[Record]:
     """Reads manifest.jsonl, a line for each image.
 
     Raises:
-      UserError: a line is damaged.
+      UserError: a line is damaged, or there is none.
     """
     path = directory / "manifest.jsonl"
-    return list(readback.read_records(path, Record))
+    if not (records := list(readback.read_records(path, Record))):
+        raise UserError(f"{path} names no image: run --stage=sample first")
+    return records
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -108,8 +111,8 @@ def read_images(directory: Path, records: Sequence[Record]) -> np.ndarray:
     """
     images = np.empty((len(records), *_shape(directory, records)), np.uint8)
     for image, record in zip(images, records, strict=True):
-        path = readback.inside(directory, record["file"])
-        pixels = np.asarray(readback.read_png(path))
+        path, png = _read(directory, record)
+        pixels = np.asarray(png)
         if pixels.size != image.size or pixels.shape[:2] != image.shape[:2]:
             raise readback.Unusable(path, "it is of another size", "move it away")
         image[...] = pixels.reshape(image.shape)
@@ -190,5 +193,14 @@ def _label_names(class_names: Sequence[str]) -> list[str]:
 
 def _shape(directory, records) -> tuple[int, int, int]:
     """Returns [H, W, C] of the first image, which is that of all."""
-    png = readback.read_png(readback.inside(directory, records[0]["file"]))
+    _, png = _read(directory, records[0])
     return png.height, png.width, len(png.getbands())
+
+
+def _read(directory: Path, record: Record) -> tuple[Path, Image.Image]:
+    path = readback.inside(directory, record["file"])
+    try:
+        return path, readback.read_png(path)
+    except FileNotFoundError:
+        advice = "run --stage=sample again"
+        raise readback.Unusable(path, "it is missing", advice) from None

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cglo_jax.config import flatten
-from cglo_jax.errors import UserError
+from cglo_jax.errors import UserError, printable, shorten
 
 # What may change between two calls on one work directory without touching what was trained.
 _FREE = {
@@ -85,9 +85,10 @@ def check_fingerprint(
                     f"{where} was made with other {name.replace('_', ' ')} than this call "
                     f"reads{told}: use another --workdir or the old ones"
                 )
+            values = [shorten(repr(of.get(name))) for of in (saved, now)]
             longer = name.endswith((".epochs", ".steps_per_epoch"))
             hint = "; a run cannot be made longer or shorter" if longer else ""
             raise UserError(
-                f"{where} was made with {name}={saved.get(name)!r}, this call has {now.get(name)!r}: "
-                f"use another --workdir or the old value{hint}"
+                f"{where} was made with {shorten(printable(name))}={values[0]}, this call has "
+                f"{values[1]}: use another --workdir or the old value{hint}"
             )

@@ -13,7 +13,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import finite, interrupts, manifest, parallel, storage, wandb_run
+from cglo_jax import (
+    finite,
+    interrupts,
+    logged,
+    manifest,
+    parallel,
+    storage,
+    wandb_run,
+)
 from cglo_jax.checkpoints import Checkpoints
 from cglo_jax.errors import UserError
 from cglo_jax.fingerprints import check_fingerprint
@@ -282,8 +290,7 @@ def _tell_start(checkpoints: Checkpoints, start: int, job: Job, *, again: bool) 
         return
     text = ""
     if not start:
-        lines = storage.read_records(job.metrics)
-        if any(all(line.get(k) == v for k, v in job.tags.items()) for line in lines):
+        if logged.last_values(job.workdir, job.tags):
             text = "ended before its first checkpoint: starting anew"
     elif start < job.total:
         now = manifest.describe_environment(len(job.devices))

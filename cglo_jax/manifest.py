@@ -14,6 +14,7 @@ import jax
 import msgspec
 
 from cglo_jax import process, readback, storage
+from cglo_jax.errors import printable, shorten
 from cglo_jax.readback import Count, Fields, Number, String
 
 NAME = "manifest.json"
@@ -47,6 +48,9 @@ class Manifest(TypedDict):
 
 class Damaged(Exception):
     """What is wrong with a checkpoint, in a few words that name the file."""
+
+    def __init__(self, why: str):
+        super().__init__(shorten(printable(why)))
 
 
 def write(

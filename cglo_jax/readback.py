@@ -33,7 +33,8 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 String = Annotated[str, msgspec.Meta(max_length=4096)]
 # Part of the names of files, and printed: \Z, as $ allows a line to end there.
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_]{1,64}\Z")]
-Scalar = bool | int | float | str | None
+_Whole = Annotated[int, msgspec.Meta(ge=-_EXACT, le=_EXACT)]
+Scalar = bool | _Whole | float | str | None
 Fields = dict[str, Scalar | list[Scalar]]  # of a configuration, by their dotted names
 
 MOST_BYTES = 1 << 26  # of a file that is read as a whole

@@ -15,7 +15,7 @@ from cglo_jax import (
     storage,
 )
 from cglo_jax import config as config_lib
-from cglo_jax.errors import UserError
+from cglo_jax.errors import UserError, shorten
 from cglo_jax.markdown import to_markdown
 from cglo_jax.page import Page, to_html
 from cglo_jax.results import find_results
@@ -152,8 +152,9 @@ def _check_comparable(a: dict[str, Any], b: dict[str, Any]) -> None:
     for name in names:
         values = [r.get(name, r["fingerprint"].get(name)) for r in (a, b)]
         if values[0] != values[1]:
+            one, other = (shorten(repr(value)) for value in values)
             raise UserError(
-                f"{_directory(a)} and {_directory(b)} differ in {name} ({values[0]!r} and "
-                f"{values[1]!r}) and cannot be compared: move one of the two folders out of the "
-                "work directory and run --stage=classify again"
+                f"{_directory(a)} and {_directory(b)} differ in {name} ({one} and {other}) "
+                "and cannot be compared: move one of the two folders out of the work directory"
+                " and run --stage=classify again"
             )

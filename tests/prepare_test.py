@@ -640,6 +640,7 @@ def test_an_incomplete_preparation_is_told_of(tmp_path, cifar, capfd, lost):
     assert command == ["mv", str(path), f"{path}.incomplete"]
     subprocess.run(command, check=True)
     assert run(*options) == 0
+    Path(command[2]).rename(tmp_path / "away")
     check_cifar(tmp_path / "my data")
 
 
