@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cglo_jax import classes, ownership, restoring, storage
+from cglo_jax import classes, logged, ownership, restoring
 from cglo_jax.checkpoints import Checkpoints
 from cglo_jax.config import get_config
 from cglo_jax.data import Dataset
@@ -40,6 +40,7 @@ def write_generator_card(
     with Checkpoints(directory, read_only=True) as saved:
         step = saved.latest_step()
         meta, environment = saved.meta(step), saved.environment(step)
+    losses = logged.last_values(workdir, {"stage": "train", "seed": seed})
     text = render(
         "generator_card.md.jinja",
         data=_describe_source(config),
@@ -52,7 +53,7 @@ def write_generator_card(
         seed=seed,
         meta=meta,
         changed=_changed(train_fingerprint, config),
-        losses=_last_losses(workdir, {"stage": "train", "seed": seed}),
+        losses=list(losses.items()),
         environment=environment,
     )
     name = (directory / NAME).relative_to(workdir).as_posix()
@@ -111,16 +112,6 @@ def _changed_for(name: str, config: ConfigDict) -> list[tuple[str, Any]]:
     unread |= set() if method.from_cglo else _OF_CGLO
     changed = _changed(classify_fingerprint, config)
     return [(f, v) for f, v in changed if not {f, f"{f.split('.')[0]}."} & unread]
-
-
-def _last_losses(
-    workdir: pathlib.Path, tags: Mapping[str, Any]
-) -> list[tuple[str, float]]:
-    """Returns the last metrics that were logged with these tags."""
-    records = storage.read_records(workdir / "metrics.jsonl")
-    own = [r for r in records if all(r.get(k) == v for k, v in tags.items())]
-    hidden = {*tags, "step", "epoch"}
-    return [(k, v) for k, v in (own[-1] if own else {}).items() if k not in hidden]
 
 
 def _index(result: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -13,22 +13,30 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from cglo_jax import manifest, memory, process, storage
+from cglo_jax import manifest, memory, process, readback, storage
 from cglo_jax.errors import UserError
 
+T = TypeVar("T")
+
 _KEPT = 2
+_TRIES = 10  # to read what a run removes at times
+_STEP = re.compile(r"0|[1-9][0-9]{0,17}")  # name of the folder of one
 # Of folders that are no checkpoints.
 _SAVING, _DAMAGED, _REMOVED = ".saving", ".damaged", ".removed"
 _OURS = re.compile(r"\d+(\.saving-\w+|\.damaged|\.removed)*")
 _WRITTEN = re.compile(r"(model|train)/.+|\.?manifest\.json(\.\w+\.tmp)?")
+
+
+class Removed(UserError):
+    """A checkpoint that its run removed while it was read: there is a newer one."""
 
 
 class Checkpoints:
@@ -52,7 +60,7 @@ class Checkpoints:
         self.directory = directory.absolute()
         self._devices = devices
         self._read_only = read_only
-        self._verified: dict[int, dict[str, Any]] = {}  # manifests by step
+        self._verified: dict[int, manifest.Manifest] = {}  # manifests by step
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "checkpoints")
         self._pending: concurrent.futures.Future | None = None
 
@@ -73,10 +81,9 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         """Steps of the folders there are, damaged ones too, the newest first."""
-        if not self.directory.is_dir():
-            return []
-        names = [p.name for p in self.directory.iterdir() if p.is_dir()]
-        return sorted((int(n) for n in names if re.fullmatch(r"\d+", n)), reverse=True)
+        names = [n for n in readback.list_names(self.directory) if _STEP.fullmatch(n)]
+        steps = (int(n) for n in names if (self.directory / n).is_dir())
+        return sorted(steps, reverse=True)
 
     def latest_step(self) -> int | None:
         """Returns the newest undamaged step, None if nothing was ever saved.
@@ -87,11 +94,15 @@ class Checkpoints:
           UserError: there are checkpoints, and all are damaged.
         """
         self.wait()
+        return _retry(self._find_latest)
+
+    def _find_latest(self) -> int | None:
         damaged: dict[int, str] = {}
         for step in self._steps():
             try:
                 self._verify(step)
             except manifest.Damaged as why:
+                self._check_there(step)
                 damaged[step] = str(why)
                 continue
             self._tell_of(damaged, step)
@@ -105,7 +116,15 @@ class Checkpoints:
             )
         return None
 
-    def _verify(self, step: int) -> dict[str, Any]:
+    def _check_there(self, step: int) -> None:
+        """Raises `Removed` if a step is not there any more, whatever was read of it."""
+        if not (self.directory / str(step)).is_dir():
+            raise Removed(
+                f"{self.directory / str(step)} was removed while it was read, by a run that goes "
+                "on there: try again"
+            )
+
+    def _verify(self, step: int) -> manifest.Manifest:
         if step not in self._verified:
             self._verified[step] = manifest.verify(self.directory / str(step), step)
         return self._verified[step]
@@ -196,8 +215,8 @@ class Checkpoints:
 
     def _load(self, step: int, name: str, like: Any) -> Any:
         path = self.directory / str(step) / name
-        self._verify(step)
         try:
+            self._verify(step)
             # A thread of its own: Orbax leaks descriptors where an event loop runs.
             tree = self._writer.submit(_load_tree, path, like).result()
             if like is not None:
@@ -205,10 +224,12 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:
+            self._check_there(step)
             raise UserError(
                 f"{path} cannot be used ({storage.explain(error)}): use the version that saved it, "
                 "or move that folder away"
             ) from error
+        self._check_there(step)  # pieces of arrays that are gone are read as zeros
         return tree
 
 
@@ -313,6 +334,14 @@ def _check_same(expected: Any, found: np.ndarray) -> None:
         raise ValueError(f"an array is {other} instead of {one}")
 
 
+def fits(tree: Any, outline: Any) -> bool:
+    """Whether a tree has the structure of another, and arrays of its shapes and types."""
+    if jax.tree.structure(tree) != jax.tree.structure(outline):
+        return False
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(outline), strict=True)
+    return all(a.shape == b.shape and a.dtype == b.dtype for a, b in pairs)
+
+
 def restore_latest_model(
     directory: pathlib.Path, hint: str
 ) -> tuple[Any, dict[str, Any], int]:
@@ -321,8 +350,40 @@ def restore_latest_model(
     Raises:
       UserError: there is none; `hint` says what makes one.
     """
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        step = checkpoints.latest_step()
-        if step is None:
-            raise UserError(f"no checkpoint in {directory}: {hint}")
-        return checkpoints.restore_model(step), checkpoints.meta(step), step
+    found = restore_latest(directory)
+    if found is None:
+        raise UserError(f"no checkpoint in {directory}: {hint}")
+    return found
+
+
+def restore_latest(
+    directory: pathlib.Path,
+    wanted: Callable[[dict[str, Any], int], bool] = lambda *_: True,
+) -> tuple[Any, dict[str, Any], int] | None:
+    """Returns (model, meta, step) of the newest undamaged checkpoint, None if there is none.
+
+    A run may save and remove checkpoints meanwhile.
+
+    Args:
+      wanted: says of (meta, step) whether the model is read; if not, None is returned.
+
+    Raises:
+      UserError: all are damaged.
+    """
+
+    def restore() -> tuple[Any, dict[str, Any], int] | None:
+        with Checkpoints(directory, read_only=True) as checkpoints:
+            step = checkpoints.latest_step()
+            if step is None or not wanted(checkpoints.meta(step), step):
+                return None
+            return checkpoints.restore_model(step), checkpoints.meta(step), step
+
+    return _retry(restore)
+
+
+def _retry(read: Callable[[], T]) -> T:
+    """Returns what `read` does, called again if what it reads was removed meanwhile."""
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(Removed):
+            return read()
+    return read()

@@ -87,8 +87,8 @@ def _missing(results: Results) -> str:
         return "There is nothing to compare."
     if names := classes.uncounted(results):
         return (
-            f"Not told by {', '.join(names)}, made by an older version: to have it, remove them "
-            "and run --stage=classify."
+            f"Not told by {', '.join(names)}, made by an older version: to have it, move their "
+            "result.json away and run --stage=classify, which measures them anew."
         )
     return ""
 

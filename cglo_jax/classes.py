@@ -94,8 +94,8 @@ def compare_classes(results: Results, method: str, confidence: float) -> list[Ch
             if total != tested:
                 raise UserError(
                     f"classifiers/{name}-{seed} was tested on other images than "
-                    f"classifiers/{BASELINE}-{seeds[0]}: remove one of them and run "
-                    "--stage=classify again"
+                    f"classifiers/{BASELINE}-{seeds[0]}: move one of the two folders out of the "
+                    "work directory and run --stage=classify again"
                 )
     adjusted = adjust_confidence(confidence, len(tested))
     changes = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from cglo_jax import compare_sections, ownership, report, saved_config
+from cglo_jax import compare_sections, logged, ownership, report, saved_config
 from cglo_jax.compare_sections import Run
 from cglo_jax.config import flatten
 from cglo_jax.errors import UserError, printable
@@ -78,7 +78,7 @@ def _read_run(text: str) -> Run:
     saved = max((result["fingerprint"] for result in read), key=epochs, default={})
     config = saved_config.restore_config(workdir, saved)
     results = report.read_results(workdir, config)
-    timings = report.read_lines(workdir / "timings.jsonl", {"stage", "wall_s"})
+    timings = logged.read_timings(workdir)
     return Run("", workdir, flatten(config), results, timings)
 
 

@@ -1,7 +1,6 @@
 """What a comparison of runs tells: one function per section, in the order of the page."""
 
 import collections
-import io
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -9,10 +8,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from cglo_jax import figures, sections
+from cglo_jax import figures, readback, sections
 from cglo_jax import verdict as verdicts
 from cglo_jax.appendix import external_weights
-from cglo_jax.errors import UserError
 from cglo_jax.page import Picture, Section, Table
 
 _PAIRED = """
@@ -196,27 +194,40 @@ def reconstructions(runs: Sequence[Run]) -> Section:
     heading, shown, missing = "Reconstructions", {}, []
     for one in runs:
         path = one.workdir / "samples" / "reconstructions.png"
-        try:
-            with Image.open(path) as picture:
-                shown[one.name] = picture.convert("RGB")
-        except FileNotFoundError:
+        if (picture := _read_picture(path)) is not None:
+            shown[one.name] = picture
+        else:
             missing.append(one.name)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            raise UserError(f"{path} is no picture: run --stage=sample again") from None
     text = []
     if missing:
         text.append(f"Not there: {', '.join(missing)}. --stage=sample makes them.")
     if not shown:
         return Section(heading, text)
     drawn = figures.side_by_side(list(shown.values()), list(shown))
-    png = io.BytesIO()
-    drawn.save(png, "PNG")
     caption = "Training images (upper rows) and what the generators make of their codes (lower rows)."
     alt = (
         f"Beside each other, of {', '.join(shown)}: pairs of images, named by class, a training "
         "image and below it what the generator makes of its code."
     )
     picture = Picture(
-        "reconstructions", caption, png.getvalue(), drawn.size, alt, is_file=False
+        "reconstructions",
+        caption,
+        readback.encode_png(drawn),
+        drawn.size,
+        alt,
+        is_file=False,
     )
     return Section(heading, text, blocks=[picture])
+
+
+def _read_picture(path: pathlib.Path) -> Image.Image | None:
+    """The picture as RGB; None if there is none, also because it is being replaced."""
+
+    def read() -> Image.Image | None:
+        try:
+            advice = "move it away and run --stage=sample again"
+            return readback.read_png(path, advice).convert("RGB")
+        except FileNotFoundError:
+            return None
+
+    return readback.read_steadily(path.parent, read)

@@ -43,7 +43,7 @@ def write(
     n = train_set.num_labelled
     known = train_set.images[:n].reshape(n, -1)
     most = min(_MOST, max(1, _PRODUCTS // (2 * known.size)))
-    records = storage.read_records(directory / "manifest.jsonl")
+    records = export.read_manifest(directory)
     records = [records[i] for i in quality.spread(len(records), most)]
     images = export.read_images(directory, records)
     held_out = held_out[quality.spread(len(held_out), most)]
@@ -68,7 +68,7 @@ def write(
     return told
 
 
-def _find_parents(records: Sequence[dict[str, Any]], ids: Sequence[str]) -> np.ndarray:
+def _find_parents(records: Sequence[export.Record], ids: Sequence[str]) -> np.ndarray:
     """Positions of source and partner of each image, int [m, 2]."""
     # Of equal images the first, as of equally near ones.
     position = {ids[i]: i for i in reversed(range(len(ids)))}

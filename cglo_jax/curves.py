@@ -1,7 +1,6 @@
 """Learning curves as small SVG drawings that take the text colour of their page."""
 
 import html
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ _PANELS = (
 )
 _SIZE = (320, 190)  # of a panel, in the units of its text (12 high)
 _FRAME = (58, 10, 304, 154)  # left, top, right, bottom of the axes
+_LARGEST = 1e100  # value that is drawn
 _DASHES = ("none", "6 3", "2 2", "8 2 2 2")  # 4 against 6 colours: 12 different pairs
 
 
@@ -57,13 +57,13 @@ def _methods(records: Iterable[Mapping[str, Any]]) -> list[str]:
 def _lines(
     records: Sequence[Mapping[str, Any]], key: str
 ) -> dict[tuple[str, int], list[tuple[float, float]]]:
-    """Returns {(method, seed): [(step, value), ...]} in the order of steps, finite values only."""
+    """Returns {(method, seed): [(step, value), ...]} in the order of steps, drawable values only."""
     lines: dict[tuple[str, int], dict[float, float]] = {}
     for record in records:
         value = record.get(key)
-        if value is not None and math.isfinite(value):
+        if value is not None and abs(value) <= _LARGEST:  # false of NaN
             line = lines.setdefault((record.get("method") or "", record["seed"]), {})
-            line[record["step"]] = value
+            line[record["step"]] = float(value)
     return {name: sorted(line.items()) for name, line in lines.items()}
 
 

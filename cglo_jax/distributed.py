@@ -238,12 +238,12 @@ def check_workdir(workdir: pathlib.Path) -> None:
     Raises:
       UserError, in all of them: they do not.
     """
-    from cglo_jax import parallel
+    from cglo_jax import parallel, readback
 
     parallel.wait_for_all("the lock is taken")
     holder = ""
-    with contextlib.suppress(OSError):
-        holder = (workdir / "lock").read_text(encoding="utf-8")
+    with contextlib.suppress(OSError, readback.Unusable):
+        holder = readback.read_bytes(workdir / "lock").decode(errors="replace")
     check_equal(f"a --workdir={workdir}", holder)
 
 

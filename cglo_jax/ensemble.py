@@ -5,10 +5,11 @@ import functools
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import flax.linen as nn
 import jax
+import msgspec
 import numpy as np
 from PIL import Image
 
@@ -19,14 +20,18 @@ from cglo_jax import (
     parallel,
     pixels,
     process,
+    readback,
     saved_config,
 )
-from cglo_jax.checkpoints import restore_latest_model
+from cglo_jax.checkpoints import fits, restore_latest_model
 from cglo_jax.colours import Conversion
+from cglo_jax.config import SIDES
 from cglo_jax.data import batch_that_fits, to_float
-from cglo_jax.errors import UserError, printable
+from cglo_jax.errors import UserError, printable, shorten
+from cglo_jax.readback import Fields, String
 from cglo_jax.results import find_results, result_path
 
+_Size = Annotated[int, msgspec.Meta(ge=1, le=SIDES[-1])]
 Path = str | os.PathLike
 
 
@@ -170,6 +175,23 @@ def load(workdir: Path, method: str, seed: int | None = None) -> Classifier:
     return dataclasses.replace(first, seeds=chosen, variables=variables)
 
 
+class _Conversion(TypedDict):
+    """How files became images, see `colours.Conversion`."""
+
+    background: Annotated[str, msgspec.Meta(pattern=r"^#[0-9a-f]{6}\Z")]
+    bits: Annotated[int, msgspec.Meta(ge=8, le=16)]
+    profiles: bool
+
+
+class _Meta(TypedDict):
+    """What is saved beside the arrays of a classifier, see `classify.run`."""
+
+    fingerprint: Fields
+    names: Annotated[list[String], msgspec.Meta(min_length=1)]
+    shape: Annotated[list[_Size], msgspec.Meta(min_length=3, max_length=3)]
+    conversion: NotRequired[_Conversion]
+
+
 def find(workdir: pathlib.Path) -> dict[tuple[str, int], dict[str, Any]]:
     """Returns the results of all trained classifiers by (method, seed), see `results.find_results`."""
     return {(r["method"], r["seed"]): r for r in find_results(workdir)}
@@ -199,13 +221,30 @@ def restore(
     if "shape" not in meta:
         raise UserError(
             f"{directory} is of an older version, which did not save the size of its images: "
-            "remove it and run --stage=classify again"
+            "move that folder out of the work directory and run --stage=classify again"
         )
+    try:
+        readback.convert(meta, _Meta)
+        params = model.get("averaged", model["params"])
+        variables = {"params": params, "batch_stats": model["batch_stats"]}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{directory} does not hold a classifier of this program "
+            f"({shorten(printable(error))}): name another --workdir, or use the version that "
+            "wrote it"
+        ) from None
     config = saved_config.restore_config(workdir, meta["fingerprint"])
     names, shape = tuple(meta["names"]), tuple(meta["shape"])
     network = classifier.create_network(config, len(names), axis_name=None)
-    params = model.get("averaged", model["params"])
-    variables = {"params": params, "batch_stats": model["batch_stats"]}
+    outline = jax.eval_shape(
+        lambda key: network.init(key, np.zeros((1, *shape), np.float32), train=False),
+        jax.random.key(0),
+    )
+    if not fits(variables, outline):
+        raise UserError(
+            f"{directory} does not hold the classifier that its settings describe: put the files "
+            "back that were there"
+        )
     size = config.dataset.size or shape[0]
     conversion = Conversion.restore(meta.get("conversion", {}))
     return Classifier(

@@ -27,6 +27,11 @@ def printable(text: object) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
+def encodable(text: str) -> str:
+    """Escapes what UTF-8 cannot have: names of files may have any bytes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def shorten(text: str) -> str:
     """Leaves the middle of a long text out: values may have any length."""
     return text if len(text) <= 400 else f"{text[:300]} ... {text[-80:]}"

@@ -22,15 +22,27 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from PIL import Image
 
-from cglo_jax import storage
+from cglo_jax import readback
+from cglo_jax.errors import UserError
+from cglo_jax.readback import Count, Share, String
 
 _VERSION = "1.0.0"  # of the TFDS data set
 _SHARD_IMAGES = 10_000  # per file of the TFDS data set
+
+
+class Record(TypedDict):
+    """What is read of a line of manifest.jsonl, which describes an image."""
+
+    file: String
+    label: Count
+    source: String
+    partner: String
+    t: Share
 
 
 def folder_names(class_names: Sequence[str]) -> list[str]:
@@ -64,11 +76,23 @@ def write(
       class_names: K names, indexed by label.
       name: `config.dataset.name`.
     """
-    records = storage.read_records(directory / "manifest.jsonl")
+    records = read_manifest(directory)
     if "npz" in formats:
         _write_npz(directory, records, class_names)
     if "tfds" in formats:
         _write_tfds(directory, records, class_names, name)
+
+
+def read_manifest(directory: Path) -> list[Record]:
+    """Reads manifest.jsonl, a line for each image.
+
+    Raises:
+      UserError: a line is damaged, or there is none.
+    """
+    path = directory / "manifest.jsonl"
+    if not (records := list(readback.read_records(path, Record))):
+        raise UserError(f"{path} names no image: run --stage=sample first")
+    return records
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -79,12 +103,19 @@ def encode_png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def read_images(directory: Path, records: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Reads the PNGs that lines of a manifest name, at least one: uint8 [n, H, W, C]."""
+def read_images(directory: Path, records: Sequence[Record]) -> np.ndarray:
+    """Reads the PNGs that lines of a manifest name, at least one: uint8 [n, H, W, C].
+
+    Raises:
+      UserError: one is damaged or of another size than the first.
+    """
     images = np.empty((len(records), *_shape(directory, records)), np.uint8)
     for image, record in zip(images, records, strict=True):
-        with Image.open(directory / record["file"]) as png:
-            image[...] = np.asarray(png).reshape(image.shape)
+        path, png = _read(directory, record)
+        pixels = np.asarray(png)
+        if pixels.size != image.size or pixels.shape[:2] != image.shape[:2]:
+            raise readback.Unusable(path, "it is of another size", "move it away")
+        image[...] = pixels.reshape(image.shape)
     return images
 
 
@@ -147,7 +178,7 @@ def _examples(directory, records) -> Iterator[dict[str, Any]]:
     """Yields records for TFDS, which keeps the bytes of an image's file as they are."""
     for record in records:
         rest = {key: record[key] for key in ("label", "source", "partner", "t")}
-        yield {"image": directory / record["file"], **rest}
+        yield {"image": readback.inside(directory, record["file"]), **rest}
 
 
 def _label_names(class_names: Sequence[str]) -> list[str]:
@@ -162,5 +193,14 @@ def _label_names(class_names: Sequence[str]) -> list[str]:
 
 def _shape(directory, records) -> tuple[int, int, int]:
     """Returns [H, W, C] of the first image, which is that of all."""
-    with Image.open(directory / records[0]["file"]) as png:
-        return png.height, png.width, len(png.getbands())
+    _, png = _read(directory, records[0])
+    return png.height, png.width, len(png.getbands())
+
+
+def _read(directory: Path, record: Record) -> tuple[Path, Image.Image]:
+    path = readback.inside(directory, record["file"])
+    try:
+        return path, readback.read_png(path)
+    except FileNotFoundError:
+        advice = "run --stage=sample again"
+        raise readback.Unusable(path, "it is missing", advice) from None

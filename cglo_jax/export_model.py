@@ -76,7 +76,7 @@ def _restore(config: ConfigDict, workdir: pathlib.Path, seed: int) -> TrainedMod
     where = str(restoring.checkpoint_dir(workdir, seed))
     now = train_fingerprint(config)
     check_fingerprint(meta["fingerprint"], now, where, may_grow=("train",))
-    return inference.create(config, seed, model, meta, step)
+    return inference.create(config, seed, model, meta, step, workdir)
 
 
 def write_generator(directory: pathlib.Path, model: TrainedModel) -> None:

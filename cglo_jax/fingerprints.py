@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cglo_jax.config import flatten
-from cglo_jax.errors import UserError
+from cglo_jax.errors import UserError, printable, shorten
 
 # What may change between two calls on one work directory without touching what was trained.
 _FREE = {
@@ -137,9 +137,10 @@ def check_fingerprint(
                     f"{where} was made with other {name.replace('_', ' ')} than this call "
                     f"reads{told}: use another --workdir or the old ones"
                 )
+            values = [shorten(repr(of.get(name))) for of in (saved, now)]
             raise UserError(
-                f"{where} was made with {name}={saved.get(name)!r}, this call has {now.get(name)!r}: "
-                + (cannot_grow or _advise(name, saved, now, longer))
+                f"{where} was made with {shorten(printable(name))}={values[0]}, this call has "
+                f"{values[1]}: " + (cannot_grow or _advise(name, saved, now, longer))
             )
     return grown
 

@@ -1,16 +1,16 @@
 """What a report tells of samples/: pictures of what the generator makes, and whether it copies."""
 
-import json
-import math
 import pathlib
-from typing import Any
+from typing import Annotated, NotRequired, TypedDict
 
-from PIL import Image
+import msgspec
 
-from cglo_jax.errors import UserError
+from cglo_jax import readback
 from cglo_jax.page import Block, Folded, Heading, Picture, Section, Table, Text, Walks
+from cglo_jax.readback import Amount, Count, Percent, Positive, Seed, Share, String
 from cglo_jax.sections import plural
 
+_HEADING = "What the generator makes"
 _CAPTIONS = {
     "reconstructions": (
         "Training images (upper rows) and what the generator makes of their codes (lower rows). "
@@ -49,14 +49,56 @@ _ALTS = {
 }
 
 
+_ADVICE = "move it away and run --stage=sample again"
+_BUSY = (
+    "Samples are being made at this moment, or a process that made some was killed: run "
+    "--stage=report again when --stage=sample has ended."
+)
+
+
+class _Walks(TypedDict):
+    """walks.json: the class of each row of walks.png, t of each column, [height, width] of a tile."""
+
+    classes: Annotated[list[String], msgspec.Meta(min_length=1, max_length=1000)]
+    t: Annotated[list[Share], msgspec.Meta(min_length=1, max_length=100)]
+    tile: tuple[Positive, Positive]
+
+
+class _Nearest(TypedDict):
+    """nearest.json, see `copies.write`; None: could not be told."""
+
+    checked: Count
+    held_out: Count
+    median_synthetic: Amount
+    parents: Percent
+    median_held_out: Amount | None
+    ratio: Amount | None
+    copies: Percent | None
+
+
+class _Line(TypedDict):
+    """What a line of manifest.jsonl must have here."""
+
+    file: String
+    seed: NotRequired[Seed]
+    checkpoint_step: NotRequired[Count]
+
+
 def samples(workdir: pathlib.Path) -> Section:
     """Shows the pictures in samples/ and tells what was measured of the images.
+
+    All is of one run of --stage=sample, also if another one replaces it meanwhile.
 
     Raises:
       UserError: a file is damaged.
     """
-    directory, between = workdir / "samples", "Between two images"
-    walks = _walks(directory)
+    directory = workdir / "samples"
+    section = readback.read_steadily(directory, lambda: _read_samples(directory))
+    return section or Section(_HEADING, [_BUSY])
+
+
+def _read_samples(directory: pathlib.Path) -> Section:
+    between, walks = "Between two images", _walks(directory)
     parts: list[tuple[str, str, list[Block]]] = [  # file, heading, blocks
         ("reconstructions.png", "Reconstructions", _picture(directory, "reconstructions")),
         ("walks.png and walks.json", between, walks),
@@ -66,7 +108,8 @@ def samples(workdir: pathlib.Path) -> Section:
         ("codes.png", "Map of the codes", _picture(directory, "codes")),
     ]  # fmt: skip
     text, missing = [], [name for name, _, blocks in parts if not blocks]
-    n = sum(1 for _ in directory.glob("images/*/*.png"))
+    lines = readback.read_records(directory / "manifest.jsonl", _Line, _ADVICE)
+    n = sum(1 for _ in lines)
     if n:
         text.append(
             f"{plural(n, 'synthetic image')}: samples/images/<class>/*.png in the work directory, "
@@ -74,7 +117,7 @@ def samples(workdir: pathlib.Path) -> Section:
         )
     else:
         missing.append("the synthetic images")
-    if step := _find_newer_step(workdir):
+    if step := _find_newer_step(directory):
         text.append(
             f"They are of an earlier step of the cGLO, which is at step {step:,} now: "
             "--stage=sample makes them anew."
@@ -91,39 +134,28 @@ def samples(workdir: pathlib.Path) -> Section:
         if heading and blocks:
             shown.append(Heading(heading))
         shown += blocks
-    return Section("What the generator makes", text, blocks=shown)
+    return Section(_HEADING, text, blocks=shown)
 
 
-def _find_newer_step(workdir: pathlib.Path) -> int:
+def _find_newer_step(directory: pathlib.Path) -> int:
     """Returns the newest step of the cGLO if the samples are of an earlier one, else 0."""
-    try:
-        with (workdir / "samples" / "manifest.jsonl").open(encoding="utf-8") as file:
-            line = json.loads(file.readline(1 << 20))
-        seed, step = int(line["seed"]), int(line["checkpoint_step"])
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    path = directory / "manifest.jsonl"
+    line = next(iter(readback.read_records(path, _Line, _ADVICE)), None)
+    if line is None or not line.keys() >= {"seed", "checkpoint_step"}:
         return 0
-    names = [path.name for path in workdir.glob(f"checkpoints/seed-{seed}/*/")]
+    checkpoints = directory.parent / "checkpoints" / f"seed-{line['seed']}"
+    names = [path.name for path in checkpoints.glob("*/")]
     newest = max([int(name) for name in names if name.isdecimal()], default=0)
-    return newest if newest > step else 0
-
-
-def _read_png(path: pathlib.Path) -> tuple[bytes, tuple[int, int]]:
-    """Reads a picture that can be shown, and its width and height."""
-    try:
-        png = path.read_bytes()
-        with Image.open(path) as image:
-            image.load()
-            return png, image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise UserError(f"{path} is no picture: run --stage=sample again") from None
+    return newest if newest > line["checkpoint_step"] else 0
 
 
 def _picture(directory: pathlib.Path, name: str) -> list[Block]:
-    path = directory / f"{name}.png"
-    if not path.exists():
+    try:
+        image = readback.read_png(directory / f"{name}.png", _ADVICE)
+    except FileNotFoundError:
         return []
-    png, size = _read_png(path)
-    return [Picture(name, _CAPTIONS[name], png, size, _ALTS[name])]
+    png = readback.encode_png(image)
+    return [Picture(name, _CAPTIONS[name], png, image.size, _ALTS[name])]
 
 
 def _strip(directory: pathlib.Path, folded: bool) -> list[Block]:
@@ -134,57 +166,32 @@ def _strip(directory: pathlib.Path, folded: bool) -> list[Block]:
     )
 
 
-def _read_json(path: pathlib.Path, check: Any) -> Any:
-    """Reads what `check` raises nothing about."""
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        check(told)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path} cannot be used ({type(error).__name__}: {error}): "
-            "run --stage=sample again"
-        ) from error
-    return told
-
-
 def _walks(directory: pathlib.Path) -> list[Block]:
-    paths = directory / "walks.png", directory / "walks.json"
-    if not all(path.exists() for path in paths):
+    try:
+        image = readback.read_png(directory / "walks.png", _ADVICE)
+
+        def check(walks: _Walks) -> None:
+            height, width = walks["tile"]
+            rows, columns = len(walks["classes"]), len(walks["t"])
+            if image.size != (columns * width, rows * height):
+                raise ValueError(f"{rows} x {columns} tiles are not what walks.png has")
+
+        told = readback.read_json(directory / "walks.json", _Walks, _ADVICE, check)
+    except FileNotFoundError:
         return []
-    png, size = _read_png(paths[0])
-
-    def check(told: dict[str, Any]) -> None:
-        height, width = told["tile"]
-        rows, columns = len(told["classes"]), len(told["t"])
-        if not rows * columns or size != (columns * width, rows * height):
-            raise ValueError(f"{rows} x {columns} tiles are not what walks.png holds")
-        if not all(0 <= t <= 1 for t in told["t"]):
-            raise ValueError("t must be from 0 to 1")
-
-    told = _read_json(paths[1], check)
     text = (
         "Choose a place on the way from the code of one training image (t = 0) to that of another "
         "of its class (t = 1). Synthetic training images are such images in between."
     )
-    names = [str(name) for name in told["classes"]]
-    return [Walks(text, names, told["t"], tuple(told["tile"]), png)]
-
-
-def _check_nearest(told: dict[str, Any]) -> None:
-    for name in ("checked", "median_synthetic", "held_out", "parents"):
-        if not (math.isfinite(told[name]) and told[name] >= 0):
-            raise ValueError(f"{name} must be a number")
-    for name in ("median_held_out", "ratio", "copies"):  # None: could not be told
-        if told[name] is not None and not (
-            math.isfinite(told[name]) and told[name] >= 0
-        ):
-            raise ValueError(f"{name} must be a number or null")
+    png = readback.encode_png(image)
+    return [Walks(text, told["classes"], told["t"], told["tile"], png)]
 
 
 def _nearest(path: pathlib.Path) -> list[Block]:
-    if not path.exists():
+    try:
+        told = readback.read_json(path, _Nearest, _ADVICE)
+    except FileNotFoundError:
         return []
-    told = _read_json(path, _check_nearest)
     checked = plural(told["checked"], "synthetic image")
     rows = [
         [

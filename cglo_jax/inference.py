@@ -20,6 +20,7 @@ from cglo_jax import (
     numerics,
     parallel,
     process,
+    readback,
     restoring,
     sample,
     saved_config,
@@ -225,13 +226,18 @@ def load(workdir: str | os.PathLike, seed: int | None = None) -> TrainedModel:
         raise UserError(f"{path} has no cGLO of seed {seed}: it has {_list(seeds)}")
     model, meta, step = restoring.restore_with_added(path, seed)
     config = saved_config.restore_config(path, meta["fingerprint"])
-    return create(config, seed, model, meta, step)
+    return create(config, seed, model, meta, step, path)
 
 
 def trained_seeds(workdir: pathlib.Path) -> list[int]:
     """Returns the seeds whose cGLO has a checkpoint, in their order."""
-    names = [path.parent.name for path in workdir.glob("checkpoints/seed-*/*/")]
-    return sorted({int(n[5:]) for n in names if re.fullmatch(r"seed-\d+", n)})
+    directory, found = workdir / "checkpoints", []
+    for name in readback.list_names(directory):
+        if re.fullmatch(r"seed-(0|[1-9][0-9]{0,9})", name):
+            steps = readback.list_names(directory / name)
+            if any((directory / name / step).is_dir() for step in steps):
+                found.append(int(name.removeprefix("seed-")))
+    return sorted(found)
 
 
 def create(
@@ -240,13 +246,22 @@ def create(
     model: dict[str, Any],
     meta: dict[str, Any],
     step: int,
+    where: pathlib.Path,
 ) -> TrainedModel:
-    """Puts a restored model, see `restoring.restore_with_added`, on one device."""
+    """Puts a restored model, see `restoring.restore_with_added`, on one device.
+
+    Args:
+      where: its work directory.
+
+    Raises:
+      UserError: it is not of this configuration; names `where`.
+    """
     labels = model["labels"]
     # As large as its shape says in name only.
     pixels = np.broadcast_to(np.uint8(0), (len(labels), *meta["shape"]))
     ids = tuple(row.tobytes().hex() for row in model["ids"])
     dataset = Dataset(pixels, labels, tuple(meta["names"]), ids, "train")
+    synthesis.check_generator(config, dataset, model, where)
     restored = sample.put_on_device(config, dataset, model, step)
     return TrainedModel(seed, step, config, dataset, restored)
 

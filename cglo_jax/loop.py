@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 from cglo_jax import (
     finite,
     interrupts,
+    logged,
     manifest,
     ownership,
     parallel,
-    storage,
     wandb_run,
 )
 from cglo_jax.checkpoints import Checkpoints
@@ -297,8 +297,7 @@ def _tell_start(checkpoints: Checkpoints, start: int, job: Job, *, again: bool) 
         return
     text = ""
     if not start:
-        lines = storage.read_records(job.metrics)
-        if any(all(line.get(k) == v for k, v in job.tags.items()) for line in lines):
+        if logged.last_values(job.workdir, job.tags):
             text = "ended before its first checkpoint: starting anew"
     elif start < job.total:
         fingerprints = checkpoints.meta(start)["fingerprint"], job.meta["fingerprint"]

@@ -1,26 +1,56 @@
 """A checkpoint's manifest: size and sha256 of every file, what was saved, by which program, where."""
 
 import contextlib
-import errno
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import stat
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import jax
+import msgspec
 
-from cglo_jax import numerics, process, storage
+from cglo_jax import numerics, process, readback, storage
+from cglo_jax.errors import printable, shorten
+from cglo_jax.readback import Count, Fields, Number, String
 
 NAME = "manifest.json"
 _LONGEST = 1 << 26  # bytes
-_TYPES = {"step": int, "meta": dict, "environment": dict, "files": dict, "sha256": str}
+_MOST_FILES = 100_000
+_Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+_Printed = Annotated[str, msgspec.Meta(pattern=r"^[ -~]{0,200}\Z")]
+
+
+class _File(TypedDict):
+    size: Count
+    sha256: _Digest
+
+
+class _Meta(TypedDict):
+    """What the meta of every run's checkpoints has, if it has it."""
+
+    fingerprint: NotRequired[Fields]
+    rate: NotRequired[Number]
+
+
+class Manifest(TypedDict):
+    """What manifest.json holds; files by their paths in the folder."""
+
+    step: Count
+    meta: dict[str, Any]
+    environment: dict[_Printed, _Printed | Count]
+    files: dict[String, _File]
+    sha256: _Digest
 
 
 class Damaged(Exception):
     """What is wrong with a checkpoint, in a few words that name the file."""
+
+    def __init__(self, why: str):
+        super().__init__(shorten(printable(why)))
 
 
 def write(
@@ -44,10 +74,10 @@ def write(
     storage.write_atomically(folder / NAME, _encode(record))
 
 
-def verify(folder: pathlib.Path, step: int) -> dict[str, Any]:
+def verify(folder: pathlib.Path, step: int) -> Manifest:
     """Returns the manifest of an undamaged checkpoint: step, meta, environment, files.
 
-    Every file is read. Files beside those of the manifest are left alone.
+    Every file is read. Files beside those of the manifest are left alone, but must be files.
 
     Raises:
       Damaged: a file is absent, of another size or content, or the manifest is not `write`'s for
@@ -64,7 +94,21 @@ def verify(folder: pathlib.Path, step: int) -> dict[str, Any]:
             found = _describe(path)
         if found != expected:
             raise Damaged(f"{name} has other content than was saved")
+    _check_kinds(folder)
     return record
+
+
+def _check_kinds(folder: pathlib.Path) -> None:
+    """Raises `Damaged` at pipes and the like: whoever opens one may wait for ever."""
+    found = 0
+    for root, _, names in os.walk(folder):
+        found += len(names)
+        if found > _MOST_FILES:
+            raise Damaged(f"it has more than {_MOST_FILES:,} files")
+        for path in (pathlib.Path(root, name) for name in names):
+            with _explained(path.name):
+                if not stat.S_ISREG(path.lstat().st_mode):
+                    raise Damaged(f"{path.name} is no plain file")
 
 
 def describe_environment(devices: int) -> dict[str, Any]:
@@ -90,17 +134,12 @@ def _explained(name: str) -> Iterator[None]:
         raise Damaged(f"{name} is missing") from None
     except OSError as error:
         raise Damaged(f"{name} cannot be read ({error.strerror})") from None
-
-
-def _open(path: pathlib.Path) -> BinaryIO:
-    """Opens a plain file; anything else might block, or never end."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(errno.EINVAL, "it is no plain file")
-    return path.open("rb")
+    except readback.Unusable as error:
+        raise Damaged(f"{name} cannot be read ({error.reason})") from None
 
 
 def _describe(path: pathlib.Path) -> dict[str, Any]:
-    with _open(path) as file:
+    with readback.open_own(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return {"size": file.tell(), "sha256": digest}
 
@@ -112,16 +151,19 @@ def _encode(record: Mapping[str, Any]) -> str:
     return json.dumps({**body, "sha256": digest}, indent=1) + "\n"
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    with _explained(path.name), _open(path) as file:
-        text = file.read(_LONGEST)
+def _read(path: pathlib.Path) -> Manifest:
+    with _explained(path.name):
+        text = readback.read_bytes(path, most=_LONGEST)
     try:
-        record = json.loads(text)
+        record = readback.parse(text, dict[str, Any])
         intact = text.decode() == _encode(record)
-    except (ValueError, AttributeError, TypeError, RecursionError):
+    except (ValueError, RecursionError):
         intact = False
     if not intact:
         raise Damaged(f"{path.name} has other content than was saved")
-    if {name: type(value) for name, value in record.items()} != _TYPES:
-        raise Damaged(f"{path.name} is not what this program writes")
-    return record
+    try:
+        readback.convert(record.get("meta"), _Meta)
+        return readback.convert(record, Manifest)
+    except ValueError as error:
+        text = f"{path.name} is not what this program writes ({error})"
+        raise Damaged(text) from None

@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from cglo_jax.errors import printable
+from cglo_jax.errors import encodable, printable
 from cglo_jax.page import Block, Page, Table
 
 
@@ -29,7 +29,7 @@ def render(name: str, **values: Any) -> str:
     )
     environment.filters["md"] = escape
     text = template.read_text(encoding="utf-8")
-    return environment.from_string(text).render(**values)
+    return encodable(environment.from_string(text).render(**values))
 
 
 def to_markdown(page: Page) -> str:

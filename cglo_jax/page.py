@@ -11,6 +11,8 @@ from typing import ClassVar
 import jinja2
 import markupsafe
 
+from cglo_jax.errors import encodable
+
 _NUMBER = re.compile(r"[-+]?[\d.,]+( ± [\d.]+)?%?|-|")
 
 
@@ -261,4 +263,4 @@ def _environment() -> jinja2.Environment:
 
 def to_html(page: Page) -> str:
     """Writes a page as one HTML file that needs no other, no network and no script."""
-    return _environment().get_template("report.html.jinja").render(page=page)
+    return encodable(_environment().get_template("report.html.jinja").render(page=page))

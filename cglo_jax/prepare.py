@@ -11,19 +11,19 @@ archive is checked against its pinned sha256 and read member by member, never ex
 import argparse
 import contextlib
 import io
-import json
 import os
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
+import msgspec
 import numpy as np
 from PIL import Image
 
-from cglo_jax import streams
+from cglo_jax import readback, streams
 from cglo_jax.download import MIB, Archive, download, read_members, verify
 from cglo_jax.errors import UserError, printable, shorten
 
@@ -57,6 +57,18 @@ ARCHIVES = {
 }
 CONFIGS = {"cifar100": "cifar100", "caltech_birds2011": "cub"}  # configs/<value>.py
 SPLITS = ("train", "test")
+
+
+class _Split(TypedDict):
+    name: readback.String
+    shardLengths: list[Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,12}\Z")]]
+
+
+class _Info(TypedDict):
+    """What is read of TFDS's dataset_info.json."""
+
+    splits: list[_Split]
+    fileFormat: NotRequired[readback.Name]
 
 
 def prepare_command(name: str) -> str | None:
@@ -161,10 +173,10 @@ def prepared_sizes(path: Path) -> dict[str, int] | None:
     if not path.exists():
         return None
     try:
-        info = json.loads((path / "dataset_info.json").read_text())
+        info = readback.read_json((path / "dataset_info.json").resolve(), _Info)
         kind = info.get("fileFormat", "tfrecord")
         shards = {split["name"]: split["shardLengths"] for split in info["splits"]}
-    except (OSError, ValueError, KeyError):
+    except (FileNotFoundError, readback.Unusable):
         kind, shards = "array_record", dict.fromkeys(SPLITS, ())
     if kind != "array_record":
         raise UserError(
@@ -173,8 +185,9 @@ def prepared_sizes(path: Path) -> dict[str, int] | None:
         )
     files = [len(list(path.glob(f"*-{s}.array_record-*"))) for s in SPLITS]
     if 0 in files or files != [len(shards.get(s, ())) for s in SPLITS]:
-        remove = f"rm -r {shlex.quote(str(path))}"
-        raise UserError(f"{path} is incomplete: remove it ({remove}), run this again")
+        away = shlex.quote(f"{path}.incomplete")
+        move = f"mv {shlex.quote(str(path))} {away}"
+        raise UserError(f"{path} is incomplete: move it away ({move}), run this again")
     return {split: sum(map(int, shards[split])) for split in SPLITS}
 
 

@@ -11,12 +11,12 @@ from cglo_jax import (
     class_sections,
     fingerprints,
     generated,
+    logged,
     ownership,
     sections,
-    storage,
 )
 from cglo_jax import config as config_lib
-from cglo_jax.errors import UserError
+from cglo_jax.errors import UserError, shorten
 from cglo_jax.markdown import to_markdown
 from cglo_jax.methods import METHODS
 from cglo_jax.page import Page, to_html
@@ -55,8 +55,8 @@ def write(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
 
 def _create_page(workdir: pathlib.Path, config: ConfigDict) -> Page:
     results, flat = read_results(workdir, config), config_lib.flatten(config)
-    metrics = read_lines(workdir / "metrics.jsonl", {"stage", "seed", "step"})
-    timings = read_lines(workdir / "timings.jsonl", {"stage", "wall_s"})
+    metrics = logged.thin(logged.read_metrics(workdir))
+    timings = logged.read_timings(workdir)
     if not flat["external_weights"]:
         _check_no_external_weights(results, workdir)
     confidence = flat["report.confidence"]
@@ -172,19 +172,9 @@ def _check_comparable(a: dict[str, Any], b: dict[str, Any]) -> None:
     for name in names:
         values = [r.get(name, r["fingerprint"].get(name)) for r in (a, b)]
         if values[0] != values[1]:
+            one, other = (shorten(repr(value)) for value in values)
             raise UserError(
-                f"{_directory(a)} and {_directory(b)} differ in {name} ({values[0]} and "
-                f"{values[1]}) and cannot be compared: move one of them out of classifiers/ and "
-                "run --stage=classify again"
+                f"{_directory(a)} and {_directory(b)} differ in {name} ({one} and {other}) "
+                "and cannot be compared: move one of the two folders out of the work directory"
+                " and run --stage=classify again"
             )
-
-
-def read_lines(path: pathlib.Path, names: set[str]) -> list[dict[str, Any]]:
-    """Reads JSON lines that must have `names`."""
-    records = storage.read_records(path)
-    for number, record in enumerate(records, 1):
-        if not isinstance(record, dict) or names - record.keys():
-            raise UserError(
-                f"{path} is damaged: remove its line {number} and run this again"
-            )
-    return records

@@ -5,17 +5,40 @@ import hashlib
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import jax
+import msgspec
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax.checkpoints import Checkpoints, restore_latest_model
+from cglo_jax import readback, synthesis
+from cglo_jax.checkpoints import restore_latest, restore_latest_model
 from cglo_jax.data import Dataset
-from cglo_jax.errors import UserError
+from cglo_jax.errors import UserError, printable, shorten
 from cglo_jax.fingerprints import check_fingerprint, train_fingerprint
 from cglo_jax.pretrained import Origin
+from cglo_jax.readback import Count, Fields, Number, Positive, String
+
+
+class _Notes(TypedDict):
+    weights: String
+    added: Count
+    generator_rate: NotRequired[Number]
+
+
+class _Meta(TypedDict):
+    """What is saved beside the arrays of a cGLO, see `train.run` and `fit_codes.run`."""
+
+    fingerprint: Fields
+    images: String
+    names: Annotated[list[String], msgspec.Meta(min_length=1)]
+    shape: Annotated[list[Positive], msgspec.Meta(min_length=3, max_length=3)]
+    total: Count
+    weights: String
+    n_labelled: Count
+    notes: _Notes
+    rate: Number
 
 
 def hash_ids(ids: Sequence[str]) -> np.ndarray:
@@ -79,6 +102,7 @@ def restore_newest(
         of other images in it and `external_weights` is False.
     """
     model, meta, step = restore_latest_model(directory, hint)
+    _check_codes(model, meta, directory)
     now = train_fingerprint(config)
     check_fingerprint(meta["fingerprint"], now, str(directory), may_grow=("train",))
     origin = Origin(meta["weights"], meta["notes"]["weights"])
@@ -105,15 +129,45 @@ def restore_with_added(
     """
     directory = checkpoint_dir(workdir, seed)
     found = restore_latest_model(directory, "run --stage=train first")
-    folders = _fitted_dir(workdir, seed, found[0]).glob("images-*")
+    fitted_dir = _fitted_dir(workdir, seed, found[0])
+    names = [n for n in readback.list_names(fitted_dir) if n.startswith("images-")]
     # Of several, which a killed `fit_codes` leaves, one is of fewer images.
-    if fitted := [f for path in folders if (f := restore_finished(path))]:
+    if fitted := [f for name in names if (f := restore_finished(fitted_dir / name))]:
         found = max(fitted, key=lambda one: len(one[0]["z"]))
     if "labels" not in found[0]:
         raise UserError(
             f"{directory} is of an older version, which saved no labels: train anew, with --fresh"
         )
+    _check_codes(found[0], found[1], directory)
     return found
+
+
+def _check_codes(
+    model: dict[str, Any], meta: dict[str, Any], directory: pathlib.Path
+) -> None:
+    """Checks that what a checkpoint has is what one of a cGLO has.
+
+    Raises:
+      UserError: it is not.
+    """
+    try:
+        readback.convert(meta, _Meta)
+        n, k = len(model["ids"]), len(meta["names"])
+        dim = model["z"].shape[-1]
+        labels = model.get("labels", np.zeros(n, np.int32))
+        shapes = (model["z"].shape, model["ids"].shape, labels.shape)
+        if shapes != ((n, dim), (n, 16), (n,)) or model["ids"].dtype != np.uint8:
+            raise ValueError("codes, ids and labels are not of the same images")
+        if not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError("labels are no whole numbers")
+        known = labels[labels >= 0]
+        if set(known.tolist()) != set(range(k)) or (labels[: len(known)] < 0).any():
+            raise ValueError("labels are not of the classes that are named")
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(
+            f"{directory} does not hold a cGLO of this program ({shorten(printable(error))}): name "
+            "another --workdir, or use the version that wrote it"
+        ) from None
 
 
 def check_complete(
@@ -176,6 +230,7 @@ def restore_model(
         model, meta, step = restore_newest(config, directory, f"run {command} first")
         if complete:
             check_complete(directory, command, meta, step)
+    synthesis.check_generator(config, dataset, model, directory)
     return model, meta, step
 
 
@@ -215,11 +270,18 @@ def restore_finished(
     Raises:
       UserError: its checkpoints are damaged.
     """
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        step = checkpoints.latest_step()
-        if step is None or step < checkpoints.meta(step)["total"]:
+
+    def is_finished(meta: dict[str, Any], step: int) -> bool:
+        return isinstance(meta.get("total"), int) and step >= meta["total"]
+
+    try:
+        return restore_latest(directory, is_finished)
+    except UserError:
+        if (
+            not directory.is_dir()
+        ):  # `fit_codes` removed it when it had fitted newer ones
             return None
-        return checkpoints.restore_model(step), checkpoints.meta(step), step
+        raise
 
 
 def restore_if_whole(directory: pathlib.Path) -> dict[str, Any] | None:

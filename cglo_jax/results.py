@@ -1,21 +1,32 @@
 """What is written of a trained classifier, result.json: where it is, what it holds, reading it."""
 
+import contextlib
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
 import subprocess
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import jax
+import msgspec
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import numerics
+from cglo_jax import numerics, readback
 from cglo_jax.data import Dataset
-from cglo_jax.errors import UserError, printable
+from cglo_jax.errors import printable
+from cglo_jax.readback import (
+    Count,
+    Fields,
+    Name,
+    Number,
+    Percent,
+    Positive,
+    Seed,
+    String,
+)
 
 _NEAR_COPIES = 200  # that a result lists
 
@@ -25,64 +36,111 @@ def result_path(workdir: pathlib.Path, method: str, seed: int) -> pathlib.Path:
     return workdir / "classifiers" / f"{method}-{seed}" / "result.json"
 
 
-def find_results(workdir: pathlib.Path) -> list[dict[str, Any]]:
+_Row = Annotated[list[Count], msgspec.Meta(min_length=3, max_length=3)]
+
+
+class Data(TypedDict):
+    """What a result tells of the images."""
+
+    name: String
+    num_classes: Positive
+    n_labelled: Count
+    n_unlabelled: Count
+    transductive: bool
+    test_split: String
+    class_weights: bool
+    class_names: list[String]
+    train_counts: list[Count]
+    test_counts: list[Count]
+    near_copies: NotRequired[Count]  # test images that nearly are training images
+    near_copies_shown: NotRequired[
+        Annotated[list[tuple[String, String]], msgspec.Meta(max_length=_NEAR_COPIES)]
+    ]
+
+
+class Result(TypedDict):
+    """What is in result.json, which `classify.run` writes; see `confusion` for "confusion"."""
+
+    method: Name
+    seed: Seed
+    top1: Percent
+    top5: Percent
+    n_test: Positive
+    steps: Positive
+    fingerprint: Fields
+    dataset: Data
+    classifier_weights: String
+    perceptual_weights: String
+    perceptual_digest: String
+    codes_added_later: Count
+    rates_times: dict[String, Number]
+    environment: dict[String, String | Count]
+    confusion: NotRequired[list[_Row]]
+
+
+def find_results(workdir: pathlib.Path) -> list[Result]:
     """Reads the results of all trained classifiers, in the order of their directories.
 
     Raises:
       UserError: see `read_result`.
     """
-    return [read_result(p) for p in sorted(workdir.glob("classifiers/*/result.json"))]
+    found = []
+    for name in readback.list_names(workdir / "classifiers"):
+        with contextlib.suppress(FileNotFoundError):  # it is being trained
+            found.append(read_result(workdir / "classifiers" / name / "result.json"))
+    return found
 
 
-def read_result(path: pathlib.Path) -> dict[str, Any]:
+def read_result(path: pathlib.Path) -> Result:
     """Reads classifiers/<method>-<seed>/result.json, what `classify.run` writes.
 
     Returns:
       What is in it; "confusion" is empty in one that was written before there was any.
 
     Raises:
+      FileNotFoundError: there is none.
       UserError: it is damaged or another run's.
     """
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if path.parent.name != f"{result['method']}-{int(result['seed'])}":
+    advice = "move this file away and run --stage=classify again, which measures its classifier anew"
+
+    def check(result: Result) -> None:
+        if path.parent.name != f"{result['method']}-{result['seed']}":
             raise ValueError("it is of another method or seed than its directory")
-        if not 0 <= float(result["top1"]) <= float(result["top5"]) <= 100:
-            raise ValueError("top1 and top5 are no percentages")
-        if not (result["n_test"] > 0 and result["steps"] > 0):
-            raise ValueError("n_test and steps must be greater than 0")
-        for name in ("fingerprint", "environment", "dataset"):
-            dict(result[name])
-        for name in ("classifier", "perceptual"):
-            str(result[f"{name}_weights"])
-        str(result["perceptual_digest"]), int(result["codes_added_later"])
-        [float(rate) for rate in dict(result["rates_times"]).values()]
-        if result.setdefault("confusion", []) != []:
-            _check_confusion(result)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path} cannot be used ({type(error).__name__}: {error}): "
-            "remove it and run --stage=classify again"
-        ) from error
+        _check_numbers(result)
+
+    result = readback.read_json(path, Result, advice, check)
+    result.setdefault("confusion", [])
     return result
 
 
-def _check_confusion(result: dict[str, Any]) -> None:
-    """Raises ValueError unless "confusion" is one, of as many images and as many right ones."""
-    rows = [tuple(row) for row in result["confusion"]]
-    num_classes, n_test = len(result["dataset"]["class_names"]), result["n_test"]
-    for label, predicted, count in rows:
-        if {type(label), type(predicted), type(count)} != {int} or not (
-            0 <= label < num_classes and 0 <= predicted < num_classes and count > 0
-        ):
-            raise ValueError("confusion must have classes and counts")
-    pairs = [row[:2] for row in rows]
+def _check_numbers(result: Result) -> None:
+    """Raises ValueError unless the numbers of a result fit together."""
+    data, n_test, top1 = result["dataset"], result["n_test"], result["top1"]
+    if top1 > result["top5"]:
+        raise ValueError("top1 must not be above top5")
+    if "weights" not in result["fingerprint"]:
+        raise ValueError("its fingerprint has no weights")
+    lists = (data["class_names"], data["train_counts"], data["test_counts"])
+    if {len(values) for values in lists} != {data["num_classes"]}:
+        raise ValueError("names and counts must be of num_classes classes")
+    if sum(data["test_counts"]) != n_test:
+        raise ValueError("test_counts are not of n_test images")
+    if abs(top1 * n_test / 100 - round(top1 * n_test / 100)) > 1e-6:
+        raise ValueError("top1 is no share of n_test images")
+    if not result.get("confusion"):
+        return
+    rows = result["confusion"]
+    if any(max(row[:2]) >= data["num_classes"] or not row[2] for row in rows):
+        raise ValueError("confusion must have classes and counts above 0")
+    pairs = [tuple(row[:2]) for row in rows]
     if pairs != sorted(set(pairs)):
         raise ValueError("confusion must have each pair once, in order")
-    right = sum(count for label, predicted, count in rows if label == predicted)
-    total = sum(count for _, _, count in rows)
-    if (total, right) != (n_test, round(result["top1"] * n_test / 100)):
-        raise ValueError("confusion is not of n_test images, top1 of them right")
+    tested, right = [0] * data["num_classes"], 0
+    for label, predicted, count in rows:
+        tested[label] += count
+        right += count * (label == predicted)
+    if tested != data["test_counts"] or abs(100 * right / n_test - top1) > 1e-6:
+        raise ValueError("confusion is not of test_counts images, top1 of them right")
 
 
 def name_data(config: ConfigDict) -> str:
@@ -99,9 +157,7 @@ def count_labels(dataset: Dataset) -> list[int]:
     return np.bincount(labels, minlength=len(dataset.class_names)).tolist()
 
 
-def describe_data(
-    config: ConfigDict, train_set: Dataset, test_set: Dataset
-) -> dict[str, Any]:
+def describe_data(config: ConfigDict, train_set: Dataset, test_set: Dataset) -> Data:
     """Returns what a result tells of the images."""
     counts = [count_labels(dataset) for dataset in (train_set, test_set)]
     return {

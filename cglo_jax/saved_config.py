@@ -1,6 +1,5 @@
 """The configuration of a run that is there, read back from its work directory."""
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -9,8 +8,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cglo_jax import readback
 from cglo_jax.config import flatten, get_config
 from cglo_jax.errors import UserError
+from cglo_jax.readback import Fields, Unusable
+from cglo_jax.validation import validate
 
 
 def find_workdir(workdir: str | os.PathLike) -> pathlib.Path:
@@ -40,23 +42,25 @@ def read(
       fingerprint: saved beside it; what it has no field for is that of the newest call.
 
     Raises:
-      UserError: the file is damaged or of another version.
+      UserError: the file is damaged or of another version, or a field cannot be.
     """
     config = get_config()
     known = flatten(config)
-    try:
-        saved = dict(json.loads(path.read_text(encoding="utf-8")))
+    advice = "put the file back that was there, or use the version that wrote it"
+
+    def check(saved: Fields) -> None:
         if strange := sorted(saved.keys() - known.keys()):
             raise ValueError(f"this version knows no {strange[0]}")
-        saved |= {name: v for name, v in fingerprint.items() if name in known}
-        fields = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in saved.items()
-        }
+
+    saved = readback.read_json(path, Fields, advice, check)
+    saved |= {name: v for name, v in fingerprint.items() if name in known}
+    fields = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in saved.items()
+    }
+    try:
         config.update_from_flattened_dict(fields)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"{path} cannot be used ({error}): put the file back that was there, or use the "
-            "version that wrote it"
-        ) from error
+        validate(config)
+    except (ValueError, TypeError) as error:
+        raise Unusable(path, error, advice) from None
     return config

@@ -1,14 +1,17 @@
 """New images from a trained cGLO, in memory: slerp between codes of a class (section 4.2)."""
 
 import functools
+import pathlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, codes
+from cglo_jax import cglo, checkpoints, codes
+from cglo_jax.config import SIDES
 from cglo_jax.data import Dataset
+from cglo_jax.errors import UserError
 from cglo_jax.models.generator import Generator
 
 
@@ -49,6 +52,37 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> SampleSpec:
         t_values=tuple(config.sample.t_values),
         batch_statistics=config.sample.batch_statistics,
     )
+
+
+def check_generator(
+    config: ConfigDict, dataset: Dataset, model: dict[str, Any], where: pathlib.Path
+) -> None:
+    """Checks that restored arrays are those of the generator that the configuration describes.
+
+    Raises:
+      UserError: they are not; names `where`.
+    """
+    side, width, channels = dataset.images.shape[1:]
+    if side != width or side not in SIDES or channels not in (1, 3):
+        raise UserError(f"{where} is of images that no generator here makes")
+    generator = create_spec(config, dataset).generator.clone(axis_name=None)
+    noise = generator.noise_dim
+
+    def init(key: jax.Array) -> Any:
+        z = jnp.zeros((1, config.latent.dim))
+        return generator.init(
+            key, z, jnp.zeros((1, noise)) if noise else None, train=False
+        )
+
+    variables = {"params": model["params"], "batch_stats": model["batch_stats"]}
+    expected = jax.eval_shape(init, jax.random.key(0))
+    if model["z"].shape[1] != config.latent.dim or not checkpoints.fits(
+        variables, expected
+    ):
+        raise UserError(
+            f"{where} does not hold the generator that config.json describes: put the file back "
+            "that was there"
+        )
 
 
 def create_sampler(model: dict[str, Any], dataset: Dataset) -> Sampler:

@@ -9,6 +9,7 @@ step: of a run that is resumed it is the same, after a rollback it is not.
 import hashlib
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import ownership, storage
+from cglo_jax import ownership, readback, storage
 from cglo_jax.config import flatten
 from cglo_jax.errors import UserError
 
@@ -160,7 +161,12 @@ def _give_up(error: Exception) -> None:
 def _read_id(workdir: pathlib.Path) -> str:
     """Returns what names this work directory wherever it is moved; a fresh one has another."""
     path = workdir / "wandb" / "id"
-    if not path.exists():
+    try:
+        token = readback.read_bytes(path, most=100).decode("ascii", "replace").strip()
+    except FileNotFoundError:
         token = hashlib.sha256(os.urandom(32)).hexdigest()[:12]
         ownership.write(workdir, "wandb/id", token + "\n")
-    return path.read_text(encoding="utf-8").strip()
+    if not re.fullmatch(r"[0-9a-f]{12}", token):
+        reason = "it is not the id that a run was given"
+        raise readback.Unusable(path, reason, "move it away: the run gets another")
+    return token

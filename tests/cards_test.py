@@ -136,7 +136,10 @@ def test_a_classifiers_card_has_its_accuracy_for_people_and_machines(run):
 def test_what_is_right_of_each_class_is_there(run):
     header = "| class | training images | test images |"
     confusion = [[0, 0, 30], [0, 1, 3], [2, 1, 1], [2, 2, 32]]
-    text = classifier_card(*run, confusion=confusion)
+    config, images = run[1:]
+    result = create_result(images, "cglo", 0, {})
+    data = {**result["dataset"], "test_counts": [33, 33, 33]}
+    text = classifier_card(run[0], config, images, confusion=confusion, dataset=data)
     assert f"{header} of these right |\n| --- | --- | --- | --- |\n" in text
     assert "| plain | 8 | 33 | 30 |\n| &lt;b&gt;&amp; | 8 | 33 | 0 |\n" in text
     assert "| a_b\\|c\\* | 8 | 33 | 32 |\n" in text

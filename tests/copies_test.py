@@ -37,7 +37,7 @@ def put_samples(directory, train_set, synthetic=SYNTHETIC):
     for k, (level, label, i, j) in enumerate(synthetic):
         (directory / f"{k}.png").write_bytes(export.encode_png(flat([level])[0]))
         parents = {"source": train_set.ids[i], "partner": train_set.ids[j]}
-        lines.append({"file": f"{k}.png", "label": label, **parents})
+        lines.append({"file": f"{k}.png", "label": label, "t": 0.5, **parents})
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (directory / "manifest.jsonl").write_text(text)
 

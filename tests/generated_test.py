@@ -51,7 +51,9 @@ def test_a_damaged_picture_is_named(workdir, config, name):
     path = workdir / "samples" / f"{name}.png"
     for damaged in (b"no picture", path.read_bytes()[:-30], b""):
         path.write_bytes(damaged)
-        with pytest.raises(UserError, match=rf"{name}\.png.*--stage=sample") as error:
+        with pytest.raises(
+            UserError, match=rf"{name}\.png.*move it away.*--stage"
+        ) as error:
             report.write(workdir, config)
         assert "\n" not in str(error.value)
 
@@ -81,7 +83,7 @@ WALKS = {"classes": NAMES[:2], "t": [0.0, 0.5, 1.0], "tile": [4, 6]}
 )
 def test_damaged_numbers_are_named(workdir, config, name, told):
     (workdir / "samples" / f"{name}.json").write_text(told)
-    match = rf"{name}\.json cannot be used \(.*\): run --stage=sample again"
+    match = rf"{name}\.json cannot be used \(.*\): move it away and run --stage"
     with pytest.raises(UserError, match=match) as error:
         report.write(workdir, config)
     assert "\n" not in str(error.value)

@@ -636,8 +636,12 @@ def test_an_incomplete_preparation_is_told_of(tmp_path, cifar, capfd, lost):
         file.unlink()
     assert run(*options) == 2
     line = error_line(capfd)
-    command = re.search(r"\((rm -r .*)\)", line)[1]
-    assert shlex.split(command) == ["rm", "-r", str(path)]
+    command = shlex.split(re.search(r"\((mv .*)\)", line)[1])
+    assert command == ["mv", str(path), f"{path}.incomplete"]
+    subprocess.run(command, check=True)
+    assert run(*options) == 0
+    Path(command[2]).rename(tmp_path / "away")
+    check_cifar(tmp_path / "my data")
 
 
 # The command line

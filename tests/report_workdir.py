@@ -30,10 +30,15 @@ def make_config(**changes):
     return config
 
 
+def count_tested(n_test):
+    """Test images of each class."""
+    tested = [round(n_test * n / sum(TESTED)) for n in TESTED[1:]]
+    return [n_test - sum(tested), *tested]
+
+
 def make_confusion(top1, n_test):
     """As many right as `top1` says, most in the first classes; others are taken for the next."""
-    tested = [round(n_test * n / sum(TESTED)) for n in TESTED[1:]]
-    tested = [n_test - sum(tested), *tested]
+    tested = count_tested(n_test)
     left, rows = round(top1 * n_test / 100), []
     for label, n in enumerate(tested):
         right = min(n, left)
@@ -44,14 +49,16 @@ def make_confusion(top1, n_test):
     return rows
 
 
-def make_result(config, method, seed, top1, **changes):
+def make_result(config, method, seed, top1, n_test=400, **changes):
+    """A result of about `top1`, as near as a share of `n_test` images comes."""
+    top1 = 100 * round(top1 * n_test / 100) / n_test
     return {
         "method": method,
         "seed": seed,
         "top1": top1,
         "top5": (100 + top1) / 2,
-        "n_test": 400,
-        "confusion": make_confusion(top1, changes.get("n_test", 400)),
+        "n_test": n_test,
+        "confusion": make_confusion(top1, n_test),
         "steps": 1234,
         "fingerprint": {**classify_fingerprint(config), "weights": "none"},
         "classifier_weights": "none",
@@ -70,10 +77,20 @@ def make_result(config, method, seed, top1, **changes):
             "class_weights": False,
             "class_names": NAMES,
             "train_counts": [4, 6, 5, 5, 4, 6],
-            "test_counts": TESTED,
+            "test_counts": count_tested(n_test),
         },
         **changes,
     }
+
+
+def keep_classes(result, n):
+    """Leaves the first `n` classes, the last of them with the images of all that are left out."""
+    data = result["dataset"]
+    data["num_classes"], data["class_names"] = n, data["class_names"][:n]
+    data["train_counts"] = data["train_counts"][:n]
+    counts = data["test_counts"]
+    data["test_counts"] = [*counts[: n - 1], sum(counts[n - 1 :])]
+    del result["confusion"]
 
 
 def put_result(workdir, result):
@@ -133,6 +150,7 @@ def put_samples(samples):
     walks = {"classes": NAMES[:2], "t": [0.0, 0.5, 1.0], "tile": [4, 6]}
     (samples / "walks.json").write_text(json.dumps(walks))
     (samples / "nearest.json").write_text(json.dumps(NEAREST))
+    put_lines(samples / "manifest.jsonl", [{"file": "images/plain/0.png"}])
 
 
 class Parsed(html.parser.HTMLParser):

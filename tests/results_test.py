@@ -131,6 +131,7 @@ RIGHT = [[0, 0, 200], [0, 3, 80], [1, 1, 120]]  # 80 % of 400 right
 
 def read_with(tmp_path, **changes):
     result = make_result(make_config(), "cglo", 0, 80.0) | changes
+    result["dataset"]["test_counts"] = [280, 120, 0, 0, 0, 0]
     put_result(tmp_path, result)
     return results.read_result(results.result_path(tmp_path, "cglo", 0))
 
@@ -163,6 +164,12 @@ def test_a_result_of_before_has_no_confusion(tmp_path):
         [[0, 0, 200], [0, "3", 80], [1, 1, 120]],
         [[0, 0, 200], [1, 1, 120], [0, 3, 80]],  # out of order
         [[0, 0, 200], [0, 3, 40], [0, 3, 40], [1, 1, 120]],  # twice
+        [
+            [0, 0, 200],
+            [0, 3, 79],
+            [1, 1, 120],
+            [2, 3, 1],
+        ],  # of other images of each class
     ],
 )
 def test_an_impossible_confusion_is_named(tmp_path, confusion):

@@ -91,6 +91,7 @@ def put_classifier(workdir, config, dataset, method, seed, step=STEP) -> dict:
     model = draw(model, 100 + seed)
     path = result_path(workdir, method, seed)
     fingerprint = {**classify_fingerprint(config), "images": dataset.digest}
+    fingerprint["weights"] = "random"
     meta = {
         "fingerprint": fingerprint,
         "names": list(dataset.class_names),
@@ -112,7 +113,7 @@ def create_result(dataset, method, seed, fingerprint) -> dict:
         "top1": 80.0,
         "top5": 100.0,
         "n_test": 100,
-        "confusion": [[0, 0, 80], [0, 1, 20]],
+        "confusion": [[0, 0, 80], [0, 1, 20]],  # of images of the first class only
         "steps": STEP,
         "fingerprint": fingerprint,
         "dataset": {
@@ -125,7 +126,7 @@ def create_result(dataset, method, seed, fingerprint) -> dict:
             "class_weights": False,
             "class_names": list(dataset.class_names),
             "train_counts": [dataset.num_labelled // k] * k,
-            "test_counts": [100 // k] * k,
+            "test_counts": [100] + [0] * (k - 1),
         },
         "classifier_weights": "random",
         "perceptual_weights": "none",

@@ -7,6 +7,7 @@ import pytest
 from report_workdir import (
     TOP1,
     Parsed,
+    keep_classes,
     make_config,
     make_result,
     put_result,
@@ -77,7 +78,7 @@ def test_what_is_missing_names_its_stage(tmp_path, config):
 @pytest.mark.parametrize(("num_classes", "told"), [(5, False), (6, True)])
 def test_top_5_is_told_of_more_than_five_classes(tmp_path, config, num_classes, told):
     result = make_result(config, "baseline", 0, 80.0)
-    result["dataset"]["num_classes"] = num_classes
+    keep_classes(result, num_classes)
     put_result(tmp_path, result)
     text = write_html(tmp_path, config)
     assert ("Top-5" in text) == told

@@ -121,9 +121,18 @@ def leave_for_an_absolute_path(directory):
 
 
 def link_out(directory):
-    (directory.parent / "secret").write_text("secret")
-    (directory / "1" / "model" / "linked").symlink_to(directory.parent / "secret")
-    sign(directory)
+    secret = directory.parent / "secret"
+    secret.write_text("secret")
+    (directory / "1" / "model" / "linked").symlink_to(secret)
+    described = manifest._describe(secret)
+    rewrite(
+        directory, lambda record: record["files"].update({"model/linked": described})
+    )
+
+
+def put_a_pipe_beside(directory):
+    """One that the manifest does not list, of which Orbax may read more than that."""
+    os.mkfifo(directory / "1" / "model" / "checkpoint")
 
 
 def put_a_pipe(directory):
@@ -178,6 +187,7 @@ PAYLOADS = [
     link_out,
     put_a_pipe,
     put_a_pipe_for_the_manifest,
+    put_a_pipe_beside,
     name_no_files,
     write_nothing,
     list_files_otherwise,
