@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from cglo_jax import storage
+from cglo_jax import readback, storage
 from cglo_jax.errors import UserError
 
 try:
@@ -114,9 +114,8 @@ def check_usable(workdir: pathlib.Path) -> None:
     """Raises UserError if what is called `lock` in a directory is somebody else's."""
     path = workdir / NAME
     storage.check_plain(path)
-    if path.is_file():
-        with path.open("rb") as file:
-            _check_ours(path, file)
+    with contextlib.suppress(FileNotFoundError), readback.open_own(path) as file:
+        _check_ours(path, file)
 
 
 def _check_ours(path: pathlib.Path, file: BinaryIO) -> None:

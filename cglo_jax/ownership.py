@@ -22,7 +22,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, Self
 
-from cglo_jax import __version__, storage
+from cglo_jax import __version__, readback, storage
 from cglo_jax.errors import UserError, printable
 
 try:
@@ -47,6 +47,7 @@ _LEAVES = ("images", "model", "train")
 # What operating systems put into any folder, and disks into their first one.
 _SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini", "lost+found")
 _NEW, _OLD = ".new-", ".old-"  # what is being built, and what it replaces
+_LONGEST = 1 << 30  # bytes of a record
 _NAMED = 3  # files in a message
 _STEP = r"\d+(\.saving(-\w+)?|\.damaged|\.removed)*"
 # Where checkpoints lie, and what W&B writes.
@@ -95,14 +96,14 @@ class _Record:
     def read(cls, folder: pathlib.Path) -> Self | None:
         """Returns the record in a folder, None if there is none, or it was cut off as it was made."""
         path = folder / RECORD
+        storage.check_plain(path)
         try:
-            storage.check_plain(path)
-            lines = path.read_bytes().split(b"\n")[:-1]
-        except (FileNotFoundError, NotADirectoryError):
+            content = readback.read_bytes(path, most=_LONGEST)
+        except FileNotFoundError:
             return None
-        if not lines:
+        head, *rest = map(_parse, content.split(b"\n")[:-1] or [b""])
+        if b"\n" not in content:
             return None
-        head, *rest = map(_parse, lines)
         if head.get("program") != _PROGRAM or type(head.get("id")) is not str:
             raise UserError(
                 f"{path} is not of this program, or damaged: put it back, or use another --workdir"

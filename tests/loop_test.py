@@ -193,7 +193,7 @@ def test_people_see_that_it_goes_on_between_log_points(tmp_path, monkeypatch, ca
 def test_other_runs_lines_stay(tmp_path):
     others = [
         {"stage": "train", "seed": 1, "step": 9},
-        {"stage": "classify", "step": 9},
+        {"stage": "classify", "method": "cglo", "seed": 0, "step": 9},
     ]
     for record in [*others, {**TAGS, "step": 9}]:
         with ownership.Log(tmp_path, "metrics.jsonl") as log:

@@ -191,7 +191,7 @@ def test_same_bytes_on_a_second_call(workdir, config):
 def test_interrupted_write_leaves_the_old_report(workdir, config, monkeypatch):
     old = write_html(workdir, config)
     put_result(workdir, make_result(config, "cglo", 0, 10.0))
-    monkeypatch.setattr(report.storage.os, "replace", lambda *_: 1 / 0)
+    monkeypatch.setattr(report.ownership.storage.os, "replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         report.write(workdir, config)
     assert (workdir / "report.html").read_text() == old
