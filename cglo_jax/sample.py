@@ -163,8 +163,9 @@ def write_figures(
     labels = fonts.label_classes(dataset.class_names)
     shown = [labels[dataset.labels[i]] for i in first]
     figures.interpolation_grid(images, t, shown).save(directory / "interpolations.png")
-    numbered = fonts.list_numbered(dataset.class_names)
-    storage.write_lines(directory / "class_names.txt", numbered)
+    if numbered := fonts.list_numbered(dataset.class_names):
+        text = "".join(f"{line}\n" for line in numbered)
+        storage.write_atomically(directory / "class_names.txt", text)
     picture, tile = figures.sprite(images)
     picture.save(directory / "walks.png")
     told = json.dumps({"classes": names, "t": t, "tile": tile})

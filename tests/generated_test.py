@@ -27,6 +27,12 @@ def test_without_samples_all_are_missing(tmp_path):
     assert {block.kind for block in section.content} == {"text"}
 
 
+def test_where_classes_are_numbered_it_says_where_their_names_are(workdir):
+    assert "class_names.txt" not in tell(workdir)
+    (workdir / "samples" / "class_names.txt").write_text("#1 = a\n")
+    assert "samples/class_names.txt lists them." in tell(workdir)
+
+
 @pytest.mark.parametrize("name", ["walks.png", "walks.json"])
 def test_samples_of_before_have_no_slider(workdir, name):
     (workdir / "samples" / name).unlink()

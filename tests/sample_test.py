@@ -13,7 +13,16 @@ from conftest import create_config, create_dataset
 from PIL import Image
 from run_log_test import TIMINGS, fields_of
 
-from cglo_jax import cglo, checkpoints, ownership, restoring, sample, train
+from cglo_jax import (
+    cglo,
+    checkpoints,
+    figures,
+    fonts,
+    ownership,
+    restoring,
+    sample,
+    train,
+)
 from cglo_jax.errors import UserError
 
 TEST_SET = create_dataset(9, seed=1, split="test")
@@ -263,3 +272,29 @@ def test_without_a_checkpoint_the_error_names_the_stage(tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint in .*: run --stage=train"):
         sample.run(create_config(), tmp_path, (create_dataset(), TEST_SET), 0)
     assert not (tmp_path / "samples").exists()
+
+
+def test_names_that_no_font_has_are_numbered_and_listed(trained, tmp_path, monkeypatch):
+    config, dataset, workdir = trained
+    model = sample.restore(config, workdir, dataset, 0)
+    names = ("a", "\u540d\u524d", "c")
+    monkeypatch.setattr(fonts, "_installed", tuple)
+    fonts._find.cache_clear()
+    shown, real = [], figures.image_grid
+
+    def image_grid(images, rows=None, columns=None, scale=None):
+        shown.extend([rows, columns])
+        return real(images, rows, columns, scale)
+
+    monkeypatch.setattr(figures, "image_grid", image_grid)
+    named = dataclasses.replace(dataset, class_names=names)
+    sample.write_figures(tmp_path, named, model, jax.random.key(0), "pca")
+    labels = ["a", "#1", "c"]
+    assert [shown[1], shown[2]] == [labels, labels]  # reconstructions, interpolations
+    listed = (tmp_path / "class_names.txt").read_text(encoding="utf-8")
+    assert listed == "#1 = \u540d\u524d\n"
+    told = json.loads((tmp_path / "walks.json").read_text())
+    assert told["classes"] == list(names)
+    sample.write_figures(tmp_path, dataset, model, jax.random.key(0), "pca")
+    assert not (tmp_path / "class_names.txt").exists()
+    fonts._find.cache_clear()

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -120,6 +121,7 @@ for i in range(20_000):
     pipes = {"stdout": write, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=os.environ | ROOT, **pipes) as process:
         os.close(write)
+        time.sleep(0.5)  # until it is full
         with open(read) as lines:
             assert lines.read() == "".join(f"line {i}\n" for i in range(20_000))
         assert process.stderr.read() == b""

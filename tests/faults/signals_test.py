@@ -202,7 +202,7 @@ def check_everywhere(images, reference, workdir, signum, seed) -> None:
     assert digest_run(workdir) == reference
 
 
-@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("ignored", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_terminal_that_is_closed(images, reference, tmp_path, ignored):
     workdir, place = tmp_path / "run", "checkpoints/seed-0"
     closed = functools.partial(in_a_terminal, number=7, ignored=ignored)
