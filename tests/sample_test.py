@@ -295,6 +295,7 @@ def test_names_that_no_font_has_are_numbered_and_listed(trained, tmp_path, monke
     assert listed == "#1 = \u540d\u524d\n"
     told = json.loads((tmp_path / "walks.json").read_text())
     assert told["classes"] == list(names)
-    sample.write_figures(tmp_path, dataset, model, jax.random.key(0), "pca")
-    assert not (tmp_path / "class_names.txt").exists()
+    (other := tmp_path / "other").mkdir()
+    sample.write_figures(other, dataset, model, jax.random.key(0), "pca")
+    assert not (other / "class_names.txt").exists()
     fonts._find.cache_clear()
