@@ -20,7 +20,6 @@ from PIL import Image
 
 from cglo_jax import decode, process
 
-
 pytestmark = pytest.mark.usefixtures("ours")
 
 
