@@ -72,10 +72,13 @@ def _print_row(cells: Iterable[str], neutral: bool) -> None:
     if sys.stdout.isatty():
         print("\t".join(map(printable, cells)), flush=True)
         return
-    sys.stdout.flush()
-    row = format_row(cells, neutral).encode("utf-8", "surrogateescape")
-    sys.stdout.buffer.write(row)
-    sys.stdout.buffer.flush()
+    row = format_row(cells, neutral)
+    if binary := getattr(sys.stdout, "buffer", None):
+        sys.stdout.flush()
+        binary.write(row.encode("utf-8", "surrogateescape"))
+        binary.flush()
+    else:  # a notebook's
+        sys.stdout.write(row)
 
 
 def predict(

@@ -1,5 +1,6 @@
 """Tests of cglo_jax/predict.py: image files in, a table out."""
 
+import contextlib
 import csv
 import io
 import os
@@ -118,6 +119,13 @@ def test_simple_names_are_written_as_they_are(run, odd, capfdbinary):
         b"back\\slash.png",
         b"",
     ]
+
+
+def test_a_stream_of_text_gets_the_same(run, odd):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert call(run, "tab\there.png", NAMES[-3]) == 0
+    lines = read_table(out.getvalue().encode("utf-8", "surrogateescape"))
+    assert [line[0] for line in lines[1:]] == ["tab\there.png", NAMES[-3]]
 
 
 def test_formulas_are_neutralised_when_asked(run, odd, capfdbinary):
