@@ -1,7 +1,10 @@
 """Official archives: downloaded, verified against a pinned sha256, read in memory."""
 
+import contextlib
 import hashlib
 import http.client
+import os
+import stat
 import tarfile
 import time
 import urllib.error
@@ -9,7 +12,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from tqdm import tqdm
 
@@ -32,9 +35,52 @@ class Archive(NamedTuple):
     sha256: str
 
 
-def size_of(path: Path) -> int:
-    """Returns a file's size in bytes, 0 if there is no file."""
-    return path.stat().st_size if path.exists() else 0
+def size_of(part: Path) -> int:
+    """Returns the size in bytes of a download so far, 0 if there is no file.
+
+    Raises:
+        UserError: its name is that of something else.
+    """
+    try:
+        status = part.lstat()
+    except FileNotFoundError:
+        return 0
+    _check_file(part, status)
+    return status.st_size
+
+
+def _check_file(part: Path, status: os.stat_result) -> None:
+    """Refuses what writing to would change something with another name, or block."""
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise UserError(
+            f"{part} is not a file of a download alone, but a link, a folder, a pipe or the like: "
+            "move it away"
+        )
+
+
+@contextlib.contextmanager
+def _open_part(part: Path, keep: bool) -> Iterator[BinaryIO]:
+    """Opens a download to append to it, emptied before unless `keep`; follows no link."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"):  # Windows has none
+        flags |= getattr(os, name, 0)
+    with open(os.open(part, flags, 0o644), "wb", buffering=0) as file:
+        _check_file(part, os.fstat(file.fileno()))
+        if not keep:
+            file.truncate(0)
+        yield file
+
+
+@contextlib.contextmanager
+def nonsense_is_oserror() -> Iterator[None]:
+    """Makes an OSError of what is raised, of any type, when a server's answer makes no sense."""
+    try:
+        yield
+    except (OSError, http.client.HTTPException, UserError):
+        raise
+    except Exception as error:  # of urllib, the codecs and sockets below
+        text = f"the server's answer makes no sense ({type(error).__name__}: {error})"
+        raise OSError(text) from error
 
 
 def fetch(archive: Archive, part: Path) -> None:
@@ -43,7 +89,13 @@ def fetch(archive: Archive, part: Path) -> None:
     Raises:
         OSError, http.client.HTTPException: the connection failed or ended early, or
             the server has something else.
+        UserError: `part` is no file of ours.
     """
+    with nonsense_is_oserror():
+        _fetch(archive, part)
+
+
+def _fetch(archive: Archive, part: Path) -> None:
     have = size_of(part)
     if have == archive.size:
         return
@@ -65,12 +117,20 @@ def fetch(archive: Archive, part: Path) -> None:
             raise OSError(f"the server has {size} bytes, not {archive.size}")
         progress = {"initial": have, "total": size, "unit": "B", "unit_scale": True}
         bar = tqdm(desc=archive.filename, disable=None, **progress)
-        with bar, part.open("ab" if have else "wb") as file:
-            while chunk := response.read(min(MIB // 4, size - have)):
-                have += file.write(chunk)
-                bar.update(len(chunk))
+        with bar, _open_part(part, keep=have > 0) as file:
+            # Into a buffer: to `read`, a chunk of negative length is all that will ever come.
+            buffer = memoryview(bytearray(MIB // 4))
+            while count := response.readinto(buffer[: size - have]):
+                _write_all(file, buffer[:count])
+                have += count
+                bar.update(count)
     if have < size:
         raise OSError(f"the connection ended after {have} of {size} bytes")
+
+
+def _write_all(file: BinaryIO, data: memoryview) -> None:
+    while data:
+        data = data[file.write(data) :]
 
 
 def keep_trying(fetch_more: Callable[[], None], count: Callable[[], int]) -> None:
@@ -108,7 +168,7 @@ def download(archive: Archive, folder: Path) -> Path:
         UserError: it cannot be had, or is not the official file (and was removed).
     """
     path, part = folder / archive.filename, folder / f"{archive.filename}.part"
-    if path.exists():  # of a run that was stopped later: verified once more
+    if size_of(path):  # of a run that was stopped later: verified once more
         path.replace(part)
     by_hand = f"or download it by hand and pass {archive.option} FILE"
     try:

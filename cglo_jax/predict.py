@@ -4,9 +4,16 @@
 
 Prints a table with tabs: file, class and the class's probability, the mean over the seeds. Files
 that cannot be read are told on standard error; the exit status is 2 then.
+
+The table is UTF-8 with tabs, and quotes where names need them, as Python's csv and pandas write and
+read it: every name is read back exactly. Bytes of names that are no UTF-8 are written as they are
+(read them with errors="surrogateescape"). A terminal gets escapes in place of what it cannot show.
 """
 
 import argparse
+import csv
+import io
+import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,6 +23,8 @@ from cglo_jax import platforms
 from cglo_jax.errors import UserError, printable
 
 _AT_ONCE = 256  # files that are decoded before their lines are printed
+# What begins a formula, or may be dropped before one; ' is the mark itself
+_FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20'"
 
 
 def find_files(given: Iterable[str]) -> Iterator[Path]:
@@ -28,7 +37,10 @@ def find_files(given: Iterable[str]) -> Iterator[Path]:
 
     for path in map(Path, given):
         if path.is_dir():
-            files = list(class_folders.walk(path.resolve()))
+            try:
+                files = list(class_folders.walk(path.resolve()))
+            except RecursionError:
+                raise UserError(f"the folders in {path} are nested too deep") from None
             if not files:
                 raise UserError(f"there is no file in {path}")
             yield from (path / file.relative_to(path.resolve()) for file in files)
@@ -38,8 +50,49 @@ def find_files(given: Iterable[str]) -> Iterator[Path]:
             raise UserError(f"there is no file {path}")
 
 
-def predict(workdir: str, method: str, seed: int | None, files: list[Path]) -> bool:
+def format_row(cells: Iterable[str], neutral: bool = False) -> str:
+    """Returns one line of the table, which csv readers read back to these cells.
+
+    Args:
+      neutral: put a ' before what spreadsheets would take for a formula.
+    """
+    if neutral:
+        cells = [f"'{c}" if _may_be_formula(c) else c for c in cells]
+    line = io.StringIO()
+    # With both ends of lines, cells that have either are quoted.
+    csv.writer(line, delimiter="\t", lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _may_be_formula(cell: str) -> bool:
+    return cell[:1] in ("\t", "\r", "\n") or cell.lstrip()[:1] in tuple(_FORMULA)
+
+
+def _print_row(cells: Iterable[str], neutral: bool) -> None:
+    """Prints a row as a reader reads it back or, on a terminal, as a person does."""
+    if sys.stdout.isatty():
+        print("\t".join(map(printable, cells)), flush=True)
+        return
+    row = format_row(cells, neutral)
+    if binary := getattr(sys.stdout, "buffer", None):
+        sys.stdout.flush()
+        binary.write(row.encode("utf-8", "surrogateescape"))
+        binary.flush()
+    else:  # a notebook's
+        sys.stdout.write(row)
+
+
+def predict(
+    workdir: str,
+    method: str,
+    seed: int | None,
+    files: list[Path],
+    neutral: bool = False,
+) -> bool:
     """Prints a line for each file that can be read; returns whether all could be.
+
+    Args:
+      neutral: see `format_row`.
 
     Raises:
       UserError: there is no such classifier.
@@ -50,7 +103,7 @@ def predict(workdir: str, method: str, seed: int | None, files: list[Path]) -> b
     from cglo_jax import decode, ensemble, streams
 
     classifier = ensemble.load(workdir, method, seed)
-    print("file\tclass\tprobability")
+    _print_row(("file", "class", "probability"), neutral)
     unusable = 0
     for start in range(0, len(files), _AT_ONCE):
         part = files[start : start + _AT_ONCE]
@@ -64,13 +117,19 @@ def predict(workdir: str, method: str, seed: int | None, files: list[Path]) -> b
         names, probabilities = classifier.predict(stacked.astype(np.uint8))
         highest = probabilities.max(-1, initial=0)
         for file, name, p in zip(usable, names, highest, strict=True):
-            print(f"{printable(file)}\t{printable(name)}\t{p:.4f}", flush=True)
+            _print_row((str(file), name, f"{p:.4f}"), neutral)
         streams.check_output()
     return not unusable
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns 0, 2 after an error or 130 when stopped."""
+    given = sys.argv[1:] if argv is None else argv
+    for name in itertools.takewhile(lambda name: name != "--", given):
+        if name.startswith("-") and os.path.lexists(name):
+            text = f"error: {printable(name)} is taken for a flag: write ./{printable(name)}"
+            print(text, file=sys.stderr)
+            return 2
     parser = argparse.ArgumentParser("python -m cglo_jax.predict")
     parser.add_argument("--workdir", required=True, help="the --workdir of the run")
     parser.add_argument(
@@ -80,11 +139,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "files", nargs="+", metavar="FILE_OR_DIR", help="images of any size"
     )
+    parser.add_argument(
+        "--safe-for-spreadsheets",
+        action="store_true",
+        help="put a ' before names that a spreadsheet would take for a formula",
+    )
     args = parser.parse_args(argv)
     try:
         platforms.start()
         files = list(dict.fromkeys(find_files(args.files)))
-        return 0 if predict(args.workdir, args.method, args.seed, files) else 2
+        neutral = args.safe_for_spreadsheets
+        usable = predict(args.workdir, args.method, args.seed, files, neutral)
+        return 0 if usable else 2
     except BrokenPipeError:  # whoever read the lines has had enough
         return 0
     except (UserError, OSError) as error:

@@ -12,8 +12,8 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +26,7 @@ from PIL import Image
 from cglo_jax import readback, streams
 from cglo_jax.download import MIB, Archive, download, read_members, verify
 from cglo_jax.errors import UserError, printable, shorten
+from cglo_jax.working_folder import WorkingFolder
 
 # In the order that each data set's reader takes them.
 ARCHIVES = {
@@ -57,6 +58,10 @@ ARCHIVES = {
 }
 CONFIGS = {"cifar100": "cifar100", "caltech_birds2011": "cub"}  # configs/<value>.py
 SPLITS = ("train", "test")
+# What TFDS writes, finished or not.
+_WRITTEN = re.compile(
+    r"bucket_.*\.tmp|.*array_record.*|(dataset_info|features)\.json.*|.*\.labels\.txt.*"
+)
 
 
 class _Split(TypedDict):
@@ -237,23 +242,23 @@ def locked(folder: Path) -> Iterator[None]:
 def build(name: str, target: Path, copies: dict[str, Path | None]) -> None:
     """Prepares in `<data_dir>/incomplete.cglo_jax_<name>`, then moves to `target`.
 
-    The move is one rename, so nobody ever reads half a data set.
+    The move is one rename, so nobody ever reads half a data set. In the working folder only what is
+    ours is removed.
     """
     import tensorflow_datasets as tfds
 
-    staging = target.parents[1] / f"incomplete.cglo_jax_{name}"
-    staging.mkdir(exist_ok=True)
-    work = staging / "prepared"
-    shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
+    staging = WorkingFolder(target.parents[1] / f"incomplete.cglo_jax_{name}")
     try:
+        staging.remove_folders(_WRITTEN)  # of a run that was killed
         archives = [
             verify(archive, copy, f"{archive.option} {copy}")
             if (copy := copies.get(archive.option))
-            else download(archive, staging)
+            else _download(archive, staging)
             for archive in ARCHIVES[name]
         ]
         if not sys.stderr.isatty():
             tfds.disable_progress_bar()
+        work = staging.make_folder("prepared-")
         builder = tfds.builder_cls(name)(data_dir=work, file_format="array_record")
         splits = READERS[name](builder, *archives)
         builder._split_generators = lambda dl_manager, **_: splits
@@ -261,16 +266,23 @@ def build(name: str, target: Path, copies: dict[str, Path | None]) -> None:
             builder.download_and_prepare()
         target.parent.mkdir(exist_ok=True)
         Path(builder.data_path).rename(target)
-        shutil.rmtree(staging)
+        staging.remove_folders(_WRITTEN)
+        staging.remove()
     except UserError:
         raise
     except (ValueError, LookupError, AssertionError) as error:  # of what they hold
         why = f"cannot be read as {name}: {shorten(str(error))}"
         raise UserError(f"{' and '.join(map(str, archives))} {why}") from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
-        with contextlib.suppress(OSError):  # not empty: downloads are kept, to go on
-            staging.rmdir()
+        with contextlib.suppress(OSError):
+            staging.remove_folders(_WRITTEN)
+        staging.leave()  # unless there are downloads, to go on with
+
+
+def _download(archive: Archive, staging: WorkingFolder) -> Path:
+    for name in (archive.filename, f"{archive.filename}.part"):
+        staging.claim(name)
+    return download(archive, staging.path)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -99,7 +99,8 @@ def keep_programs() -> None:
     JAX finds a program again by its operations, flags and compiler, but what XLA:CPU makes of it is
     for a number of threads and the instructions of a processor: each has a folder of its own. A
     JAX_COMPILATION_CACHE_DIR of the environment stays. Nothing is kept where that cannot be, or
-    where others could write: programs are run as they lie there.
+    where the folder, or one that it is in up to `cache_dir()`, is not this user's or others can
+    write to it: programs are run as they lie there.
     """
     root = cache_dir() / "programs"
     given = os.environ.get(_PROGRAMS)
@@ -108,17 +109,34 @@ def keep_programs() -> None:
     os.environ.pop(_PROGRAMS, None)
     folder = root / f"{count_threads()}-threads-{_hash_instructions()}"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shared = folder.stat().st_mode & 0o022
+        if not all(_make_own(path) for path in (cache_dir(), root, folder)):
+            return
     except OSError:
         return
-    if shared or not os.access(folder, os.W_OK):
+    if not os.access(folder, os.W_OK):
         return
     _remove_cut_off(folder)
     _remove_oldest(root, _MOST_PROGRAMS)
     os.environ[_PROGRAMS] = str(folder)
     if "jax" in sys.modules:  # which has read the environment before
         sys.modules["jax"].config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _make_own(folder: pathlib.Path) -> bool:
+    """Makes a folder if there is none; returns whether it is this user's, and no one else's.
+
+    A link to one must be this user's, too. In the folders of another user nothing is made.
+    """
+    user = os.geteuid() if hasattr(os, "geteuid") else 0  # Windows
+    if not os.path.lexists(folder):
+        there = next(path for path in folder.parents if path.exists())
+        if there.stat().st_uid not in (user, 0):
+            return False
+        with contextlib.suppress(FileExistsError):  # another process made it
+            folder.mkdir(mode=0o700, parents=True)
+    status = folder.stat()
+    owners = {folder.lstat().st_uid, status.st_uid}
+    return owners == {user} and not status.st_mode & 0o022
 
 
 def count_threads() -> int:

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from cglo_jax.download import MIB, TIMEOUT_SECONDS, keep_trying
+from cglo_jax import download
+from cglo_jax.download import MIB, keep_trying, nonsense_is_oserror
 from cglo_jax.errors import UserError
 from cglo_jax.weight_files import DTYPES, Shape, check_stored, to_float32
 
@@ -57,16 +58,21 @@ def append_range(
     headers = {"User-Agent": "cglo-jax", "Range": f"bytes={first}-{stop - 1}"}
     request = urllib.request.Request(url, headers=headers)
     opener = urllib.request.build_opener(StayEncrypted)
-    with opener.open(request, timeout=TIMEOUT_SECONDS) as response:
+    with (
+        nonsense_is_oserror(),
+        opener.open(request, timeout=download.TIMEOUT_SECONDS) as response,
+    ):
         if response.status != 206:
             raise OSError(f"the server sends no part of it (status {response.status})")
         wanted = f"bytes {first}-{stop - 1}/{size}", str(stop - first)
         sent = [response.headers.get(h) for h in ("Content-Range", "Content-Length")]
         if tuple(sent) != wanted:
             raise OSError(f"the server sends {sent}, not {list(wanted)}")
-        while chunk := response.read(min(MIB // 4, stop - start - len(data))):
-            data += chunk
-            bar.update(len(chunk))
+        # Into a buffer: to `read`, a chunk of negative length is all that will ever come.
+        buffer = memoryview(bytearray(MIB // 4))
+        while count := response.readinto(buffer[: stop - start - len(data)]):
+            data += buffer[:count]
+            bar.update(count)
     if len(data) < stop - start:
         raise OSError(f"the connection ended after {len(data)} of {stop - start} bytes")
 

@@ -10,6 +10,8 @@ since, which finds damage; it does not protect against somebody who may write to
 """
 
 import http.client
+import os
+import stat
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -111,13 +113,20 @@ def get(pinned: Pinned, shapes: Mapping[str, Shape], *, full: bool = False) -> P
         UserError: they cannot be fetched or kept, or are not what was published.
     """
     path = cache_dir() / pinned.file
+    for file in (path, digest_path(path)):
+        if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+            raise UserError(
+                f"{file} is not a file that was kept there, but a link, a folder, a pipe or the "
+                "like: move it away, or set CGLO_CACHE to another folder"
+            )
     again = full and pinned.in_part
     if not again and is_intact(path, pinned):
         return path
     if path.exists() and not again:
         print(f"{path} is damaged: fetching it again", file=sys.stderr, flush=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # For this user to write to, so that `process.keep_programs` may use it as well.
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix="incomplete.") as work:
             fetched = fetch(pinned, shapes, Path(work), full=full)
             if pinned.in_part:  # a stop between the two leaves a file that is damaged

@@ -1,6 +1,10 @@
 """Tests of cglo_jax/predict.py: image files in, a table out."""
 
+import contextlib
+import csv
+import io
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -44,9 +48,9 @@ def test_each_file_of_a_folder_has_a_line(run, photos, monkeypatch, capsys):
     assert call(run, "photos", "photos/a.png") == 0
     told = capsys.readouterr()
     assert told.err == ""
-    header, *lines = [line.split("\t") for line in told.out.splitlines()]
+    header, *lines = csv.reader(io.StringIO(told.out), delimiter="\t")
     assert header == ["file", "class", "probability"]
-    assert [line[0] for line in lines] == ["photos/a.png", r"photos/sub/b\t1.png"]
+    assert [line[0] for line in lines] == ["photos/a.png", "photos/sub/b\t1.png"]
     loaded = cglo_jax.load_classifier(run, "cglo")
     files = [photos / "a.png", photos / "sub" / "b\t1.png"]
     names, probabilities = loaded.predict(files)
@@ -54,6 +58,115 @@ def test_each_file_of_a_folder_has_a_line(run, photos, monkeypatch, capsys):
     np.testing.assert_allclose(
         [float(line[2]) for line in lines], probabilities.max(1), atol=6e-5
     )
+
+
+NAMES = [
+    "plain.png",
+    '"quoted',
+    '"quoted".png',
+    'in "the" middle.png',
+    "'single.png",
+    "tab\there.png",
+    "line\nbreak.png",
+    "return\rhere.png",
+    "both\r\n.png",
+    "back\\slash.png",
+    " spaces .png ",
+    "a,b;c.png",
+    "=1+1.png",
+    "+1.png",
+    "-1.png",
+    "@a.png",
+    "\u00fc\u2028\u0085\x0b\x1b.png",
+    "\U0001f426.png",
+    os.fsdecode(b"byte\xff\xe9.png"),
+    "#comment.png",
+    "NA",
+]
+
+
+@pytest.fixture(name="odd")
+def _odd(tmp_path, monkeypatch):
+    """Images with NAMES, in the current folder."""
+    (tmp_path / "odd").mkdir()
+    image = Image.fromarray(create_dataset(1).images[0, ..., 0])
+    for name in NAMES:
+        image.save(tmp_path / "odd" / name, "PNG")
+    monkeypatch.chdir(tmp_path / "odd")
+    return tmp_path / "odd"
+
+
+def read_table(table: bytes) -> list[list[str]]:
+    text = table.decode("utf-8", "surrogateescape")
+    return list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+
+
+def test_a_csv_reader_reads_every_name_back(run, odd, capfdbinary):
+    assert call(run, "--", *NAMES) == 0
+    header, *lines = read_table(capfdbinary.readouterr().out)
+    assert header == ["file", "class", "probability"]
+    assert [line[0] for line in lines] == [str(pathlib.Path(name)) for name in NAMES]
+    assert {len(line) for line in lines} == {3}
+
+
+def test_simple_names_are_written_as_they_are(run, odd, capfdbinary):
+    assert call(run, "plain.png", "a,b;c.png", "back\\slash.png") == 0
+    lines = capfdbinary.readouterr().out.split(b"\n")
+    assert [line.split(b"\t")[0] for line in lines] == [
+        b"file",
+        b"plain.png",
+        b"a,b;c.png",
+        b"back\\slash.png",
+        b"",
+    ]
+
+
+def test_a_stream_of_text_gets_the_same(run, odd):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert call(run, "tab\there.png", NAMES[-3]) == 0
+    lines = read_table(out.getvalue().encode("utf-8", "surrogateescape"))
+    assert [line[0] for line in lines[1:]] == ["tab\there.png", NAMES[-3]]
+
+
+def test_formulas_are_neutralised_when_asked(run, odd, capfdbinary):
+    assert call(run, "--safe-for-spreadsheets", "--", *NAMES) == 0
+    _, *lines = read_table(capfdbinary.readouterr().out)
+    found = [line[0] for line in lines]
+    marked = [name for name in NAMES if name[0] in "=+-@'"]
+    assert found == [f"'{name}" if name in marked else name for name in NAMES]
+    for cell in ("\t=1", "\r@", "  +1", "\uff1d1", "\n-"):
+        assert predict.format_row([cell], neutral=True).lstrip('"')[0] == "'"
+
+
+def test_a_terminal_gets_escapes(run, odd, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert call(run, "line\nbreak.png", NAMES[16]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith(r"line\nbreak.png" + "\t")
+    assert lines[2].startswith("\u00fc\\u2028\\x85\\x0b\\x1b.png\t")
+
+
+def test_a_name_that_looks_like_a_flag_is_one_line(run, odd, capsys):
+    assert call(run, "-1.png") == 2
+    line = "error: -1.png is taken for a flag: write ./-1.png\n"
+    assert capsys.readouterr() == ("", line)
+    assert call(run, "./-1.png") == 0
+
+
+@pytest.mark.slow
+def test_folders_nested_without_end(run, tmp_path, monkeypatch, capsys):
+    """Deeper than Python recurses, and than a path may be long."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1200):
+        os.mkdir("deep")
+        os.chdir("deep")
+    os.chdir(tmp_path)
+    try:
+        status = call(run, "deep")
+    finally:
+        subprocess.run(["rm", "-r", "deep"], cwd=tmp_path, check=True)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert status == 2 and line.startswith("error: ")
 
 
 def test_what_is_no_image_is_named_and_the_others_are_classified(run, photos, capsys):

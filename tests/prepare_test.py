@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import http.server
 import io
+import itertools
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from PIL import Image
 
 from cglo_jax import download, prepare
 from cglo_jax.errors import UserError
+from cglo_jax.working_folder import MARKER, WorkingFolder
 
 ROOT = Path(__file__).parents[1]
 FINE = [f"fine_{i}" for i in range(100)]
@@ -374,7 +376,8 @@ def test_what_an_earlier_run_left(tmp_path, cifar, monkeypatch, how):
         "longer than the file": (data + b"?", [f"bytes={len(data) + 1}-", None]),
         "complete": (data, []),
     }[how]
-    part_of(data_dir).parent.mkdir(parents=True)
+    data_dir.mkdir()
+    WorkingFolder(part_of(data_dir).parent).claim(part_of(data_dir).name)
     part_of(data_dir).write_bytes(left)
     with Server({cifar.name: data}, [how]) as server:
         pin(monkeypatch, "cifar100", cifar, url=server.url)
@@ -585,11 +588,97 @@ def test_a_killed_preparation_is_not_read_as_complete(tmp_path, cifar):
     left = [p for p in (tmp_path / "data").rglob("*.array_record*") if p.is_file()]
     assert left  # it did die in the middle, with the training images written
     # Or it died between TFDS's rename and ours: that directory is not trusted either.
-    between = tmp_path / "data/incomplete.cglo_jax_cifar100/prepared/cifar100/3.0.2"
-    between.mkdir()
+    (between,) = (tmp_path / "data/incomplete.cglo_jax_cifar100").glob(
+        "prepared-*/cifar100"
+    )
+    (between / "3.0.2").mkdir()
     assert not (tmp_path / "data" / "cifar100").exists()
     assert run(*options) == 0
     check_cifar(tmp_path / "data")
+
+
+def everything(folder: Path) -> set[str]:
+    return {str(path) for path in folder.rglob("*")}
+
+
+def put_something(kind: str, path: Path, precious: Path) -> None:
+    """Puts something at `path` that is no download of ours; `precious` is somebody's file."""
+    precious.write_text("precious")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "link":
+        path.symlink_to(precious)
+    elif kind == "lost link":
+        path.symlink_to(path.parent / "nowhere")
+    elif kind == "hard link":
+        os.link(precious, path)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_text("their own")
+
+
+NOT_OURS = ["link", "lost link", "hard link", "pipe", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "claimed"),
+    [("file", False), *itertools.product(NOT_OURS, (True, False))],
+)
+@pytest.mark.parametrize("suffix", [".part", ""])
+def test_nothing_is_written_to_what_is_no_download_of_ours(
+    tmp_path, cifar, monkeypatch, capfd, kind, claimed, suffix
+):
+    data_dir, precious = tmp_path / "data", tmp_path / "precious"
+    data_dir.mkdir()
+    part = part_of(data_dir).with_suffix(suffix)
+    staging = WorkingFolder(part.parent)
+    if claimed:
+        staging.claim(part.name)
+    put_something(kind, part, precious)
+    before = everything(data_dir)
+    with Server({cifar.name: cifar.read_bytes()}) as server:
+        pin(monkeypatch, "cifar100", cifar, url=server.url)
+        assert run("cifar100", "--data_dir", data_dir) == 2
+    line = error_line(capfd)
+    assert f"{part} " in line and "move it away" in line
+    assert precious.read_text() == "precious"
+    assert everything(data_dir) == before
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "pipe", "notes in it", "marker"])
+def test_a_working_folder_of_somebody_else_is_refused(tmp_path, cifar, capfd, kind):
+    folder = part_of(tmp_path / "data").parent
+    if kind == "notes in it":
+        put_something("file", folder / "prepared" / "notes.txt", tmp_path / "precious")
+    elif kind == "marker":
+        put_something("link", folder / MARKER, tmp_path / "precious")
+    else:
+        put_something(kind, folder, tmp_path / "precious")
+    before = everything(tmp_path)
+    options = ["cifar100", "--data_dir", tmp_path / "data", "--archive", cifar]
+    assert run(*options) == 2
+    assert f"{folder} " in (line := error_line(capfd)) and "move it away" in line
+    assert everything(tmp_path) == before
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_what_somebody_puts_beside_our_files_stays(tmp_path, cifar):
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    staging = WorkingFolder(part_of(data_dir).parent)
+    killed = staging.make_folder("prepared-")
+    written = ["bucket_a_001.tmp", "cifar100-train.array_record-0", "notes.txt"]
+    for name in written:
+        (killed / name).write_text("x")
+    (killed / "dataset_info.json").symlink_to(tmp_path)
+    (staging.path / "prepared").mkdir()
+    (staging.path / "prepared" / "notes.txt").write_text("x")
+    assert run("cifar100", "--data_dir", data_dir, "--archive", cifar) == 0
+    assert (data_dir / "cifar100" / "3.0.2").is_dir()
+    assert sorted(os.listdir(killed)) == ["dataset_info.json", "notes.txt"]
+    assert (staging.path / "prepared" / "notes.txt").read_text() == "x"
 
 
 def test_a_second_process_waits(tmp_path, cifar):

@@ -269,6 +269,70 @@ def test_no_program_is_kept_where_others_can_write(root):
     assert _PROGRAMS not in os.environ
 
 
+@pytest.mark.parametrize("place", ["the cache", "programs", "the folder"])
+@pytest.mark.parametrize("how", ["group", "all", "another user", "another user's link"])
+def test_no_program_is_kept_where_others_may_change_it(root, monkeypatch, place, how):
+    process.keep_programs()
+    folder = pathlib.Path(os.environ[_PROGRAMS])
+    path = {"the cache": root.parent, "programs": root, "the folder": folder}[place]
+    if how == "group":
+        path.chmod(0o775)
+    elif how == "all":
+        path.chmod(0o777)
+    else:
+        if "link" in how:  # to a folder of ours
+            path.rename(path.with_name("moved"))
+            path.symlink_to(path.with_name("moved"))
+        stat = os.lstat if "link" in how else os.stat
+        strange, inode = os.geteuid() + 1, stat(path).st_ino
+
+        def give_away(status: os.stat_result) -> os.stat_result:
+            if status.st_ino != inode:
+                return status
+            return os.stat_result((*status[:4], strange, *status[5:10]))
+
+        for name in ("stat", "lstat"):
+            real = getattr(pathlib.Path, name)
+            monkeypatch.setattr(
+                pathlib.Path,
+                name,
+                lambda self, real=real, **flags: give_away(real(self, **flags)),
+            )
+    process.keep_programs()
+    assert _PROGRAMS not in os.environ
+
+
+def test_a_link_of_ones_own_to_another_disk_is_followed(root, tmp_path):
+    (tmp_path / "disk").mkdir(mode=0o700)
+    root.symlink_to(tmp_path / "disk")
+    process.keep_programs()
+    assert pathlib.Path(os.environ[_PROGRAMS]).parent == root
+
+
+def test_nothing_is_made_in_the_folder_of_another_user(root, monkeypatch, tmp_path):
+    """As root with somebody's HOME."""
+    monkeypatch.setenv("CGLO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    owner = pathlib.Path.stat
+
+    def strange(self, **flags):
+        status = owner(self, **flags)
+        return os.stat_result((*status[:4], 12345, *status[5:10]))
+
+    monkeypatch.setattr(pathlib.Path, "stat", strange)
+    process.keep_programs()
+    assert _PROGRAMS not in os.environ and os.listdir(tmp_path) == []
+
+
+def test_a_model_is_not_used_after_a_fork(monkeypatch):
+    monkeypatch.setattr(process, "_loaded_by", None)
+    process.check_not_forked()
+    process.check_not_forked()
+    monkeypatch.setattr(process, "_loaded_by", os.getpid() + 1)
+    with pytest.raises(UserError, match="does not survive a fork"):
+        process.check_not_forked()
+
+
 def test_the_oldest_programs_leave(root, monkeypatch):
     process.keep_programs()
     folder, other = pathlib.Path(os.environ[_PROGRAMS]), root / "9-threads-abc"
