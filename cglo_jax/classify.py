@@ -1,5 +1,6 @@
 """The final classifier, trained with each augmentation method for the same steps (section 4.2)."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -40,7 +41,6 @@ from cglo_jax.results import (
     confusion,
     describe_data,
     environment,
-    find_results,
     read_result,
     result_path,
     top_k_accuracy,
@@ -208,10 +208,14 @@ def _may_grow(config: ConfigDict, method: str) -> tuple[str, ...]:
 
 def _set_aside_old(workdir: pathlib.Path, method: str, seed: int, now: Any) -> None:
     """Sets a classifier aside that has seen images of the cGLO before it was made longer."""
+    if not METHODS[method].from_cglo:
+        return
     path = result_path(workdir, method, seed)
     saved = _read_fingerprint(path)
     parallel.wait_for_all("old classifiers are read")
-    if METHODS[method].from_cglo and "train" in fingerprints.find_longer(saved, now):
+    if "train" in fingerprints.find_longer(saved, now):
+        both = ("train", "classify")
+        check_fingerprint(saved, now, str(path.parent), may_grow=both)
         if parallel.is_first_process():
             places = (workdir / f"classifiers.old-{i}" for i in itertools.count(1))
             taken = (place / path.parent.name for place in places)
@@ -274,13 +278,14 @@ def check_longer(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 def find_old(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
     """Returns the classifiers, as "cglo-0", that have seen images of the cGLO when it was shorter."""
-    now = classify_fingerprint(config)
-    return [
-        f"{result['method']}-{result['seed']}"
-        for result in find_results(workdir)
-        if "train" in fingerprints.find_longer(result["fingerprint"], now)
-        and METHODS[result["method"]].from_cglo
-    ]
+    now, old = classify_fingerprint(config), []
+    for path in sorted(workdir.glob("classifiers/*/result.json")):
+        with contextlib.suppress(UserError):  # one that reads it will say so
+            result = read_result(path)
+            longer = fingerprints.find_longer(result["fingerprint"], now)
+            if "train" in longer and METHODS[result["method"]].from_cglo:
+                old.append(path.parent.name)
+    return old
 
 
 def check_cglo(

@@ -24,6 +24,10 @@ from cglo_jax.validation import validate
 # Stages that use what was trained: the work directory knows with which configuration.
 _USE_WHAT_IS_THERE = ("sample", "report", "export")
 _LONG_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
+_TYPES = {
+    "Non-boolean argument": "true or false",
+    "invalid literal for int": "a whole number",
+}
 _FIELD = re.compile(r"--?(no)?config\.([^=]*)(=.*)?", re.DOTALL)
 
 
@@ -94,7 +98,10 @@ def _define_flags() -> flags.FlagValues:
     values, means = flags.FlagValues(), help_text.FLAGS
     flags.DEFINE_string("config", None, means["config"], values)
     flags.DEFINE_string("workdir", None, means["workdir"], values)
-    flags.DEFINE_enum("stage", "all", [*help_text.STAGES], means["stage"], values)
+    stages = [*help_text.STAGES]
+    flags.DEFINE_enum(
+        "stage", "all", stages, means["stage"], values, case_sensitive=False
+    )
     flags.DEFINE_boolean("fresh", False, means["fresh"], values)
     flags.DEFINE_string("coordinator", None, means["coordinator"], values)
     flags.DEFINE_integer("processes", None, means["processes"], flag_values=values)
@@ -107,15 +114,18 @@ def _read(argv: Sequence[str]) -> _Given:
     fields, others, notes = _read_fields(argv)
     values = _define_flags()
     for name in values:
-        at = [i for i, a in enumerate(others) if re.match(f"--?{name}(=|$)", a)]
-        if len(at) > 1:
-            notes.append(f"--{name} is given {len(at)} times: the last one counts")
+        times = sum(bool(re.match(f"--?{name}(=|$)", argument)) for argument in others)
+        if times > 1 and not values[name].boolean:
+            notes.append(f"--{name} is given {times} times: the last one counts")
     try:
         words = values(others)[1:]
     except flags.UnrecognizedFlagError as error:
         raise UserError(_hint_at_field(error)) from None
     except flags.Error as error:
-        raise UserError(shorten(" ".join(str(error).split()))) from None
+        text = " ".join(str(error).split())
+        for of_python, ours in _TYPES.items():
+            text = re.sub(rf": \(?'?{of_python}.*", f": it must be {ours}", text)
+        raise UserError(shorten(text)) from None
     return _Given(fields, values, words, notes)
 
 
@@ -230,7 +240,8 @@ def _hint_at_field(error: flags.UnrecognizedFlagError) -> str:
     """Says what flag is unknown, and how it is written if it is a field."""
     text = shorten(" ".join(str(error).split()))
     name = error.flagname.removeprefix("no")
-    meant = [n for n in flatten(get_config()) if name in (n, n.split(".")[-1])]
+    leaves = {n: n.split(".")[-1] for n in flatten(get_config())}
+    meant = [n for n in leaves if name in (n, leaves[n], leaves[n].removesuffix("s"))]
     if not meant:
         return text
     written = " or ".join(f"--config.{n}" for n in meant[:3])
@@ -277,7 +288,7 @@ def _choose_config(given: _Given) -> ConfigDict:
     if not saved.is_file():
         if named is not None:
             return named
-        raise UserError(f"{config_files.tell_missing()}; there is no {saved}")
+        raise UserError(config_files.tell_missing(str(saved)))
     try:
         own = saved_config.read(saved)
     except UserError:
@@ -287,28 +298,9 @@ def _choose_config(given: _Given) -> ConfigDict:
     if named is None:
         given.notes.append(f"the configuration is that of {saved}")
         _check_place(own, given.fields, stage, saved)
-        _add_what_is_there(own, workdir)
         return own
     _compare(own, named, given, saved)
     return own
-
-
-def _add_what_is_there(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Adds methods and seeds that earlier calls trained: config.json has those of the newest."""
-    methods, seeds = list(config.classify.methods), list(config.seeds)
-    for path in sorted(workdir.glob("classifiers/*/result.json")):
-        method, _, seed = path.parent.name.rpartition("-")
-        methods.append(method)
-        seeds.append(seed)
-    seeds += [p.name.removeprefix("seed-") for p in workdir.glob("checkpoints/seed-*")]
-    named = [int(s) for s in map(str, seeds) if s.isascii() and s.isdecimal()]
-    _change(
-        config,
-        {
-            "classify.methods": tuple(dict.fromkeys(filter(None, methods))),
-            "seeds": tuple(dict.fromkeys(named)),
-        },
-    )
 
 
 def _check_place(

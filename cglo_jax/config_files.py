@@ -33,6 +33,8 @@ def find(given: str) -> str:
       UserError: it is neither, or a file of another kind than .py and .json.
     """
     path, colon, argument = given.partition(":")
+    if path.startswith("--"):
+        raise UserError(f"--config has no value: {given} follows it")
     if os.path.isfile(path) and (path.endswith(".py") or is_data(path)):
         return given
     if path in names():
@@ -77,9 +79,10 @@ def run(found: str) -> Any:
     return module.get_config(*argument)
 
 
-def tell_missing() -> str:
-    """Returns the line for a call without --config."""
+def tell_missing(looked_for: str = "") -> str:
+    """Returns the line for a call without --config; `looked_for`: a config.json that is not there."""
+    also = f", and there is no {looked_for}" if looked_for else ""
     return (
-        f"no --config: give a configuration file, or one of {', '.join(names())}, or the --workdir "
-        "of a run that has its own; --help tells more"
+        f"no --config{also}: give a configuration file, or one of {', '.join(names())}, or the "
+        "--workdir of a run, which has its own; --help tells more"
     )

@@ -84,6 +84,8 @@ def _parse_list(name: str, text: str, default: list[Any]) -> tuple[Any, ...]:
         return UserError(f"config.{name} is {shorten(repr(text))}: {why}: {write}")
 
     plain = text.translate(_PLAIN).strip()
+    if whole := re.fullmatch("([\"'])([^\"']*)\\1", plain):
+        plain = whole[2].strip()
     if plain[:1] in _BRACKETS:
         if not plain.endswith(_BRACKETS[plain[0]]) or len(plain) < 2:
             raise refuse(f"its {plain[0]} is never closed")

@@ -118,10 +118,17 @@ def _describe_aside(workdir: pathlib.Path, old: pathlib.Path, stayed: list[str])
 
 def _use_what_is_there(command: "Command") -> None:
     """Runs a stage that reads no images."""
-    from cglo_jax import compare, export_model, report
+    from cglo_jax import classify, compare, export_model, report
 
     config, workdir, stage, *_ = command
     if stage == "export":
+        if old := classify.find_old(config, workdir):
+            print(
+                f"note: {', '.join(old)}: of the cGLO before it was made longer; --stage=classify "
+                "trains them anew",
+                file=sys.stderr,
+                flush=True,
+            )
         print(f"exported: {export_model.run(config, workdir)}", flush=True)
     elif config.report.compare:
         compare.run(config, workdir)

@@ -118,13 +118,15 @@ def _explain(jax: ModuleType, error: Exception) -> str:
     said = shorten(" ".join(str(error).split()).partition(" (set JAX_PLATFORMS")[0])
     names = asked.split(",")
     strange = [name for name in names if name not in _KNOWN]
-    there = f"unset {variable} to use what there is ({', '.join(_find_platforms())})"
+    of_gpu = any(name in ("cuda", "gpu", "rocm") for name in names)
+    others = [] if of_gpu else ["cuda" if "cuda" in p else p for p in _plugins()]
+    there = f"unset {variable} to use what there is ({', '.join(['cpu', *others])})"
     if strange:
         return (
             f"{where} asks for {strange[0]!r}, which is no platform of JAX: use cpu, cuda or tpu, "
             f"with commas and without spaces, or {there}"
         )
-    if any(name in ("cuda", "gpu", "rocm") for name in names):
+    if of_gpu:
         if not _plugins():
             return (
                 f"{where} asks for a GPU, but this JAX is for the CPU only: pip install "
@@ -152,7 +154,3 @@ def _plugins() -> list[str]:
     """Returns the names of what is installed of JAX for GPUs."""
     found = importlib.metadata.entry_points(group="jax_plugins")
     return sorted({point.name for point in found})
-
-
-def _find_platforms() -> list[str]:
-    return ["cpu", *_plugins()]

@@ -17,10 +17,11 @@ from cglo_jax.errors import UserError
 ROOT = pathlib.Path(__file__).parents[1]
 DIGITS = "--config=configs/digits.py"
 NAMES = "cifar100, cub, digits, folder"
-NO_CONFIG = (
-    f"no --config: give a configuration file, or one of {NAMES}, or the --workdir of a run that "
-    "has its own; --help tells more"
+GIVE = (
+    f"give a configuration file, or one of {NAMES}, or the --workdir of a run, which has its own; "
+    "--help tells more"
 )
+NO_CONFIG = f"no --config: {GIVE}"
 NO_FILE = f"give a file that exists, or one of {NAMES}"
 
 
@@ -319,9 +320,10 @@ def test_help_may_be_cut_off(arguments):
         ),
         (
             ["--stage=report", "--workdir=runs/nope"],
-            f"{NO_CONFIG}; there is no runs/nope/config.json",
+            f"no --config, and there is no runs/nope/config.json: {GIVE}",
         ),
         (["--config"], "Missing value for flag --config"),
+        (["--config", "--workdir=a"], "--config has no value: --workdir=a follows it"),
         (
             ["--config=configs/nope.py:10"],
             "there is no configuration file 'configs/nope.py': " + NO_FILE,
@@ -448,7 +450,11 @@ def test_mistakes_in_an_argument_of_a_config(tmp_path):
 
 
 LISTS = [
-    ("seeds", ["3,4", "(3,4)", "[3, 4]", "3 4", " 3 , 4, ", "1e0 3"], None),
+    (
+        "seeds",
+        ["3,4", "(3,4)", "[3, 4]", '"3, 4"', "'[3,4]'", "3 4", " 3 , 4, ", "1e0 3"],
+        None,
+    ),
     ("classify.methods", ["baseline,cglo", "baseline, cglo", "[baseline cglo]"], None),
     (
         "classify.methods",
@@ -623,6 +629,12 @@ HOW = "write it as --config.seeds=0,1,2"
             "cannot use '\u2013-config.seeds=0': its dash is one of a text program: type "
             + "--config.seeds=0",
         ),
+        (
+            ["--seed=3"],
+            "there is no flag --seed: fields are written --config.sample.seed or --config.seeds",
+        ),
+        (["--fresh=maybe"], "flag --fresh=maybe: it must be true or false"),
+        (["--processes=x"], "flag --processes=x: it must be a whole number"),
         (["--workdir="], "--workdir is empty: name a directory, or leave it out"),
         (
             ["--train.epochs=3"],

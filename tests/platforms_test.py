@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 
 import jax.numpy as jnp
 import pytest
@@ -82,8 +83,8 @@ def start(*arguments: str, code: str = START, **environment: str) -> str:
     ],
 )
 def test_what_is_asked_for_in_vain(environment, told):
-    if "cuda" in str(platforms._find_platforms()):
-        pytest.skip("this JAX has CUDA")
+    if platforms._plugins():
+        pytest.skip("this JAX is for GPUs, too")
     line = start(**environment)
     assert all(part in line for part in told), line
 
@@ -112,3 +113,31 @@ def test_a_device_out_of_memory_is_told_of_in_one_line():
         "out of memory (of the host)"
     )
     assert platforms.explain_memory(ValueError("RESOURCE_EXHAUSTED")) == ""
+
+
+@pytest.mark.parametrize(
+    ("hidden", "told"),
+    [
+        (
+            "",
+            "but JAX finds none with CUDA_VISIBLE_DEVICES='': unset that or name GPUs",
+        ),
+        (
+            None,
+            "but JAX finds none (no CUDA-capable device): see whether nvidia-smi lists one",
+        ),
+    ],
+)
+def test_a_gpu_that_is_not_seen_is_not_a_package_that_is_missing(
+    monkeypatch, hidden, told
+):
+    """As it is where JAX for CUDA is installed; tried without it."""
+    monkeypatch.setattr(platforms, "_plugins", lambda: ["xla_cuda12"])
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    fake = types.SimpleNamespace(config=types.SimpleNamespace(jax_platforms="cuda"))
+    line = platforms._explain(fake, RuntimeError("no CUDA-capable device"))
+    assert line.startswith(f"JAX_PLATFORMS=cuda asks for a GPU, {told}")
+    assert line.endswith("unset JAX_PLATFORMS to use what there is (cpu)")
