@@ -11,6 +11,7 @@ import os
 import pathlib
 import stat
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, BinaryIO, TypeVar
 
@@ -40,7 +41,9 @@ Fields = dict[str, Scalar | list[Scalar]]  # of a configuration, by their dotted
 MOST_BYTES = 1 << 26  # of a file that is read as a whole
 MOST_ENTRIES = 10_000  # of a folder of ours that is listed
 _LONGEST_LINE = 1 << 16  # bytes of JSON lines
-_MOST_PIXELS = 89_478_485  # of a picture that is shown; Pillow warns of larger ones
+_MOST_PIXELS = (
+    89_478_485  # of a picture; Pillow warns of larger ones, before they are decoded
+)
 _PATIENCE = 2.0  # seconds that a folder may be changing
 _PAUSE = 0.02  # seconds between two looks at it
 _REASONS = {errno.ELOOP: "it is a link", errno.ENXIO: "it is no plain file"}
@@ -107,7 +110,8 @@ def read_bytes(
     """
     with open_own(path, advice) as file:
         try:
-            content = file.read(most + 1)
+            size = min(os.fstat(file.fileno()).st_size, most)
+            content = file.read(size + 1)  # one more: it may grow
         except OSError as error:  # of a disk
             raise Unusable(path, error.strerror, advice) from None
     if len(content) > most:
@@ -245,13 +249,13 @@ def read_png(
     """
     content = read_bytes(path, advice, most)
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                raise ValueError(f"more than {_MOST_PIXELS:,} pixels")
-            return image.convert("L" if image.mode == "L" else "RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+                return image.convert("L" if image.mode == "L" else "RGB")
     except Image.UnidentifiedImageError:
         raise Unusable(path, "it is no PNG", advice) from None
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise Unusable(path, f"more than {_MOST_PIXELS:,} pixels", advice) from None
     except (OSError, SyntaxError, ValueError) as error:
         raise Unusable(path, error, advice) from None

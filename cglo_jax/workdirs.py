@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cglo_jax import lock, ownership, storage
+from cglo_jax import lock, ownership, readback, storage
 from cglo_jax.config import flatten, get_config
 from cglo_jax.errors import UnusableFiles, UserError
 from cglo_jax.fingerprints import (
@@ -190,27 +190,28 @@ def _check_config(config: ConfigDict, path: pathlib.Path, stage: str) -> None:
     else:
         return
     saved = _read(path)
-    if saved is not None:
-        growing = () if config.train.only_codes else _GROWING.get(stage, ())
-        known = {k: saved.get(k) for k in fields}
-        check_fingerprint(known, fields, str(path.parent), may_grow=growing)
+    growing = () if config.train.only_codes else _GROWING.get(stage, ())
+    known = {k: saved.get(k) for k in fields}
+    check_fingerprint(known, fields, str(path.parent), may_grow=growing)
 
 
 def _kept(path: pathlib.Path, stage: str) -> dict[str, Any]:
     """The fields in config.json at `path` that a call of `stage` leaves as they are."""
     if stage not in _NO_CLASSIFIERS or not _has_results(path.parent):
         return {}
-    saved = (_read(path) if path.exists() else None) or {}
+    saved = _read(path) if path.exists() else {}
     names = flatten(get_config())
     return {k: v for k, v in saved.items() if _is_of_classifiers(k) and k in names}
 
 
-def _read(path: pathlib.Path) -> dict[str, Any] | None:
-    """The fields in config.json; None if it is damaged: then it is written anew."""
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        return None
+def _read(path: pathlib.Path) -> readback.Fields:
+    """Returns the fields in config.json.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    advice = "put the file back that was there, or use another --workdir"
+    return readback.read_json(path, readback.Fields, advice)
 
 
 def _has_results(workdir: pathlib.Path) -> bool:

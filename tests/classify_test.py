@@ -208,7 +208,7 @@ def test_a_finished_result_is_taken_as_it_is_by_the_same_configuration_only(
     without = {k: v for k, v in result.items() if k != "fingerprint"}
     for text in ("{", "{}", '{"top1": "x", "top5": 1}', "[]", json.dumps(without)):
         (directory / "result.json").write_text(text)
-        match = r"result\.json cannot be used \(.*\): remove it"
+        match = r"result\.json cannot be used \(.*\): move this file away"
         with pytest.raises(UserError, match=match):
             run("baseline", 0)
 

@@ -70,8 +70,12 @@ def stress(workdir: pathlib.Path, times: int) -> list[set[int] | str]:
     command = [sys.executable, "-I", "-S", "-c", SWAP, workdir / "samples", *sets]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
         assert writer.stdout.readline() == b"started\n"
+        told, end = [], time.monotonic() + 60  # a writer may be slow
         try:
-            return [read_numbers(workdir) for _ in range(times)]
+            while len(told) < times or {30} not in told or {50} not in told:
+                assert time.monotonic() < end
+                told.append(read_numbers(workdir))
+            return told
         finally:
             assert writer.poll() is None
             writer.kill()
@@ -81,7 +85,6 @@ def stress(workdir: pathlib.Path, times: int) -> list[set[int] | str]:
 def test_samples_are_read_of_one_set(tmp_path, times):
     told = stress(tmp_path, times)
     assert all(numbers in ({30}, {50}, BUSY) for numbers in told)
-    assert {30} in told and {50} in told
 
 
 def test_samples_that_are_being_replaced_for_long_are_said_to_be(tmp_path, monkeypatch):
@@ -248,7 +251,8 @@ def test_loads_beside_a_run_that_saves(directory, seconds):
         assert writer.stdout.readline() == b"started\n"
         try:
             end = time.monotonic() + seconds
-            while time.monotonic() < end:
+            while time.monotonic() < end or loads < 4 or last < 4:
+                assert time.monotonic() < end + 60
                 model, _, step = restore_latest_model(directory, "")
                 np.testing.assert_array_equal(model["z"], 7)
                 assert step >= last
@@ -256,4 +260,3 @@ def test_loads_beside_a_run_that_saves(directory, seconds):
         finally:
             assert writer.poll() is None
             writer.kill()
-    assert loads > 3 and last > 3
