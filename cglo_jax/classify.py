@@ -28,7 +28,6 @@ from cglo_jax import (
     parallel,
     pretrained,
     restoring,
-    storage,
 )
 from cglo_jax.checkpoints import Checkpoints
 from cglo_jax.data import Dataset, batch_that_fits, to_float
@@ -237,10 +236,8 @@ def _move_metrics(
     workdir: pathlib.Path, to: pathlib.Path, tags: dict[str, Any]
 ) -> None:
     with ownership.Log(workdir, "metrics.jsonl") as log:
-        lines = storage.read_records(log.path)
-        own = [line for line in lines if all(line.get(k) == v for k, v in tags.items())]
         name = (to / log.path.name).relative_to(workdir).as_posix()
-        ownership.write_lines(workdir, name, [json.dumps(line) for line in own])
+        ownership.write_lines(workdir, name, log.find(tags))
         log.drop(tags, after_step=0)
 
 

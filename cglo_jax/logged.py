@@ -14,7 +14,7 @@ Metrics = dict[str, int | float | str | None]  # the fields of `_Tags`, and valu
 _MOST_POINTS = 500  # of a curve
 _MOST_RUNS = 500  # whose curves are drawn
 _MOST_TIMINGS = 100_000  # lines
-_ADVICE = "mend that or move the file away, {} is all that it is for"
+_ADVICE = "move the file away, {} is all that it is for"
 
 
 class _Tags(TypedDict):

@@ -434,16 +434,10 @@ class Log:
 
     def drop(self, tags: Mapping[str, Any], after_step: int) -> None:
         """Removes the lines with these tags past a step, which are written again; all without one."""
-        kept, dropped = [], False
-        for record in storage.read_records(self.path):
-            step = record.get("step", float("inf"))
-            if step > after_step and all(record.get(k) == v for k, v in tags.items()):
-                dropped = True
-            else:
-                kept.append(json.dumps(record) + "\n")
+        kept, dropped = self._split(tags, after_step)
         if not dropped:
             return
-        data = "".join(kept).encode()
+        data = b"".join(kept)
         temporary = storage.temporary_name(self.path.name)
         beside = pathlib.PurePosixPath(self._name).with_name(temporary).as_posix()
         # Until it is renamed the file is the old one, or what was appended to it.
@@ -454,6 +448,33 @@ class Log:
         self._record_content(len(data), digest)
         with storage.open_to_append(self.path) as file:
             self._seen = _identity(file)
+
+    def find(self, tags: Mapping[str, Any]) -> list[str]:
+        """Returns the lines with these tags."""
+        _, found = self._split(tags, after_step=-1)
+        return [line.decode().rstrip("\n") for line in found]
+
+    def _split(
+        self, tags: Mapping[str, Any], after_step: int
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Returns the lines that are none of these, and those with these tags past a step."""
+        kept: list[bytes] = []
+        found: list[bytes] = []
+        with readback.open_own(self.path) as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):  # of a killed process
+                    break
+                try:
+                    record = readback.parse(line, dict[str, Any])
+                except ValueError as error:
+                    advice = "move it away and run this again, learning curves are all that it is for"
+                    raise readback.Unusable(
+                        self.path, f"line {number}: {error}", advice
+                    ) from None
+                has_tags = all(record.get(k) == v for k, v in tags.items())
+                step = record.get("step", float("inf"))
+                (found if has_tags and step > after_step else kept).append(line)
+        return kept, found
 
     def _record_content(self, size: int, digest: str) -> None:
         if self._record.known[self._name].contents != {(size, digest)}:

@@ -272,7 +272,7 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
             records.append(json.loads(line))
         except ValueError:
             raise UserError(
-                f"{path} is damaged: remove its line {number} and run this again"
+                f"{path} is damaged in line {number}: move it away and run this again"
             ) from None
     return records
 

@@ -46,7 +46,9 @@ def test_create_refuses_another_config_and_keeps_the_old(tmp_path):
     fields = json.loads((tmp_path / "config.json").read_text())
     assert fields["seeds"] == [5]
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json was changed since"):
+    with pytest.raises(
+        UserError, match=r"config\.json cannot be used .*: put the file back"
+    ):
         workdirs.create(slower, tmp_path)
     assert (tmp_path / "config.json").read_text() == "{"
     (tmp_path / "config.json").rename(tmp_path / "mine.json")  # as the line advises
