@@ -471,7 +471,9 @@ def test_class_of_one_image_and_its_copies_is_trained_on(tmp_path):
     shutil.rmtree(tmp_path / "dog")
     put_near_copies(tmp_path, "dog", range(10, 11), 2)
     splits = read(tmp_path)  # there is nothing else to test on
-    assert set(splits.test.labels.tolist()) == set(splits.train.labels.tolist()) == {0, 1}
+    assert (
+        set(splits.test.labels.tolist()) == set(splits.train.labels.tolist()) == {0, 1}
+    )
     assert not any("one side" in line for line in splits.notes)
 
 
