@@ -108,7 +108,10 @@ def read(fields: ConfigDict) -> Splits:
         raise (UnusableFiles(str(error), skipped) if skipped else error) from None
     notes = _describe(layout, scan, fields.test_fraction, names, train, test, why)
     notes += near_notes
-    if layout.test is None and test and groups:
+    apart = {groups.get(i.id) for i in train}.isdisjoint(
+        groups[i.id] for i in test if i.id in groups
+    )
+    if layout.test is None and test and groups and apart:
         notes += (_tell_groups(images, groups),)
     test_name = "held out of the folder" if layout.test is None else "test"
     near = {i.id: (groups[i.id], i.file.name) for i in images if i.id in groups}
@@ -304,10 +307,12 @@ def _split(
         if not fields.test_fraction:
             return train, []
         train, test = _hold_out(train, fields.test_fraction, fields.split_seed, groups)
+        if not test:  # of every class there is one image, and perhaps near copies of it
+            train, test = _hold_out(train, fields.test_fraction, fields.split_seed, {})
         if not test:
             raise UserError(
-                f"{layout.root} has one usable image of each class"
-                f"{', near copies counted once' if groups else ''}, so none to test on: add images"
+                f"{layout.root} has one usable image of each class, so none to test on: "
+                "add images"
             )
     if not test:
         refused = _tell([file for file in why if file.test], why)

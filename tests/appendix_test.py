@@ -51,6 +51,29 @@ def test_external_weights_are_said_and_refused_in_the_strict_mode(
     assert cells[cells.index("External weights") + 1] == mode
 
 
+def test_near_copies_are_counted_and_listed(tmp_path):
+    config = make_config()
+    result = make_result(config, "baseline", 0, 80.0)
+    result["dataset"] |= {
+        "near_copies": 2,
+        "near_copies_shown": [
+            ["test/a.jpg", "train/b.png"],
+            ["test/c.jpg", "train/d.png"],
+        ],
+    }
+    put_result(tmp_path, result)
+    put_result(
+        tmp_path, make_result(config, "cglo", 0, 81.0) | {"dataset": result["dataset"]}
+    )
+    cells = Parsed(write_html(tmp_path, config)).cells
+    place = cells.index("Test images that are near copies of training images")
+    counted = (
+        f"2 of {result['n_test']}: the accuracies count them; they are listed below"
+    )
+    assert cells[place + 1] == counted
+    assert cells[cells.index("test/c.jpg") + 1] == "train/d.png"
+
+
 def test_seeds_with_different_weights_are_not_averaged(tmp_path):
     config = make_config()
     for seed in (0, 1):

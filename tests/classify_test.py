@@ -11,6 +11,7 @@ import pytest
 from conftest import assert_trees_equal, create_config, create_dataset
 
 from cglo_jax import checkpoints, classifier, classify, parallel, pretrained, restoring
+from cglo_jax.colours import Conversion
 from cglo_jax.errors import UserError
 from cglo_jax.methods import METHODS
 from cglo_jax.order import BatchOrder
@@ -217,7 +218,10 @@ def test_a_result_says_what_it_is(trained):
     config, dataset, workdir = trained
     for path in workdir.glob("checkpoints/*"):
         path.rename(workdir / "moved")  # a baseline needs no cGLO
-    classify.run(config, workdir, (dataset, TEST_SET), "baseline", 0)
+    conversion = Conversion("#000000", 12, True)
+    near = dataclasses.replace(TEST_SET, near_copies=(("a.jpg", "b.png"),))
+    dataset = dataclasses.replace(dataset, conversion=conversion)
+    classify.run(config, workdir, (dataset, near), "baseline", 0)
     directory = workdir / "classifiers" / "baseline-0"
     result = json.loads((directory / "result.json").read_text())
     assert (result["method"], result["seed"], result["steps"]) == ("baseline", 0, 6)
@@ -239,7 +243,11 @@ def test_a_result_says_what_it_is(trained):
         "class_names": ["class 0", "class 1", "class 2"],
         "train_counts": [8, 8, 8],
         "test_counts": [5, 4, 4],
+        "near_copies": 1,
+        "near_copies_shown": [["a.jpg", "b.png"]],
     }
+    _, meta, _ = checkpoints.restore_latest_model(directory / "checkpoints", "")
+    assert Conversion.restore(meta["conversion"]) == conversion
     assert result["fingerprint"]["images"] == dataset.digest
     assert result["fingerprint"]["test_images"] == TEST_SET.digest
     assert result["fingerprint"]["classify.lr"] == 0.1

@@ -1,5 +1,6 @@
 """Tests of cglo_jax/ensemble.py: trained classifiers, the mean over seeds, image files."""
 
+import dataclasses
 import json
 import shutil
 
@@ -12,6 +13,7 @@ from saved_run import STEP, put_classifier, put_run
 
 import cglo_jax
 from cglo_jax import checkpoints, classifier, results
+from cglo_jax.colours import Conversion
 from cglo_jax.errors import UserError
 
 IMAGES = create_dataset(5, seed=3).images
@@ -82,6 +84,30 @@ def test_files_are_scaled_cropped_and_greyed_as_in_training(run, tmp_path):
     assert len(names) == 5
     np.testing.assert_array_equal(loaded.predict(str(paths[2]))[1].shape, (1, 3))
     assert loaded.predict([])[1].shape == (0, 3)
+
+
+def test_files_are_put_on_the_background_and_scaled_by_the_bits_of_training(tmp_path):
+    config, dataset = put_run(tmp_path / "run", seeds=(0, 1))
+    dataset = dataclasses.replace(dataset, conversion=Conversion("#000000", 12, True))
+    put_classifier(tmp_path / "run", config, dataset, "cglo", 0)
+    clear = np.zeros((8, 8, 4), np.uint8)
+    clear[:4] = 255
+    Image.fromarray(clear).save(tmp_path / "clear.png")
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(tmp_path / "deep.png")
+    loaded = cglo_jax.load_classifier(tmp_path / "run", "cglo")
+    on_black, white = loaded.read([tmp_path / "clear.png", tmp_path / "deep.png"])
+    np.testing.assert_array_equal(on_black[:, :, 0], clear[..., 0])
+    assert (white == 255).all()
+    plain = dataclasses.replace(dataset, conversion=Conversion())
+    put_classifier(tmp_path / "run", config, plain, "cglo", 1)
+    on_white, dark = cglo_jax.load_classifier(tmp_path / "run", "cglo", seed=1).read(
+        [tmp_path / "clear.png", tmp_path / "deep.png"]
+    )
+    assert (on_white == 255).all() and (dark == 16).all()
+    assert (
+        "read transparent or 16-bit images otherwise for seed 1 than for 0"
+        in error_of(cglo_jax.load_classifier, tmp_path / "run", "cglo")
+    )
 
 
 def test_files_of_the_right_size_are_taken_as_they_are(run, tmp_path):

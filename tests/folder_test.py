@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import icc
 import numpy as np
 import pytest
 from conftest import fields, hash_pixels
@@ -392,6 +393,204 @@ def test_unreadable_files_do_not_shift_classes(tmp_path):
     assert error_of(tmp_path).startswith("class 'ant' has no usable image")
 
 
+def scene(seed: int) -> Image.Image:
+    few = np.random.default_rng(seed).integers(0, 256, (7, 9, 3), np.uint8)
+    return Image.fromarray(few).resize((120, 90), Image.Resampling.BICUBIC)
+
+
+def put_near_copies(root: Path, name: str, seeds: range, copies: int) -> None:
+    """Writes scenes, each also at smaller sizes: <name>/<seed>-<copy>.png."""
+    (root / name).mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        for k in range(copies):
+            image = scene(seed).resize((120 - 20 * k, 90 - 15 * k))
+            image.save(root / name / f"{seed}-{k}.png")
+
+
+def test_near_copies_are_on_one_side(tmp_path):
+    put_near_copies(tmp_path, "cat", range(4), 3)
+    put_near_copies(tmp_path, "cat", range(10, 18), 1)
+    put_near_copies(tmp_path, "dog", range(20, 40), 1)
+    shutil.copytree(tmp_path, tmp_path / "alone")
+    for seed in range(4):
+        for k in (1, 2):
+            (tmp_path / f"alone/cat/{seed}-{k}.png").unlink()
+    alone = read(tmp_path / "alone")
+    shutil.rmtree(tmp_path / "alone")
+    sizes = set()
+    for seed in range(8):
+        splits = read(tmp_path, split_seed=seed)
+        side = dict.fromkeys(splits.train.ids, "train") | dict.fromkeys(
+            splits.test.ids, "test"
+        )
+        groups: dict[int, set[str]] = {}
+        for id_, (group, _) in splits.near.items():
+            groups.setdefault(group, set()).add(side[id_])
+        assert len(groups) == 4 and all(len(sides) == 1 for sides in groups.values())
+        assert len(splits.near) == 12
+        # as many as there would be if each image was on its own, or fewer
+        below = sum(
+            number_of(i, seed) < 0.25 for i in side if i in ids_of(splits, "cat")
+        )
+        held_out = splits.test.labels.tolist().count(0)
+        assert 0 < held_out <= max(1, below)
+        sizes.add(held_out)
+    assert len(sizes) > 1
+    told = [line for line in splits.notes if line.startswith("near copies")]
+    assert told[0].startswith(
+        "near copies (saved again, resized, cropped or brightened), 12 images that show 4, each "
+        "on one side of the split: "
+    )
+    assert "cat/0-0.png" in told[0] and not alone.near
+
+
+def ids_of(splits: Splits, name: str) -> set[str]:
+    return {i for i, label in labels_of(splits).items() if label == name}
+
+
+def test_near_copies_in_two_classes_stay_together_and_are_told(tmp_path):
+    put_near_copies(tmp_path, "cat", range(4), 1)
+    put_near_copies(tmp_path, "dog", range(10, 14), 1)
+    (tmp_path / "dog/again.png").write_bytes(b"")
+    scene(0).resize((60, 45)).save(tmp_path / "dog/again.png")
+    for seed in range(6):
+        splits = read(tmp_path, split_seed=seed)
+        one, other = splits.near
+        assert (one in splits.test.ids) == (other in splits.test.ids)
+    assert (
+        "near copies in two classes: dog/again.png (as cat/0-0.png); check which label is right"
+        in splits.notes
+    )
+
+
+def test_class_of_one_image_and_its_copies_is_trained_on(tmp_path):
+    put_near_copies(tmp_path, "cat", range(1), 3)
+    put_near_copies(tmp_path, "dog", range(10, 14), 1)
+    splits = read(tmp_path)
+    assert set(splits.test.labels.tolist()) == {1}
+    shutil.rmtree(tmp_path / "dog")
+    put_near_copies(tmp_path, "dog", range(10, 11), 2)
+    splits = read(tmp_path)  # there is nothing else to test on
+    assert (
+        set(splits.test.labels.tolist()) == set(splits.train.labels.tolist()) == {0, 1}
+    )
+    assert not any("one side" in line for line in splits.notes)
+
+
+def test_near_copies_of_training_images_among_test_images(tmp_path):
+    for name, start in (("cat", 0), ("dog", 10)):
+        put_near_copies(tmp_path, f"train/{name}", range(start, start + 3), 1)
+        put_near_copies(tmp_path, f"test/{name}", range(start + 4, start + 7), 1)
+    scene(1).resize((60, 45)).save(tmp_path / "test/cat/small.png")
+    scene(11).save(tmp_path / "test/dog/again.jpg", quality=60)
+    chosen = fields(name="folder", path=str(tmp_path), size=8, shots=0)
+    train, test = data.load(chosen)
+    assert test.near_copies == (
+        ("test/cat/small.png", "train/cat/1-0.png"),
+        ("test/dog/again.jpg", "train/dog/11-0.png"),
+    )
+    assert data.describe(train, test).splitlines()[-1] == (
+        "2 of 8 test images are near copies of training images (saved again, resized, cropped "
+        "or brightened), which flatters the accuracy: test/cat/small.png (as "
+        "train/cat/1-0.png), test/dog/again.jpg (as train/dog/11-0.png); remove them from one side"
+    )
+    chosen.transductive = True
+    _, transductive = data.load(chosen)
+    chosen.transductive = False
+    assert transductive.near_copies == test.near_copies
+    (tmp_path / "train/cat/1-0.png").unlink()
+    (tmp_path / "train/dog/11-0.png").unlink()
+    train, test = data.load(chosen)
+    assert test.near_copies == () and "near copies" not in data.describe(train, test)
+
+
+# Transparent images, and those of more than 8 bits
+
+
+def logo(colour: int, place: int) -> np.ndarray:
+    image = np.zeros((32, 32, 4), np.uint8)
+    image[..., :3] = colour
+    image[place : place + 10, 8:20, 3] = 255
+    return image
+
+
+def test_white_on_transparent_is_put_on_black(tmp_path):
+    files = {f"star/{i}.png": logo(255, i) for i in range(5)}
+    files |= {f"wave/{i}.png": logo(200, 2 * i + 9) for i in range(5)}
+    splits = read(put(tmp_path, files))
+    assert splits.skipped == () and len(labels_of(splits)) == 10
+    assert splits.conversion.background == "#000000"
+    assert splits.notes[1].endswith("10 partly transparent (black now)")
+    assert splits.notes[2] == (
+        "transparent images are put on black, as 5 of them (star) cannot be seen on white; "
+        "--config.dataset.background=COLOUR sets another"
+    )
+    images = splits.train.read(range(len(splits.train.ids)), np.asarray)
+    assert {image[0, 0].tolist() == [0, 0, 0] for image in images} == {True}
+    white = read(tmp_path, background="white")
+    assert white.skipped == () and len(labels_of(white)) == 10
+    assert white.notes[2] == (
+        "cannot be seen on white, 5 in all: star/0.png, star/1.png, star/2.png, star/3.png, "
+        "star/4.png"
+    )
+    assert white.conversion.background == "#ffffff"
+    assert not {*labels_of(white)} & {*labels_of(splits)}
+    assert read(tmp_path, background="#204060").conversion.background == "#204060"
+
+
+def test_transparent_copies_are_those_of_colours_and_transparency(tmp_path):
+    files = {f"star/{i}.png": logo(255, i) for i in range(3)}
+    files |= {
+        "star/copy.tif": logo(255, 0),
+        "wave/1.png": logo(9, 1),
+        "wave/2.png": logo(9, 2),
+    }
+    splits = read(put(tmp_path, files))
+    assert splits.skipped == ("star/copy.tif: same pixels as another (as star/0.png)",)
+
+
+def test_ids_of_ordinary_images_are_of_their_pixels_whatever_the_others_are(tmp_path):
+    deep = np.full((20, 20), 4000, np.uint16)
+    more = {"cat/logo.png": logo(255, 3), "dog/deep.png": deep}
+    splits = read(put(tmp_path, CATS_AND_DOGS | more))
+    assert {id_of(i) for i in (*range(8), *range(50, 54))} < {*labels_of(splits)}
+    assert (splits.conversion.background, splits.conversion.bits) == ("#000000", 12)
+
+
+def test_twelve_bits_in_sixteen(tmp_path):
+    rng = np.random.default_rng(0)
+    values = {
+        f"{name}/{i}.{'png' if i % 2 else 'tif'}": rng.integers(
+            0, 4096, (20, 20), np.uint16
+        )
+        for name in ("ill", "well")
+        for i in range(4)
+    }
+    splits = read(put(tmp_path, values))
+    assert splits.conversion.bits == 12
+    largest = max(int(v.max()) for v in values.values())
+    assert splits.notes[2] == (
+        f"8 images of 16 bits, values up to {largest}: read as 12 bits, 4095 is white in all; "
+        "--config.dataset.bits=N sets another range"
+    )
+    expected = {
+        hash_pixels(
+            np.repeat(np.round(v * (255 / 4095)).astype(np.uint8)[..., None], 3, 2)
+        )
+        for v in values.values()
+    }
+    assert {*labels_of(splits)} == expected
+    wide = read(tmp_path, bits=16)
+    assert wide.conversion.bits == 16 and "16 bits, 65535 is white" in wide.notes[2]
+    narrow = read(tmp_path, bits=10)
+    assert (
+        "1023 is white in all, larger ones in 8 of them are white, too"
+        in narrow.notes[2]
+    )
+    put(tmp_path, {"well/dark.png": np.full((20, 20), 60000, np.uint16)})
+    assert read(tmp_path).conversion.bits == 16
+
+
 # For people
 
 
@@ -426,6 +625,42 @@ def test_notes_on_train_and_test_folders(tmp_path):
         "folders that are neither to train nor to test on: masks",
         "skipped 1 of 6 files: 1 empty file",
     )
+
+
+def test_notes_on_what_is_left_out(tmp_path):
+    left_out = {
+        "todo": None,
+        "annotations/1.xml": b"<x/>",
+        "lost+found": None,
+        "cat/.DS_Store": b"x",
+        "dog/.DS_Store": b"x",
+        "dog/._0.png": b"x",
+        "dog/._1.png": b"x",
+    }
+    splits = read(put(tmp_path, CATS_AND_DOGS | left_out))
+    assert splits.class_names == ("cat", "dog")
+    assert splits.notes[-2:] == (
+        "folders left out: annotations (no image in it), todo (empty)",
+        "left out as hidden or the system's: lost+found, .DS_Store (2), ._* (2)",
+    )
+    assert splits.skipped == ()
+    assert read(tmp_path, strict=True).class_names == ("cat", "dog")
+
+
+def test_notes_on_colour_profiles(tmp_path):
+    put(tmp_path, CATS_AND_DOGS)
+    for name, profile in (
+        ("a", icc.rgb_profile()),
+        ("b", b"none"),
+        ("c", icc.srgb_profile()),
+    ):
+        image = Image.fromarray(pixels_of(ord(name)))
+        image.save(tmp_path / f"cat/{name}.png", icc_profile=profile)
+    splits = read(tmp_path)
+    assert "1 with colours converted to sRGB by their profile" in splits.notes[1]
+    assert "1 with a colour profile that cannot be used" in splits.notes[1]
+    ids = {*labels_of(splits)}
+    assert {id_of(ord("b")), id_of(ord("c"))} < ids and id_of(ord("a")) not in ids
 
 
 def test_notes_on_many_classes(tmp_path):

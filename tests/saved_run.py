@@ -96,6 +96,7 @@ def put_classifier(workdir, config, dataset, method, seed, step=STEP) -> dict:
         "fingerprint": fingerprint,
         "names": list(dataset.class_names),
         "shape": list(dataset.images.shape[1:]),
+        "conversion": dataset.conversion._asdict(),
         "rate": 1.0,
     }
     with Checkpoints(path.parent / "checkpoints") as saved:
