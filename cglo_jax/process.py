@@ -27,6 +27,8 @@ _HUGE_PAGES = "glibc.malloc.hugetlb=1"
 _POLICY = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _PROCESSOR = pathlib.Path("/proc/cpuinfo")
 _PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
+_FOLDER = re.compile(r"\d+-threads-[0-9a-f]{8}")  # of programs
+_PROGRAM = re.compile(r".+-[0-9a-f]{64}-cache")
 _MOST_PROGRAMS = 10**9  # bytes of compiled programs that are kept
 _ours = False  # see `own`
 _loaded_by: int | None = None  # the process that first loaded a model
@@ -205,7 +207,7 @@ def _remove_cut_off(folder: pathlib.Path) -> None:
         with contextlib.suppress(OSError), mark.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             began = mark.stat().st_mtime_ns
-            for path in folder.glob("*-cache"):
+            for path in _find_programs(folder):
                 if path.stat().st_mtime_ns >= began:
                     path.unlink()
             mark.unlink()
@@ -217,15 +219,23 @@ def _remove_cut_off(folder: pathlib.Path) -> None:
         )  # until the process ends, which also closes it
 
 
+def _find_programs(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files in a folder that have names of JAX's, no others."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if _PROGRAM.fullmatch(path.name)]
+
+
 def _remove_oldest(root: pathlib.Path, most: int) -> None:
     """Removes the oldest programs below a folder until the others have at most `most` bytes.
 
     JAX's own limit fails for good once a process is killed while it writes.
     """
     entries = []
-    for path in root.glob("*/*-cache"):
-        with contextlib.suppress(OSError):  # another process removed it
-            entries.append((path.stat().st_mtime, path.stat().st_size, path))
+    for folder in root.iterdir():
+        for path in _find_programs(folder) if _FOLDER.fullmatch(folder.name) else ():
+            with contextlib.suppress(OSError):  # another process removed it
+                entries.append((path.stat().st_mtime, path.stat().st_size, path))
     for _, size, path in sorted(entries, reverse=True):
         most -= size
         if most < 0:

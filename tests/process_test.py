@@ -335,16 +335,23 @@ def test_a_model_is_not_used_after_a_fork(monkeypatch):
 
 def test_the_oldest_programs_leave(root, monkeypatch):
     process.keep_programs()
-    folder, other = pathlib.Path(os.environ[_PROGRAMS]), root / "9-threads-abc"
+    folder, other = pathlib.Path(os.environ[_PROGRAMS]), root / "9-threads-0123abcd"
     (folder / "xla_gpu_per_fusion_autotune_cache_dir").mkdir()
     other.mkdir()
-    paths = [folder / "d-cache", other / "b-cache", folder / "c-cache"]
+    folders = {"d": folder, "b": other, "c": folder}
+    paths = [at / f"jit_{name}-{64 * '0'}-cache" for name, at in folders.items()]
+    theirs = [folder / "my-cache", root / "photos" / f"x-{64 * '0'}-cache"]
+    for path in theirs:  # names of somebody else's, or folders
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(100))
+        os.utime(path, (1, 1))
     for age, path in enumerate(paths):
         path.write_bytes(bytes(10))
         os.utime(path, (1000 - age, 1000 - age))
     monkeypatch.setattr(process, "_MOST_PROGRAMS", 25)
     process.keep_programs()
     assert [path.exists() for path in paths] == [True, True, False]
+    assert all(path.exists() for path in theirs)
     assert os.environ[_PROGRAMS] == str(folder)
 
 
@@ -372,6 +379,7 @@ def test_what_a_killed_process_may_have_half_written_is_compiled_anew(tmp_path):
 def test_programs_of_a_process_that_still_runs_stay(root):
     process.keep_programs()
     folder = pathlib.Path(os.environ[_PROGRAMS])
-    (folder / "new-cache").write_bytes(b"being written")
+    new = folder / f"jit_new-{64 * '0'}-cache"
+    new.write_bytes(b"being written")
     process.keep_programs()  # as another process does
-    assert (folder / "new-cache").exists()
+    assert new.exists()

@@ -34,7 +34,9 @@ def test_a_half_written_last_line_is_left_out(tmp_path):
 def test_a_damaged_line_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged in line 2: move it away"):
+    with pytest.raises(
+        UserError, match=r"metrics\.jsonl is damaged in line 2: move it away"
+    ):
         storage.read_records(path)
 
 
