@@ -18,85 +18,16 @@ from cglo_jax.folder_names import TEST, TRAIN, VALIDATION
 
 _DEEPEST = 20  # folders around the one that holds the classes
 _LISTED = 12  # names in a line for people
+# fmt: off
 # A folder of nothing but these has no image in it; any other file might be one.
 _NO_IMAGES = {
-    *(
-        ".xml",
-        ".csv",
-        ".tsv",
-        ".txt",
-        ".json",
-        ".jsonl",
-        ".yaml",
-        ".yml",
-        ".md",
-        ".rst",
-        ".html",
-    ),
-    *(
-        ".htm",
-        ".py",
-        ".pyc",
-        ".pyo",
-        ".ipynb",
-        ".m",
-        ".r",
-        ".sh",
-        ".bat",
-        ".js",
-        ".log",
-        ".db",
-    ),
-    *(
-        ".ini",
-        ".cfg",
-        ".toml",
-        ".lock",
-        ".pkl",
-        ".pickle",
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".h5",
-        ".hdf5",
-    ),
-    *(
-        ".keras",
-        ".onnx",
-        ".pb",
-        ".tflite",
-        ".safetensors",
-        ".npy",
-        ".npz",
-        ".mat",
-        ".parquet",
-    ),
-    *(
-        ".arrow",
-        ".pdf",
-        ".doc",
-        ".docx",
-        ".xls",
-        ".xlsx",
-        ".ppt",
-        ".pptx",
-        ".zip",
-        ".tar",
-        ".gz",
-    ),
-    *(
-        ".tgz",
-        ".bz2",
-        ".xz",
-        ".7z",
-        ".rar",
-        ".names",
-        ".data",
-        ".cache",
-        ".lst",
-        ".rec",
-        ".idx",
-    ),
+    ".xml", ".csv", ".tsv", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".md", ".rst",
+    ".html", ".htm", ".py", ".pyc", ".pyo", ".ipynb", ".m", ".r", ".sh", ".bat", ".js",
+    ".log", ".db", ".ini", ".cfg", ".toml", ".lock", ".pkl", ".pickle", ".pt", ".pth",
+    ".ckpt", ".h5", ".hdf5", ".keras", ".onnx", ".pb", ".tflite", ".safetensors", ".npy",
+    ".npz", ".mat", ".parquet", ".arrow", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt",
+    ".pptx", ".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".names", ".data",
+    ".cache", ".lst", ".rec", ".idx",
 }
 _NO_IMAGE_NAMES = {
     "license",
@@ -108,31 +39,10 @@ _NO_IMAGE_NAMES = {
     "makefile",
 }
 _IMAGES = {
-    *(
-        ".png",
-        ".apng",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".bmp",
-        ".gif",
-        ".webp",
-        ".tif",
-    ),
-    *(
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".pfm",
-        ".heic",
-        ".heif",
-        ".avif",
-        ".mpo",
-    ),
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".heic", ".heif", ".avif", ".mpo",
 }
+# fmt: on
 _ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 
 
