@@ -146,6 +146,8 @@ def _metadata(classifier: Classifier) -> dict[str, Any]:
         "class_names": classifier.class_names,
         "image_shape": classifier.image_shape,
         "input": "uint8 / 127.5 - 1",
+        # How files became those: what transparency lies on, the bits of deep images, sRGB or as stored.
+        "files": classifier.conversion._asdict(),
         "layout": "images NHWC, convolution kernels HWIO, dense kernels IO",
         "batch_norm_epsilon": BATCH_NORM_EPSILON,
         "method": classifier.method,
