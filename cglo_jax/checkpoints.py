@@ -235,7 +235,7 @@ class Checkpoints:
 
 def remove_all(directory: pathlib.Path) -> None:
     """Removes the checkpoints in a directory, and the directory if nothing else is in it."""
-    for path in directory.iterdir():
+    for path in directory.iterdir() if directory.is_dir() else ():
         if _OURS.fullmatch(path.name):
             _remove(path)
     with contextlib.suppress(OSError):  # it holds something else
@@ -247,7 +247,7 @@ def _remove(folder: pathlib.Path) -> None:
 
     It is renamed first: nobody sees half of it under its own name.
     """
-    if folder.is_symlink() or not folder.is_dir():
+    if folder.is_symlink() or not os.path.isdir(folder):
         return
     if not _is_all_written(folder):
         return
@@ -261,7 +261,7 @@ def _remove(folder: pathlib.Path) -> None:
 
 def _is_all_written(folder: pathlib.Path) -> bool:
     """Whether a folder has no file but those that are written into a checkpoint."""
-    files = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
+    files = [p for p in folder.rglob("*") if p.is_symlink() or not os.path.isdir(p)]
     return all(_is_written(folder, path) for path in files)
 
 
@@ -274,7 +274,11 @@ def _is_checkpoint(folder: pathlib.Path) -> bool:
 def _is_written(folder: pathlib.Path, path: pathlib.Path) -> bool:
     """Whether a file in a checkpoint is one of those that are written there."""
     name = path.relative_to(folder).as_posix()
-    return bool(_WRITTEN.fullmatch(name)) and path.is_file() and not path.is_symlink()
+    return (
+        bool(_WRITTEN.fullmatch(name))
+        and os.path.isfile(path)
+        and not path.is_symlink()
+    )
 
 
 def _handler() -> ocp.PyTreeCheckpointHandler:

@@ -150,7 +150,7 @@ def walk(folder: Path, hidden: list[Path] | None = None) -> Iterator[Path]:
             if folder_names.is_system(entry.name):
                 if hidden is not None:
                     hidden.append(Path(entry.path))
-            elif entry.is_dir():
+            elif os.path.isdir(entry):
                 folders.append(entry.path)
             else:
                 yield Path(entry.path)
@@ -394,7 +394,7 @@ def _list(folder: Path) -> _Listing:
         _refuse_folder(error)
     hidden = [e for e in entries if folder_names.is_system(e.name)]
     visible = [e for e in entries if not folder_names.is_system(e.name)]
-    folders = {entry.name: entry for entry in visible if entry.is_dir()}
+    folders = {entry.name: entry for entry in visible if os.path.isdir(entry)}
     loose = [entry for entry in visible if entry.name not in folders]
     return _Listing(folders, loose, hidden)
 

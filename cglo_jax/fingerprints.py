@@ -86,10 +86,11 @@ def _is_longer(part: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> b
     before, after = saved.get(epochs), now.get(epochs)
     if type(before) is not int or type(after) is not int or before >= after:
         return False
-    done = [
-        [e for e in fields.get(drops) or () if e < before] for fields in (saved, now)
-    ]
-    return sorted(done[0]) == sorted(done[1])
+    falls = [fields.get(drops) or () for fields in (saved, now)]
+    if any(type(epoch) is not int for epoch in [*falls[0], *falls[1]]):
+        return False
+    done = [sorted(epoch for epoch in some if epoch < before) for some in falls]
+    return done[0] == done[1]
 
 
 def describe_longer(part: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -153,7 +154,8 @@ def _advise(
     old = "use another --workdir or the old value (a call without --config has it)"
     if part in longer and field in _LENGTHS:
         return f"--stage={part} goes on to there, and comes first"
-    if field == "epochs" and saved.get(name) and now.get(name):
+    lengths = [fields.get(name) for fields in (saved, now)]
+    if field == "epochs" and all(type(length) is int for length in lengths):
         if now[name] < saved[name]:
             return (
                 f"a run can be made longer, not shorter: use {saved[name]} or more, or another "

@@ -225,7 +225,7 @@ def check_claimable(folder: pathlib.Path, free: str = "") -> None:
     """
     if not os.path.lexists(folder):
         return
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         kind = "a link to nothing" if os.path.islink(folder) else "no folder"
         raise UserError(f"--workdir={folder} is {kind}: use another")
     if _Record.read(folder) or not (others := _list_others(folder)):
@@ -274,13 +274,13 @@ def _claim_inner(root: _Record, name: str) -> _Record:
       UserError: a link leads to a folder that is another's.
     """
     folder = root.folder / name
-    if os.path.islink(folder) and not folder.is_dir():
+    if os.path.islink(folder) and not os.path.isdir(folder):
         raise UserError(f"{folder} is a link to no folder: mend it or move it away")
-    if folder.is_dir() and not _is_inside_or_apart(folder, root.folder):
+    if os.path.isdir(folder) and not _is_inside_or_apart(folder, root.folder):
         raise UserError(
             f"{folder} is a link into the work directory itself: move it away"
         )
-    if not os.path.lexists(folder) or folder.is_dir():
+    if not os.path.lexists(folder) or os.path.isdir(folder):
         try:
             found = _claim(folder, root.id)
         except UserError:
@@ -527,7 +527,7 @@ def replacing(root: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
     new = _make_temporary(record, _NEW)
     try:
         yield new
-        written = sorted(p for p in new.rglob("*") if not p.is_dir())
+        written = sorted(p for p in new.rglob("*") if not os.path.isdir(p))
         lines = []
         for path in written:
             size, digest = _content(path)
@@ -580,15 +580,15 @@ def _clean(record: _Record) -> None:
     """
     for name in sorted(record.temporary):
         path = record.folder / name
-        if path.is_symlink() or not path.is_dir():
-            if path.is_file() and not path.is_symlink():
+        if path.is_symlink() or not os.path.isdir(path):
+            if os.path.isfile(path) and not path.is_symlink():
                 storage.remove_file(path)
             continue
         building = name.startswith(_NEW)
 
         def is_ours(file: pathlib.Path, top=path, building=building) -> bool:
             known = record.known.get(file.relative_to(top).as_posix())
-            plain = not file.is_symlink() and file.is_file()
+            plain = not file.is_symlink() and os.path.isfile(file)
             return building or bool(
                 plain and known and _content(file) in known.contents
             )
@@ -646,7 +646,7 @@ def _is_ours(record: _Record, name: str) -> bool:
     if name == _LOCK or _WANDB.fullmatch(name):
         return True
     if _CHECKPOINT.fullmatch(name):
-        return path.is_file() and not path.is_symlink()
+        return os.path.isfile(path) and not path.is_symlink()
     return record.owns(name)
 
 
@@ -662,7 +662,7 @@ def move(root: pathlib.Path, folder: pathlib.Path, to: pathlib.Path) -> None:
     record = _claim(root, secrets.token_hex(6))
     lines = []
     for path in (
-        p for p in sorted(folder.rglob("*")) if p.is_symlink() or not p.is_dir()
+        p for p in sorted(folder.rglob("*")) if p.is_symlink() or not os.path.isdir(p)
     ):
         name = path.relative_to(root).as_posix()
         if not _is_ours(record, name):
@@ -741,5 +741,5 @@ def _move(
         if path not in stay:
             storage.make_folder(to)
             storage.rename(path, to / path.name)
-        elif path.is_dir() and not path.is_symlink():
+        elif os.path.isdir(path) and not path.is_symlink():
             _move(path, to / path.name, stay, kept)

@@ -101,7 +101,7 @@ def _find_links(folder: pathlib.Path, depth: int) -> Iterator[pathlib.Path]:
         return
     for entry in entries:
         if entry.is_symlink():
-            if entry.is_dir():
+            if os.path.isdir(entry.path):  # whatever a link leads to
                 yield pathlib.Path(entry.path)
         elif depth > 1 and entry.is_dir():
             yield from _find_links(pathlib.Path(entry.path), depth - 1)
@@ -115,7 +115,7 @@ def _find_free(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
         return any(storage.contains(folder, place) for folder in images)
 
     place = workdir
-    if is_among_images(workdir) or not workdir.is_dir() or _is_run(workdir):
+    if is_among_images(workdir) or not os.path.isdir(workdir) or _is_run(workdir):
         place = workdir.resolve().parent
     while is_among_images(place) and place != place.parent:
         place = place.parent

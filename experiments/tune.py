@@ -17,7 +17,6 @@ import dataclasses
 import datetime
 import pathlib
 import re
-import shutil
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import classify, data, parallel, storage, workdirs
+from cglo_jax import checkpoints, classify, data, parallel, storage, workdirs
 from cglo_jax.data import Dataset
 from cglo_jax.errors import UserError
 from cglo_jax.results import environment, read_result, result_path
@@ -108,7 +107,7 @@ def score(
         classify.run(config, directory, (train_set, test_set), "baseline", seed)
         path = result_path(directory, "baseline", seed)
         result = read_result(path)
-        shutil.rmtree(path.parent / "checkpoints", ignore_errors=True)
+        checkpoints.remove_all(path.parent / "checkpoints")
         right += result["top1"] * result["n_test"]
     return right / len(dataset.ids)
 

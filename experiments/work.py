@@ -7,13 +7,20 @@ import functools
 import os
 import pathlib
 import platform
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cglo_jax import classify, data, storage, train, workdirs
+from cglo_jax import (
+    checkpoints,
+    classify,
+    data,
+    ownership,
+    storage,
+    train,
+    workdirs,
+)
 from cglo_jax.config import flatten, get_config
 from cglo_jax.errors import UserError
 from cglo_jax.order import total_steps
@@ -65,7 +72,7 @@ def _load(fields: tuple[tuple[str, Any], ...]) -> tuple[data.Dataset, data.Datas
 @contextlib.contextmanager
 def _quietly(directory: pathlib.Path) -> Iterator[None]:
     """Sends what is printed to directory/log.txt; other processes wait for this one there."""
-    directory.mkdir(parents=True, exist_ok=True)
+    ownership.claim(directory)
     with contextlib.ExitStack() as stack:
         log = stack.enter_context((directory / "log.txt").open("a", encoding="utf-8"))
         fcntl.flock(log, fcntl.LOCK_EX)
@@ -125,7 +132,7 @@ def run_one(run: Run, root: pathlib.Path, jobs: int) -> dict[str, Any]:
         line |= _describe_cglo(run, root) if run.cglo else {}
         line |= {"jobs": jobs, "environment": result["environment"]}
         storage.append_record(runs.RESULTS, line)
-        shutil.rmtree(path.parent / "checkpoints", ignore_errors=True)
+        checkpoints.remove_all(path.parent / "checkpoints")
     return line
 
 

@@ -23,10 +23,11 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
-if (
-    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-):  # as in a job of a script: children would, too
+# As in a job of a script, or under nohup: programs that tests start would ignore them, too.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from cglo_jax import process
 

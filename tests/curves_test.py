@@ -87,7 +87,7 @@ def test_axis_numbers_fit_and_are_exact(top):
     assert top <= values[-1] <= 2 * top
     np.testing.assert_allclose(np.diff(values), values[1])
     for text in axis:  # 12 pixels high, in a rather wide font
-        width = figures._font().getlength(text.text) * 12 / figures._FONT_SIZE
+        width = figures._font(text.text).getlength(text.text) * 12 / figures._FONT_SIZE
         assert width <= float(text.get("x"))
 
 

@@ -121,8 +121,8 @@ def read_result(workdir: Path) -> dict[str, Any]:
 
 @pytest.fixture(name="finetuned", scope="module")
 def _finetuned(tmp_path_factory, _small_resnet) -> Finetuned:
-    workdir = tmp_path_factory.mktemp("finetuned")
-    weights = write(workdir / "mine.safetensors")
+    workdir = tmp_path_factory.mktemp("finetuned") / "run"
+    weights = write(workdir.with_name("mine.safetensors"))
     starts = []
     compiled_step = classify.compiled_step
 

@@ -188,12 +188,13 @@ def test_samples_of_an_earlier_step_are_said_to_be(tmp_path):
         (tmp_path / "checkpoints" / "seed-0" / step).mkdir(parents=True)
     (tmp_path / "samples").mkdir()
     manifest = tmp_path / "samples" / "manifest.jsonl"
+    line = {"file": "images/0/0.png", "seed": 0}
     told = (
         "They are of an earlier step of the cGLO, which is at step 90 now: --stage=sample makes "
         "them anew."
     )
     for step, said in ((60, True), (90, False)):
-        manifest.write_text(json.dumps({"seed": 0, "checkpoint_step": step}) + "\n")
+        manifest.write_text(json.dumps({**line, "checkpoint_step": step}) + "\n")
         assert (told in generated.samples(tmp_path).text) == said
 
 

@@ -20,6 +20,7 @@ from cglo_jax import (
     generated,
     inference,
     logged,
+    ownership,
     readback,
     report,
     saved_config,
@@ -239,7 +240,7 @@ def test_hostile_names_are_shown_and_nothing_else(run, config):
     (run / "samples" / "walks.json").write_text(json.dumps(walks))
     markdown, html = read_all(run)
     other = run / "other"
-    other.mkdir()
+    ownership.claim(other)
     for name in ("classifiers", "samples"):
         (other / name).symlink_to(run / name)
     (other / "config.json").write_bytes((run / "config.json").read_bytes())
