@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from cglo_jax import manifest, memory, process, readback, storage
+from cglo_jax import manifest, memory, ownership, process, readback, storage
 from cglo_jax.errors import UserError
 
 T = TypeVar("T")
@@ -32,7 +32,6 @@ _STEP = re.compile(r"0|[1-9][0-9]{0,17}")  # name of the folder of one
 # Of folders that are no checkpoints.
 _SAVING, _DAMAGED, _REMOVED = ".saving", ".damaged", ".removed"
 _OURS = re.compile(r"\d+(\.saving-\w+|\.damaged|\.removed)*")
-_WRITTEN = re.compile(r"(model|train)/.+|\.?manifest\.json(\.\w+\.tmp)?")
 
 
 class Removed(UserError):
@@ -249,6 +248,8 @@ def _remove(folder: pathlib.Path) -> None:
     """
     if folder.is_symlink() or not os.path.isdir(folder):
         return
+    if folder.name.isdecimal() and not _is_checkpoint(folder):
+        return
     if not _is_all_written(folder):
         return
     removed = folder
@@ -256,7 +257,8 @@ def _remove(folder: pathlib.Path) -> None:
         removed = folder.with_name(folder.name + _REMOVED)
         _remove(removed)  # of an earlier, killed call
         storage.rename(folder, removed)
-    storage.remove_files(removed, lambda path: _is_written(removed, path))
+    written = [path for path in removed.rglob("*") if _is_written(removed, path)]
+    storage.remove_files(removed, set(written).__contains__)
 
 
 def _is_all_written(folder: pathlib.Path) -> bool:
@@ -273,12 +275,7 @@ def _is_checkpoint(folder: pathlib.Path) -> bool:
 
 def _is_written(folder: pathlib.Path, path: pathlib.Path) -> bool:
     """Whether a file in a checkpoint is one of those that are written there."""
-    name = path.relative_to(folder).as_posix()
-    return (
-        bool(_WRITTEN.fullmatch(name))
-        and os.path.isfile(path)
-        and not path.is_symlink()
-    )
+    return ownership.is_of_checkpoint(folder, path.relative_to(folder).as_posix())
 
 
 def _handler() -> ocp.PyTreeCheckpointHandler:

@@ -150,7 +150,9 @@ def walk(folder: Path, hidden: list[Path] | None = None) -> Iterator[Path]:
             if folder_names.is_system(entry.name):
                 if hidden is not None:
                     hidden.append(Path(entry.path))
-            elif os.path.isdir(entry):
+            elif entry.is_dir(follow_symlinks=False) or (
+                entry.is_symlink() and os.path.isdir(entry)
+            ):
                 folders.append(entry.path)
             else:
                 yield Path(entry.path)
@@ -214,6 +216,7 @@ class _Search:
     ) -> tuple[Path | None, list[Path]]:
         """-> the folder to train on, or None if all are classes, and those that may be to test on."""
         families = _families(folders)
+        plain = families.get("", {})
         pairs = {
             f: kinds
             for f, kinds in families.items()
@@ -236,11 +239,11 @@ class _Search:
             train = folders[_plainest(kinds[TRAIN])]
             # A folder `train` that is full of images, beside `bus`, `car` and `test`, is a class.
             if not (only_splits or _list(train).folders):
+                self._check_no_test(folder, folders, plain)
                 return None, []
             tests = [kinds[kind] for kind in (TEST, VALIDATION) if kind in kinds]
             plainest = [_plainest(names) for names in tests]
             return train, [folders[name] for name in plainest]
-        plain = families.get("", {})
         others = [name for name in folders if folder_names.read_split(name) is None]
         of_any = (
             [f[TRAIN] for f in families.values() if TRAIN in f] if only_splits else []
@@ -251,16 +254,31 @@ class _Search:
             no_class = all(map(folder_names.is_beside_train, others))
             is_train = no_class and (not others or _list(train).folders)
             return (train if is_train else None), []
+        self._check_no_test(folder, folders, plain, only_splits)
+        return None, []
+
+    def _check_no_test(
+        self,
+        folder: Path,
+        folders: Mapping[str, Path],
+        plain: Mapping[str, Sequence[str]],
+        only_splits: bool = False,
+    ) -> None:
+        """Raises UserError if a folder beside class folders has images of them to test on."""
         for kind in (TEST, VALIDATION):
             if kind in plain:
                 test = folders[_plainest(plain[kind])]
                 nested = set(_list(test).folders)
                 if only_splits or (nested and nested <= folders.keys()):
+                    has = (
+                        "no folder of classes to train on"
+                        if TRAIN in plain
+                        else "no train/"
+                    )
                     raise UserError(
-                        f"{folder} has {test.name}/ but no train/{_tell_left_out(self._left_out)}: "
+                        f"{folder} has {test.name}/ but {has}{_tell_left_out(self._left_out)}: "
                         "move the classes to train on into a folder train"
                     )
-        return None, []
 
     def open_first(
         self, tests: Sequence[Path]

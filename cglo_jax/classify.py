@@ -177,8 +177,8 @@ def run(
     }
     if parallel.is_first_process():
         cards.write_classifier_card(config, workdir, result)
-        name = path.relative_to(workdir).as_posix()
-        ownership.write(workdir, name, json.dumps(result, indent=1) + "\n")
+        below = path.relative_to(workdir).as_posix()
+        ownership.write(workdir, below, json.dumps(result, indent=1) + "\n")
     text = f"top-1 {top1:.2f} %, top-5 {top5:.2f} % of {n_test} images"
     print(f"{name}: {text}", flush=True)
 
@@ -216,7 +216,10 @@ def _set_aside_old(workdir: pathlib.Path, method: str, seed: int, now: Any) -> N
         both = ("train", "classify")
         check_fingerprint(saved, now, str(path.parent), may_grow=both)
         if parallel.is_first_process():
-            places = (workdir / f"classifiers.old-{i}" for i in itertools.count(1))
+            # On the disk where they are.
+            joined = "/" if path.parent.parent.is_symlink() else "."
+            names = (f"classifiers{joined}old-{i}" for i in itertools.count(1))
+            places = (workdir / name for name in names)
             taken = (place / path.parent.name for place in places)
             old = next(place for place in taken if not os.path.lexists(place))
             ownership.move(workdir, path.parent, old)

@@ -418,6 +418,10 @@ def _find_workdir(given: flags.FlagValues) -> pathlib.Path:
             raise UserError("--workdir is empty: name a directory, or leave it out")
         _check_path(path := os.path.expanduser(given.workdir))
         return pathlib.Path(path)
+    if given.config is None:
+        raise UserError(
+            "--workdir is missing: name the directory to write to, or a --config"
+        )
     path, _, argument = given.config.partition(":")
     if config_files.is_data(path):
         raise UserError(

@@ -29,7 +29,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def write(workdir: pathlib.Path, config: ConfigDict) -> str:
-    """Writes compare.md and compare.html into `workdir`, which need not be a run's.
+    """Writes compare.md and compare.html into `workdir`, which is new, empty or a run's.
 
     Returns:
       A sentence that says whether the runs can be compared.

@@ -12,9 +12,9 @@ TRAIN, TEST, VALIDATION = "train", "test", "validation"
 # Of operating systems, network drives, viewers and programming tools; beside .names and ._names.
 _SYSTEM = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found"),
-    *("$recycle.bin", "recycler", "recycled", "system volume information"),
+    *("$recycle.bin", "recycler", "system volume information"),
     *("found.000", "@eadir", "@tmp", "#recycle", "#snapshot"),
-    *("__pycache__", "node_modules", "venv", "site-packages"),
+    *("__pycache__", "node_modules", "site-packages"),
 }
 # Beside train/ they are not a second class, even if there are images in them.
 _BESIDE_TRAIN = re.compile(
@@ -40,7 +40,7 @@ _PART = re.compile(
 _OF_SPLITS = {
     TRAIN: r"train(?:ing)?",
     TEST: r"test(?:ing)?",
-    VALIDATION: r"val(?:id(?:ation)?)?|eval(?:uation)?",
+    VALIDATION: r"val(?:id(?:ate|ation)?)?|eval(?:uation)?",
 }
 _KINDS = "|".join(f"(?P<{kind}>{names})" for kind, names in _OF_SPLITS.items())
 _SPLIT = re.compile(
@@ -48,7 +48,7 @@ _SPLIT = re.compile(
     r"(?P<after>_?(?:set|data|dataset|images?|imgs?|img)|_?(?:19|20)\d\d|_?\d)?"
 )
 _STARTS = re.compile(
-    r"(?P<split>train(?:ing)?|test(?:ing)?|val(?:id(?:ation)?)?)(?P<rest>.*)"
+    r"(?P<split>train(?:ing)?|test(?:ing)?|val(?:id(?:ate|ation)?)?)(?P<rest>.*)"
 )
 
 

@@ -78,7 +78,7 @@ def _main(command: "Command") -> None:
         parallel.choose_devices(config.devices)
     if not fresh:
         workdirs.check(config, workdir, stage)
-    with workdirs.listing_skipped(workdir):
+    with workdirs.listing_skipped(workdir, fresh=fresh):
         train_set, test_set = datasets = data.load(config.dataset)
     if stage in ("all", "classify"):
         classify.check_longer(config, workdir)

@@ -44,6 +44,7 @@ _FOLDERS = (
     "wandb",
 )
 _LEAVES = ("images", "model", "train")
+_REPLACED = ("samples", "exports")
 # What operating systems put into any folder, and disks into their first one.
 _SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini", "lost+found")
 _NEW, _OLD = ".new-", ".old-"  # what is being built, and what it replaces
@@ -52,9 +53,17 @@ _NAMED = 3  # files in a message
 _STEP = r"\d+(\.saving(-\w+)?|\.damaged|\.removed)*"
 # Where checkpoints lie, and what W&B writes.
 _CHECKPOINT = re.compile(
-    r"(checkpoints/seed-\d+|codes/seed-\d+/generator-\w+/images-\w+|classifiers(\.old-\d+)?/[\w.-]+/checkpoints)"
-    rf"/{_STEP}/((model|train)/.+|manifest\.json|\.manifest\.json\.\w+\.tmp)"
+    r"(?P<folder>(checkpoints/seed-\d+|codes/seed-\d+/generator-\w+/images-\w+"
+    r"|classifiers((\.|/)old-\d+)?/[\w.-]+/checkpoints)"
+    rf"/{_STEP})/(?P<name>.+)"
 )
+# Files of a checkpoint whose manifest is not there or damaged: Orbax's names.
+_ORBAX = re.compile(
+    r"(model|train)/(_\w+|array_metadatas/process_\d+"
+    r"|(ocdbt\.process_\d+/)?(d/[0-9a-f]{32}|manifest\.ocdbt)(\.__lock)?)"
+    r"|manifest\.json|\.manifest\.json\.\w+\.tmp"
+)
+_TEMPORARY = re.compile(r"\.(new|old)-[0-9a-f]{16}|(.+/)?\.[^/]+\.[0-9a-f]{16}\.tmp")
 _WANDB = re.compile(
     r"wandb/((offline-)?run-\d+_\d+-[\w-]+/.+|debug[\w-]*\.log|latest-run)"
 )
@@ -72,18 +81,21 @@ class _Record:
 
     Attributes:
       folder: that it lies in. id: of the work directory.
+      inner: whether it is of a folder in a work directory. of: the place of the one that links to it.
     """
 
     def __init__(self, folder: pathlib.Path, id: str, lines: Sequence[dict[str, Any]]):
-        self.folder, self.id = folder, id
+        self.folder, self.id, self.inner, self.of = folder, id, False, ""
         self.known: dict[str, _Known] = {}
         self.temporary: set[str] = set()
         for line in lines:
             self._take(line)
 
     def _take(self, line: dict[str, Any]) -> None:
-        if _is_name(name := line.get("temporary")):
+        if _is_name(name := line.get("temporary")) and _TEMPORARY.fullmatch(name):
             self.temporary.add(name)
+        if type(line.get("of")) is str:
+            self.of = line["of"]
         if _is_name(name := line.get("path")):
             known = self.known.get(name, _Known(set(), False))
             content = (line.get("size"), line.get("sha256"))
@@ -108,7 +120,9 @@ class _Record:
             raise UserError(
                 f"{path} is not of this program, or damaged: put it back, or use another --workdir"
             )
-        return cls(folder, head["id"], rest)
+        record = cls(folder, head["id"], [head, *rest])
+        record.inner = bool(head.get("inner"))
+        return record
 
     def append(self, *lines: Mapping[str, Any]) -> None:
         """Adds lines that count from now on, whatever happens to this process."""
@@ -228,7 +242,14 @@ def check_claimable(folder: pathlib.Path, free: str = "") -> None:
     if not os.path.isdir(folder):
         kind = "a link to nothing" if os.path.islink(folder) else "no folder"
         raise UserError(f"--workdir={folder} is {kind}: use another")
-    if _Record.read(folder) or not (others := _list_others(folder)):
+    if record := _Record.read(folder):
+        if record.inner:
+            raise UserError(
+                f"--workdir={folder} is a folder of a run's work directory: use another"
+                + (f", such as --workdir={free}" if free else "")
+            )
+        return
+    if not (others := _list_others(folder)):
         return
     more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
     named = ", ".join(printable(name) for name in others[:_NAMED])
@@ -247,24 +268,37 @@ def is_claimed(folder: pathlib.Path) -> bool:
 def _list_others(folder: pathlib.Path) -> list[str]:
     """Returns the names in a folder without a record that keep it from being an empty one."""
     names = sorted(name for name in os.listdir(folder) if name not in _SYSTEM)
-    # Cut off before its first line was there.
-    return [] if names == [RECORD] else names
+    names = [name for name in names if not _is_link_to_empty(folder / name)]
+    if names == [RECORD]:  # cut off before its first line was there
+        text = readback.read_bytes(folder / RECORD, most=_LONGEST).decode("latin-1")
+        begin = _head("")[: len('{"program": "cglo_jax"')]
+        return [] if begin.startswith(text) or text.startswith(begin) else names
+    return names
 
 
-def _claim(folder: pathlib.Path, id: str) -> _Record:
+def _is_link_to_empty(path: pathlib.Path) -> bool:
+    """Whether a folder that a run would make is a link to an empty one, on another disk perhaps."""
+    is_link = path.name in _FOLDERS and path.is_symlink() and os.path.isdir(path)
+    return is_link and not set(os.listdir(path)) - {*_SYSTEM}
+
+
+def _claim(folder: pathlib.Path, id: str, *, inner: bool = False) -> _Record:
     """Returns the record of a folder; of a new or empty one it is made for the work directory `id`."""
-    if found := _Record.read(folder):
+    if (found := _Record.read(folder)) and found.inner == inner:
         return found
     check_claimable(folder)
     storage.make_folder(folder.absolute())
     with storage.open_to_append(folder / RECORD) as file, _locked(file):
         if not (found := _Record.read(folder)):  # else another process was faster
             file.truncate(0)
-            file.write(_head(id).encode())
+            file.write(_head(id, inner).encode())
             file.flush()
             os.fsync(file.fileno())
     storage.sync(folder)
-    return found or _Record(folder, id, [])
+    if not found:
+        found = _Record(folder, id, [])
+        found.inner = inner
+    return found
 
 
 def _claim_inner(root: _Record, name: str) -> _Record:
@@ -282,15 +316,31 @@ def _claim_inner(root: _Record, name: str) -> _Record:
         )
     if not os.path.lexists(folder) or os.path.isdir(folder):
         try:
-            found = _claim(folder, root.id)
+            found = _claim(folder, root.id, inner=True)
         except UserError:
             found = None
         if found and found.id == root.id:
+            if folder.is_symlink():
+                _check_shared(found, root, name)
             return found
     raise UserError(
         f"{folder} holds files that are not of this run, which keeps its own there: move them away, "
         "or use another --workdir"
     )
+
+
+def _check_shared(found: _Record, root: _Record, name: str) -> None:
+    """Raises UserError if a copy of a work directory links to the folder that the original uses."""
+    place = os.path.realpath(root.folder)
+    if found.of == place:
+        return
+    other = pathlib.Path(found.of, name) if found.of else None
+    if other and os.path.isdir(other) and os.path.samefile(other, found.folder):
+        raise UserError(
+            f"{root.folder / name} is a link to the folder that --workdir={found.of} uses: make it a "
+            "link to one of its own, or a copy"
+        )
+    found.append({"of": place})  # new, or the work directory was moved
 
 
 def _is_inside_or_apart(folder: pathlib.Path, root: pathlib.Path) -> bool:
@@ -375,6 +425,18 @@ def check(root: pathlib.Path, *names: str) -> None:
     if record := _Record.read(root):
         for name in names:
             record.check(name)
+
+
+def check_recorded(root: pathlib.Path, *folders: str) -> None:
+    """Checks that the files that were written into some folders of a work directory are as they were.
+
+    Raises:
+      UserError: one was changed, and a run would write it again.
+    """
+    if record := _Record.read(root):
+        for name in sorted(record.known):
+            if name.split("/")[0] in folders:
+                record.check(name)
 
 
 def note(root: pathlib.Path, name: str) -> None:
@@ -559,7 +621,8 @@ def _begin_anew(record: _Record, id: str, lines: Sequence[dict[str, Any]]) -> No
     """Writes a record that has these lines only; nobody else may write to its folder meanwhile."""
     temporary = storage.temporary_name(RECORD)
     record.append({"temporary": temporary})
-    text = _head(id) + "".join(json.dumps(line) + "\n" for line in lines)
+    lines = [*([{"of": record.of}] if record.of else []), *lines]
+    text = _head(id, record.inner) + "".join(json.dumps(line) + "\n" for line in lines)
     storage.write_beside(record.folder / RECORD, text, temporary)
 
 
@@ -580,6 +643,10 @@ def _clean(record: _Record) -> None:
     """
     for name in sorted(record.temporary):
         path = record.folder / name
+        # Nothing that a link on the way leads to.
+        real = os.path.join(os.path.realpath(record.folder), name)
+        if os.path.realpath(path) != real:
+            continue
         if path.is_symlink() or not os.path.isdir(path):
             if os.path.isfile(path) and not path.is_symlink():
                 storage.remove_file(path)
@@ -623,11 +690,11 @@ def _walk(record: _Record) -> Iterator[tuple[str, bool]]:
     top = record.folder
     for folder, folders, names in os.walk(top):
         here = pathlib.Path(folder)
-        if here != top and here.name not in (".", "..") and here.parent == top:
+        if here.parent == top and here.name in _REPLACED:
             inner = None
             with contextlib.suppress(UserError):
                 inner = _Record.read(here)
-            if inner and inner.id == record.id:  # samples, exports
+            if inner and inner.inner and inner.id == record.id:
                 below = here.relative_to(top).as_posix()
                 yield from ((f"{below}/{name}", ours) for name, ours in _walk(inner))
                 folders.clear()
@@ -642,12 +709,31 @@ def _walk(record: _Record) -> Iterator[tuple[str, bool]]:
 
 
 def _is_ours(record: _Record, name: str) -> bool:
-    path = record.folder / name
     if name == _LOCK or _WANDB.fullmatch(name):
         return True
-    if _CHECKPOINT.fullmatch(name):
-        return os.path.isfile(path) and not path.is_symlink()
+    if found := _CHECKPOINT.fullmatch(name):
+        return is_of_checkpoint(record.folder / found["folder"], found["name"])
     return record.owns(name)
+
+
+def is_of_checkpoint(folder: pathlib.Path, name: str) -> bool:
+    """Whether a file in a checkpoint is one that was written there: its manifest lists it.
+
+    Without a manifest that can be read, as of a killed save, it is by the names that Orbax gives.
+    """
+    path = folder / name
+    if path.is_symlink() or not os.path.isfile(path):
+        return False
+    return bool(_ORBAX.fullmatch(name)) or name in _list_manifest(folder)
+
+
+def _list_manifest(folder: pathlib.Path) -> frozenset[str]:
+    """Returns the names of files in a checkpoint's manifest, none if it is damaged."""
+    try:
+        content = readback.read_bytes(folder / "manifest.json")
+        return frozenset(readback.parse(content, dict[str, Any])["files"])
+    except (OSError, UserError, ValueError, KeyError, TypeError):
+        return frozenset()
 
 
 def move(root: pathlib.Path, folder: pathlib.Path, to: pathlib.Path) -> None:
@@ -696,6 +782,11 @@ def set_aside(root: pathlib.Path, to: pathlib.Path) -> list[str]:
         raise ValueError(f"{root} is not claimed")
     others = [name for name, ours in _walk(record) if not ours]
     for name in others:
+        if name in _FOLDERS and (root / name).is_symlink():
+            raise UserError(
+                f"--fresh does not move what a link leads to, as {root / name} is one: use another "
+                "--workdir"
+            )
         if name in record.known or name.split("/")[0] in _FOLDERS:
             raise UserError(
                 f"--fresh moves only what this program wrote, and {root / name} is in its way, which it "
@@ -722,10 +813,10 @@ def set_aside(root: pathlib.Path, to: pathlib.Path) -> list[str]:
     return others
 
 
-def _head(id: str) -> str:
+def _head(id: str, inner: bool = False) -> str:
     """Returns the first line of a record."""
     head = {"program": _PROGRAM, "version": __version__, "id": id}
-    return json.dumps(head) + "\n"
+    return json.dumps({**head, **({"inner": True} if inner else {})}) + "\n"
 
 
 def _move(

@@ -37,10 +37,7 @@ def find_files(given: Iterable[str]) -> Iterator[Path]:
 
     for path in map(Path, given):
         if path.is_dir():
-            try:
-                files = list(class_folders.walk(path.resolve()))
-            except RecursionError:
-                raise UserError(f"the folders in {path} are nested too deep") from None
+            files = list(class_folders.walk(path.resolve()))
             if not files:
                 raise UserError(f"there is no file in {path}")
             yield from (path / file.relative_to(path.resolve()) for file in files)

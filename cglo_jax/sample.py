@@ -116,7 +116,6 @@ def run(
     dataset, test_set = data
     trained, _, step = restoring.restore_model(config, workdir, dataset, seed)
     model = put_on_device(config, dataset, trained, step)
-    ownership.check_replaceable(workdir, "samples")
     key_images, key_grids = jax.random.split(jax.random.key(config.sample.seed))
     origin = {
         "seed": seed,

@@ -178,10 +178,17 @@ def open_to_append(path: pathlib.Path) -> BinaryIO:
             if error.errno in (errno.ELOOP, errno.ENXIO):  # made just now
                 raise UserError(_not_plain(path)) from None
             raise
-        if not stat.S_ISREG(os.fstat(number).st_mode):
+        status = os.fstat(number)
+        if not stat.S_ISREG(status.st_mode):
             os.close(number)
             raise UserError(_not_plain(path))
-        return os.fdopen(number, "ab+")
+        file = os.fdopen(number, "ab+")
+        if status.st_nlink == 1:
+            return file
+    with file:  # a backup of hard links has the same file: it keeps what it has
+        file.seek(0)
+        write_atomically(path, file.read())
+    return open_to_append(path)
 
 
 def is_same(number: int, path: pathlib.Path) -> bool:

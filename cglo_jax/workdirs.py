@@ -63,9 +63,9 @@ def check_place(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -
     """
     for name, images in _find_images(config).items():
         if storage.contains(images, workdir):
-            relation = f"lies in {name}={images}, the data set"
+            relation = f"lies in {name}, the data set"
         elif storage.contains(workdir, images):
-            relation = f"holds {name}={images}, the data set"
+            relation = f"holds {name}, the data set"
         else:
             continue
         raise UserError(
@@ -75,6 +75,8 @@ def check_place(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -
     ownership.check_claimable(workdir, free=str(_find_free(config, workdir)))
     lock.check_usable(workdir)
     ownership.check(workdir, *_FILES.get(stage, _OF_RUNS))
+    if stage in ("all", "train", "classify"):
+        ownership.check_recorded(workdir, "checkpoints", "classifiers")
     for name in _REPLACED.get(stage, ()):
         ownership.check_replaceable(workdir, name)
 
@@ -84,27 +86,34 @@ def _find_images(config: ConfigDict) -> dict[str, pathlib.Path]:
     fields = config.dataset
     if fields.path:
         root = pathlib.Path(os.path.expanduser(fields.path))
-        linked = {f"{path}, a link": path for path in _find_links(root, depth=2)}
-        return {"config.dataset.path": root, **linked}
+        linked = {f"the link {path} in it": path for path in _find_links(root)}
+        return {f"config.dataset.path={root}": root, **linked}
     if fields.name in _NO_FILES:
         return {}
     data_dir = fields.data_dir or os.environ.get("TFDS_DATA_DIR", _TFDS_DIR)
     path = pathlib.Path(os.path.expanduser(data_dir)) / fields.name.split("/")[0]
-    return {"config.dataset.data_dir": path}
+    return {f"{path}, of config.dataset.data_dir": path}
 
 
-def _find_links(folder: pathlib.Path, depth: int) -> Iterator[pathlib.Path]:
-    """Yields links to folders, as classes may be, in a folder and those in it."""
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:  # what reads the images says so
-        return
-    for entry in entries:
-        if entry.is_symlink():
-            if os.path.isdir(entry.path):  # whatever a link leads to
-                yield pathlib.Path(entry.path)
-        elif depth > 1 and entry.is_dir():
-            yield from _find_links(pathlib.Path(entry.path), depth - 1)
+def _find_links(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields the links to folders at any depth of a data set, as classes and what is in them may be."""
+    seen, waiting = set(), [str(folder)]
+    while waiting:
+        place = waiting.pop()
+        if (real := os.path.realpath(place)) in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = list(os.scandir(place))
+        except OSError:  # what reads the images says so
+            continue
+        for entry in entries:
+            if entry.is_symlink():
+                if os.path.isdir(entry.path):
+                    yield pathlib.Path(entry.path)
+                    waiting.append(entry.path)
+            elif entry.is_dir(follow_symlinks=False):
+                waiting.append(entry.path)
 
 
 def _find_free(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
@@ -266,14 +275,21 @@ def set_aside(workdir: pathlib.Path) -> tuple[pathlib.Path, list[str]] | None:
 
 
 @contextlib.contextmanager
-def listing_skipped(workdir: pathlib.Path) -> Iterator[None]:
-    """Lists the skipped files in skipped.txt also if the images are refused meanwhile."""
+def listing_skipped(workdir: pathlib.Path, *, fresh: bool = False) -> Iterator[None]:
+    """Lists the skipped files in skipped.txt also if the images are refused meanwhile.
+
+    Not in the directory of a run that is at work, or that is to be set aside (`fresh`).
+    """
     try:
         yield
     except UnusableFiles as error:
         path = workdir / "skipped.txt"
+        if fresh and workdir.exists():
+            raise
         try:
-            ownership.write_lines(workdir, path.name, error.skipped)
+            ownership.claim(workdir)
+            with lock.hold(workdir):
+                ownership.write_lines(workdir, path.name, error.skipped)
         except (OSError, UserError):  # the line names some of them, at least
             raise error from None
         raise UserError(f"{error} (all: {path})") from None

@@ -142,14 +142,17 @@ def test_what_a_killed_process_left_is_ignored_and_cleaned_up(directory):
 
 def test_a_folder_of_somebody_else_stays(directory):
     (directory / "best-of-monday").mkdir(parents=True)
+    (directory / "0").mkdir()
     (directory / "7").mkdir()
     (directory / "7" / "notes.txt").write_text("mine")
     save(directory, 1)
     (directory / "1" / "notes.txt").write_text("mine")
     (directory / "1" / "model" / "link").symlink_to(directory / "7")
-    save(directory, 2, 3, 4)
+    save(directory, 2)
+    (directory / "2" / "train" / "cat.jpg").write_text("mine")
+    save(directory, 3, 4)
     assert {p.name for p in directory.iterdir()} == {
-        *("1", "3", "4", "7", "best-of-monday")
+        *("0", "1", "2", "3", "4", "7", "best-of-monday")
     }
     for step in ("1", "7"):
         assert (directory / step / "notes.txt").read_text() == "mine"

@@ -13,7 +13,7 @@ import sys
 import pytest
 from conftest import create_config
 
-from cglo_jax import classify, storage, train
+from cglo_jax import classify, ownership, storage, train
 from cglo_jax.errors import UserError
 from experiments import runner, runs, scales, tables, work
 from experiments.tables import Row, Table, by_shots
@@ -247,24 +247,24 @@ def check_what_was_lost_is_run_again(tmp_path, trained, classified):
 def test_a_run_that_is_cut_off_goes_on(tmp_path, monkeypatch, capsys):
     """Killed in its second epoch, a cGLO and then a classifier."""
     arguments = ("--columns=2", "--rows=cGLO", "--seeds=0")
-    append, steps = storage.append_record, []
+    append, steps = ownership.Log.append, []
 
     def die(stage: str) -> None:
-        def dying(path, record):
+        def dying(log, record):
             if record.get("stage") == stage and "loss" in record:
                 steps.append((stage, record["step"]))
                 if record["step"] == 5:
                     raise KeyboardInterrupt
-            append(path, record)
+            append(log, record)
 
-        monkeypatch.setattr(storage, "append_record", dying)
+        monkeypatch.setattr(ownership.Log, "append", dying)
 
     for stage in ("train", "classify"):
         die(stage)
         with pytest.raises(KeyboardInterrupt):
             call(tmp_path, *arguments)
         assert not runs.RESULTS.exists()
-    monkeypatch.setattr(storage, "append_record", append)
+    monkeypatch.setattr(ownership.Log, "append", append)
     capsys.readouterr()
     assert call(tmp_path, *arguments) == 0
     (line,) = storage.read_records(runs.RESULTS)

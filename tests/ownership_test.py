@@ -5,11 +5,12 @@ import json
 import multiprocessing
 import os
 import pathlib
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cglo_jax import ownership, storage
+from cglo_jax import lock, ownership, storage
 from cglo_jax.errors import UserError
 
 TAGS = {"stage": "train", "seed": 0}
@@ -496,3 +497,91 @@ def test_the_record_is_one_json_object_a_line(tmp_path):
     head, line = map(json.loads, (tmp_path / ownership.RECORD).read_text().splitlines())
     assert head["program"] == "cglo_jax"
     assert (line["path"], line["size"]) == ("report.md", 4)
+
+
+# What others put there
+
+
+def put_line(folder: pathlib.Path, **line: object) -> None:
+    storage.append_record(folder / ownership.RECORD, line)
+
+
+def test_a_prepared_record_removes_nothing_elsewhere(tmp_path):
+    home, root = tmp_path / "home", tmp_path / "run"
+    for name in ("Documents/p", f".new-{16 * '0'}/p", "one.txt", f".x.{16 * '0'}.tmp"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text("precious")
+    replace(root, "exports", {"a": "ours"})
+    for folder in (root, root / "exports"):
+        for link in (f".new-{16 * '1'}", f".old-{16 * '1'}", "sub"):
+            (folder / link).symlink_to(home)
+            for name in ("", "/Documents", f"/.new-{16 * '0'}", f"/.x.{16 * '0'}.tmp"):
+                put_line(folder, temporary=f"{link}{name}")
+        put_line(folder, temporary="photos")
+        (folder / "photos").mkdir()
+        (folder / "photos" / "a.jpg").write_text("precious")
+    before = snapshot(home)
+    ownership.clean(root)
+    with pytest.raises(UserError):
+        replace(root, "exports", {"a": "new"})
+    assert snapshot(home) == before
+    for folder in (root, root / "exports"):
+        assert (folder / "photos" / "a.jpg").read_text() == "precious"
+
+
+def test_a_copy_does_not_share_the_folders_that_links_lead_to(tmp_path):
+    root, copy, disk = tmp_path / "run", tmp_path / "copy", tmp_path / "disk"
+    disk.mkdir()
+    root.mkdir()
+    (root / "samples").symlink_to(disk)
+    ownership.claim(root)  # a link to an empty folder is there from the start
+    replace(root, "samples", {"a.png": "original"})
+    shutil.copytree(root, copy, symlinks=True)
+    for call in (ownership.check_links, lambda r: replace(r, "samples", {"a": "new"})):
+        assert f"that --workdir={root} uses: make it" in error_of(call, copy)
+    assert (disk / "a.png").read_text() == "original"
+    replace(root, "samples", {"a.png": "again"})
+    root.rename(tmp_path / "moved")
+    replace(tmp_path / "moved", "samples", {"a.png": "moved"})
+    assert (disk / "a.png").read_text() == "moved"
+
+
+def test_a_backup_of_hard_links_keeps_what_it_has(tmp_path):
+    root, backup = tmp_path / "run", tmp_path / "backup"
+    ownership.write(root, "report.md", "one")
+    with ownership.Log(root, "metrics.jsonl") as log:
+        log.append({**TAGS, "step": 1})
+    replace(root, "samples", {"a.png": "one"})
+    with lock.hold(root):
+        pass
+    shutil.copytree(root, backup, copy_function=os.link)
+    before = snapshot(backup)
+    with lock.hold(root):
+        ownership.write(root, "report.md", "two")
+        with ownership.Log(root, "metrics.jsonl") as log:
+            log.append({**TAGS, "step": 2})
+        replace(root, "samples", {"a.png": "two"})
+    assert snapshot(backup) == before
+    assert [r["step"] for r in storage.read_records(log.path)] == [1, 2]
+
+
+def test_a_folder_of_a_work_directory_is_no_work_directory(tmp_path):
+    replace(tmp_path, "samples", {"a.png": "ours"})
+    text = error_of(ownership.claim, tmp_path / "samples")
+    assert "is a folder of a run's work directory: use another" in text
+
+
+@pytest.mark.parametrize("content", ["mine", '{"mine": 1', '{"program": "mine"'])
+def test_a_file_without_an_end_that_is_called_as_the_record_is_kept(tmp_path, content):
+    (tmp_path / ownership.RECORD).write_text(content)
+    assert "holds files that are not of a run" in error_of(ownership.claim, tmp_path)
+    assert (tmp_path / ownership.RECORD).read_text() == content
+
+
+def test_a_changed_card_is_named_before_anything_is_made(tmp_path):
+    ownership.write(tmp_path, "classifiers/cglo-0/README.md", "card")
+    ownership.write(tmp_path, "notes/README.md", "of no stage")
+    for name in ("classifiers/cglo-0", "notes"):
+        (tmp_path / name / "README.md").write_text("mine")
+    check = (ownership.check_recorded, tmp_path, "checkpoints", "classifiers")
+    assert "cglo-0/README.md was changed since" in error_of(*check)
