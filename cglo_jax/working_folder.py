@@ -49,6 +49,11 @@ class WorkingFolder:
             return []
         return self._marker.read_text(encoding="utf-8", errors="replace").splitlines()
 
+    def _names(self) -> list[str]:
+        """Returns what the marker lists, as far as it is in this very folder."""
+        plain = re.compile(r"(?!\.{1,2}/?$)[^/\0]+/?")
+        return [name for name in self._read()[1:] if plain.fullmatch(name)]
+
     def claim(self, name: str) -> Path:
         """Returns the path of a file, or a folder "name/", that we make or made in an earlier run.
 
@@ -56,7 +61,7 @@ class WorkingFolder:
           UserError: somebody else's file has that name.
         """
         path = self.path / name
-        if name not in self._read():
+        if name not in self._names():
             if os.path.lexists(path):
                 raise UserError(f"{path} was not made by this program: move it away")
             flags = os.O_WRONLY | os.O_APPEND | _NOFOLLOW
@@ -72,14 +77,14 @@ class WorkingFolder:
 
     def remove_folders(self, files: re.Pattern) -> None:
         """Removes the folders that we made, but no file in them without such a name."""
-        for name in self._read()[1:]:
+        for name in self._names():
             path = self.path / name
             if name.endswith("/") and path.is_dir() and not path.is_symlink():
                 _remove_tree(path, files)
 
     def remove(self) -> None:
         """Removes the files that we made, then the folder unless it has others."""
-        for name in self._read()[1:]:
+        for name in self._names():
             if _is_regular(self.path / name):
                 (self.path / name).unlink()
         self.leave()

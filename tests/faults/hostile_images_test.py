@@ -228,7 +228,7 @@ def test_strict_names_all_files_and_trains_nothing(tmp_path):
     )
     assert f"(all: {tmp_path / 'run' / 'skipped.txt'})" in line
     names = sorted(os.listdir(tmp_path / "run"))
-    assert names == [ownership.RECORD, "skipped.txt"]
+    assert names == [ownership.RECORD, "lock", "skipped.txt"]
     check(read_lines(tmp_path / "run/skipped.txt"), SMALL)
 
 
