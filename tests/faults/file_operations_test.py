@@ -56,7 +56,7 @@ PLACES = {
     "ownership._claim": "a record that has no whole line yet, in a folder with nothing else",
     "ownership.remove": _RECORD,
     "ownership.replacing": _RECORD,
-    "ownership._clean": "folders and files recorded as temporary before they were made",
+    "ownership._clean": "in the folder itself, by no link, of names recorded as temporary before they were made",
     "ownership.move": _RECORD,
     "ownership.set_aside": _RECORD,
     "ownership._move": _RECORD,
