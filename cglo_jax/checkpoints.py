@@ -27,7 +27,7 @@ from cglo_jax.errors import UserError
 T = TypeVar("T")
 
 _KEPT = 2
-_TRIES = 10  # to read what a run removes at times
+_TRIES = 30  # to read what a run removes at times
 _STEP = re.compile(r"0|[1-9][0-9]{0,17}")  # name of the folder of one
 # Of folders that are no checkpoints.
 _SAVING, _DAMAGED, _REMOVED = ".saving", ".damaged", ".removed"

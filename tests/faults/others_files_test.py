@@ -222,6 +222,7 @@ def test_a_run_whose_directory_was_replaced_changes_nothing_in_the_other(
     assert digest_run(moved) == digest_run(reference)
 
 
+@pytest.mark.slow
 def test_a_run_whose_directory_was_removed_ends_in_one_line(images, tmp_path):
     workdir = tmp_path / "run"
     run = Run(images, workdir, told=tmp_path / "told", before=_slowly)

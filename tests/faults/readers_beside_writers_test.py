@@ -236,9 +236,10 @@ def test_a_reader_gives_up_in_the_end_and_moves_nothing(directory, monkeypatch):
 @pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.slow)])
 def test_loads_beside_a_run_that_saves(directory, seconds):
     script = (
-        "import itertools, pathlib, sys; sys.path.insert(0, sys.argv[2]);"
+        "import itertools, pathlib, sys, time; sys.path.insert(0, sys.argv[2]);"
         "from readers_beside_writers_test import go_on; print('started', flush=True);"
-        "[go_on(pathlib.Path(sys.argv[1]), step) for step in itertools.count(3)]"
+        # A run that saves is slower than one that only saves.
+        "[(go_on(pathlib.Path(sys.argv[1]), step), time.sleep(.03)) for step in itertools.count(3)]"
     )
     here = pathlib.Path(__file__).parent
     paths = os.pathsep.join([str(here), str(here.parent), *sys.path])
