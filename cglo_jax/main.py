@@ -61,7 +61,7 @@ def _main(command: "Command") -> None:
     methods.check_names(config.classify.methods)
     first = parallel.is_first_process()
     if first:  # before anything is read
-        workdirs.check_place(config, workdir, stage)
+        workdirs.check_place(config, workdir, stage, fresh=fresh)
     if first and (note := platforms.note()):
         print(f"note: {note}", file=sys.stderr, flush=True)
     if config.report.compare and stage != "report":
@@ -151,7 +151,7 @@ def _run_stages(command: "Command", datasets: "tuple[Dataset, Dataset]") -> None
     if stage == "train" and first and (old := classify.find_old(config, workdir)):
         print(
             f"of the cGLO before it was made longer are the samples and {', '.join(old)}: "
-            "--stage=all makes them anew",
+            "--stage=all makes them anew (and --stage=export the exports)",
             flush=True,
         )
     if stage in ("all", "sample") and first:

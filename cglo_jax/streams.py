@@ -77,8 +77,8 @@ class Stream(io.TextIOWrapper):
             style["encoding"] = given.encoding
             if given.errors not in _RAISING:
                 style["errors"] = given.errors
-            style["line_buffering"] = given.line_buffering
-            style["write_through"] = given.write_through
+            # python -u writes through at once, which would end in the buffer below.
+            style["line_buffering"] = given.line_buffering or given.write_through
         self._given = given  # it would close what is below it when it is forgotten
         self._lenient = _Lenient(raw)
         super().__init__(io.BufferedWriter(self._lenient), **style)

@@ -54,8 +54,17 @@ def check(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -> None
         _check_config(config, workdir / "config.json", stage)
 
 
-def check_place(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -> None:
+def check_place(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    stage: str = "all",
+    *,
+    fresh: bool = False,
+) -> None:
     """Checks that a call may write into a work directory, before it reads or makes anything.
+
+    Args:
+      fresh: whether what is there will be set aside first.
 
     Raises:
       UserError: it holds files that are not of a run of this program, or a file that `stage` writes
@@ -74,6 +83,8 @@ def check_place(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -
         )
     ownership.check_claimable(workdir, free=str(_find_free(config, workdir)))
     lock.check_usable(workdir)
+    if fresh:
+        return
     ownership.check(workdir, *_FILES.get(stage, _OF_RUNS))
     if stage in ("all", "train", "classify"):
         ownership.check_recorded(workdir, "checkpoints", "classifiers")

@@ -159,3 +159,22 @@ except OSError as error:
     assert unread.stderr == b"BrokenPipeError Broken pipe standard output\n"
     for command in ("$RUN", "$RUN >&-"):  # what is closed was not asked for
         assert shell(command, tmp_path, program).stderr == b""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_line_is_in_a_file_at_once_whatever_python_is_told(tmp_path, unbuffered):
+    program = (
+        "import sys; from cglo_jax import streams; streams.mend();"
+        "print('told', file=sys.stderr); print(open(sys.argv[1]).read(), end='')"
+    )
+    path = tmp_path / "stderr"
+    with path.open("w") as file:
+        done = subprocess.run(
+            [sys.executable, "-c", program, path],
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stderr=file,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    assert done.stdout == "told\n"
