@@ -7,12 +7,14 @@ import contextlib
 import os
 import pathlib
 import shlex
-import stat
 import sys
 import time
 import traceback
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
+
+from cglo_jax import storage
+from cglo_jax.errors import UserError
 
 NAME = "log.txt"
 _MOST_WAITING = 1000  # lines that are printed before there is a work directory
@@ -23,7 +25,7 @@ class _Log:
 
     def __init__(self) -> None:
         self._waiting: list[bytes] = []
-        self._file: int | None = None
+        self._file: BinaryIO | None = None
 
     def add(self, text: str) -> None:
         """Adds a line; one that cannot be written is dropped."""
@@ -31,34 +33,22 @@ class _Log:
         data = line.encode(errors="backslashreplace")
         if self._file is not None:
             with contextlib.suppress(OSError):
-                os.write(self._file, data)
+                os.write(self._file.fileno(), data)
         elif len(self._waiting) < _MOST_WAITING:
             self._waiting.append(data)
 
     def keep(self, workdir: pathlib.Path) -> None:
         """Writes what waits, and from here on every line, to the log of a work directory."""
-        with contextlib.suppress(OSError):
-            file = _open(workdir / NAME)
-            os.write(file, b"".join(self._waiting))
+        with contextlib.suppress(OSError, UserError):  # a link, say: it is left alone
+            file = storage.open_to_append(workdir / NAME)
+            os.write(file.fileno(), b"".join(self._waiting))
             self._file = file
 
     def close(self) -> None:
         """Closes the file; later lines are dropped."""
         file, self._file = self._file, None
         if file is not None:
-            os.close(file)
-
-
-def _open(path: pathlib.Path) -> int:
-    """Opens a log to append to; a link, a pipe or a device of that name is left alone."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"):  # not on Windows
-        flags |= getattr(os, name, 0)
-    file = os.open(path, flags, 0o666)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise OSError(f"{path} is no file")
-    return file
+            file.close()
 
 
 class _Copied:

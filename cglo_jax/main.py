@@ -62,8 +62,8 @@ def _main(command: "Command") -> None:
     first = parallel.is_first_process()
     if first:  # before anything is read
         workdirs.check_place(config, workdir, stage, fresh=fresh)
-    if first and (note := platforms.note()):
-        print(f"note: {note}", file=sys.stderr, flush=True)
+        if note := platforms.note():
+            print(f"note: {note}", file=sys.stderr, flush=True)
     if config.report.compare and stage != "report":
         raise UserError(
             "config.report.compare is for --stage=report only: leave it out"

@@ -19,7 +19,7 @@ import pathlib
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, Self
 
 from cglo_jax import __version__, readback, storage
@@ -225,14 +225,16 @@ def claim(folder: pathlib.Path) -> None:
       UserError: it holds files and no record, so they are somebody else's.
       OSError: it cannot be written to.
     """
-    _claim(folder, secrets.token_hex(6))
+    _claim(folder)
 
 
-def check_claimable(folder: pathlib.Path, free: str = "") -> None:
+def check_claimable(
+    folder: pathlib.Path, find_free: Callable[[], pathlib.Path] | None = None
+) -> None:
     """Checks what `claim` does, and changes nothing.
 
     Args:
-      free: a directory to advise instead, for the message.
+      find_free: returns a directory to advise instead; called if the folder is refused.
 
     Raises:
       UserError: see `claim`.
@@ -246,18 +248,26 @@ def check_claimable(folder: pathlib.Path, free: str = "") -> None:
         if record.inner:
             raise UserError(
                 f"--workdir={folder} is a folder of a run's work directory: use another"
-                + (f", such as --workdir={free}" if free else "")
+                f"{_advise(find_free)}"
             )
         return
     if not (others := _list_others(folder)):
         return
-    more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-    named = ", ".join(printable(name) for name in others[:_NAMED])
     raise UserError(
-        f"--workdir={folder} holds files that are not of a run of this program ({named}{more}), "
-        "and a run would write among them: use a directory that is new or empty"
-        + (f", such as --workdir={free}" if free else "")
+        f"--workdir={folder} holds files that are not of a run of this program "
+        f"({_name_some(others)}), and a run would write among them: use a directory that is new or "
+        f"empty{_advise(find_free)}"
     )
+
+
+def _advise(find_free: Callable[[], pathlib.Path] | None) -> str:
+    return f", such as --workdir={find_free()}" if find_free else ""
+
+
+def _name_some(names: Sequence[str]) -> str:
+    """Names the first few files, for a message."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(printable, names[:_NAMED])) + more
 
 
 def is_claimed(folder: pathlib.Path) -> bool:
@@ -282,11 +292,16 @@ def _is_link_to_empty(path: pathlib.Path) -> bool:
     return is_link and not set(os.listdir(path)) - {*_SYSTEM}
 
 
-def _claim(folder: pathlib.Path, id: str, *, inner: bool = False) -> _Record:
-    """Returns the record of a folder; of a new or empty one it is made for the work directory `id`."""
+def _claim(folder: pathlib.Path, id: str = "", *, inner: bool = False) -> _Record:
+    """Returns the record of a folder; of a new or empty one it is made.
+
+    Args:
+      id: of the work directory that it is made for, a new one if there is none.
+    """
     if (found := _Record.read(folder)) and found.inner == inner:
         return found
     check_claimable(folder)
+    id = id or _draw_id()
     storage.make_folder(folder.absolute())
     with storage.open_to_append(folder / RECORD) as file, _locked(file):
         if not (found := _Record.read(folder)):  # else another process was faster
@@ -299,6 +314,10 @@ def _claim(folder: pathlib.Path, id: str, *, inner: bool = False) -> _Record:
         found = _Record(folder, id, [])
         found.inner = inner
     return found
+
+
+def _draw_id() -> str:
+    return secrets.token_hex(6)
 
 
 def _claim_inner(root: _Record, name: str) -> _Record:
@@ -384,17 +403,22 @@ def write(root: pathlib.Path, name: str, content: str | bytes) -> None:
     Raises:
       UserError: `root` is somebody else's, or a file of that name is.
     """
-    record = _claim(root, secrets.token_hex(6))
+    record = _claim(root)
     record.check(name)
     data = content.encode() if isinstance(content, str) else content
-    path = root / name
-    storage.make_folder(path.parent.absolute())
+    storage.make_folder((root / name).parent.absolute())
+    _put(record, name, data)
+
+
+def _put(record: _Record, name: str, data: bytes, **more: str) -> str:
+    """Records a file, with `more` in its line, then writes it; returns its sha256."""
+    path, digest = record.folder / name, hashlib.sha256(data).hexdigest()
     temporary = storage.temporary_name(path.name)
     beside = pathlib.PurePosixPath(name).with_name(temporary).as_posix()
-    digest = hashlib.sha256(data).hexdigest()
     line = {"path": name, "size": len(data), "sha256": digest, "temporary": beside}
-    record.append(line)
+    record.append({**line, **more})
     storage.write_beside(path, data, temporary)
+    return digest
 
 
 def write_lines(root: pathlib.Path, name: str, lines: Sequence[str]) -> None:
@@ -412,7 +436,7 @@ def remove(root: pathlib.Path, name: str) -> None:
       UserError: it is somebody else's.
     """
     if os.path.lexists(root / name):
-        _claim(root, secrets.token_hex(6)).check(name)
+        _claim(root).check(name)
         storage.remove_file(root / name)
 
 
@@ -441,7 +465,7 @@ def check_recorded(root: pathlib.Path, *folders: str) -> None:
 
 def note(root: pathlib.Path, name: str) -> None:
     """Records a file that a library is about to create and to append to."""
-    _claim(root, secrets.token_hex(6)).append({"path": name, "grows": "part"})
+    _claim(root).append({"path": name, "grows": "part"})
 
 
 class Log:
@@ -455,7 +479,7 @@ class Log:
     """
 
     def __init__(self, root: pathlib.Path, name: str):
-        self._record = _claim(root, secrets.token_hex(6))
+        self._record = _claim(root)
         self._record.check(name)
         self.path, self._name = root / name, name
         if not self.path.exists():
@@ -500,13 +524,8 @@ class Log:
         if not dropped:
             return
         data = b"".join(kept)
-        temporary = storage.temporary_name(self.path.name)
-        beside = pathlib.PurePosixPath(self._name).with_name(temporary).as_posix()
-        # Until it is renamed the file is the old one, or what was appended to it.
-        digest = hashlib.sha256(data).hexdigest()
-        line = {"path": self._name, "grows": "part", "temporary": beside}
-        self._record.append({**line, "size": len(data), "sha256": digest})
-        storage.write_beside(self.path, data, temporary)
+        # Until it is renamed the file is the old one, or what was appended to it: "part".
+        digest = _put(self._record, self._name, data, grows="part")
         self._record_content(len(data), digest)
         with storage.open_to_append(self.path) as file:
             self._seen = _identity(file)
@@ -564,10 +583,9 @@ def check_replaceable(root: pathlib.Path, name: str) -> None:
 
 def _check_whole(record: _Record) -> None:
     if others := list_others(record.folder):
-        more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
         raise UserError(
             f"{record.folder} has files that this program did not write, or that were changed since "
-            f"({', '.join(map(printable, others[:_NAMED]))}{more}), and would be replaced as a whole: "
+            f"({_name_some(others)}), and would be replaced as a whole: "
             "move them away and run this again, or use another --workdir"
         )
 
@@ -582,19 +600,18 @@ def replacing(root: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
     Raises:
       UserError: see `check_replaceable`.
     """
-    record = _claim_inner(_claim(root, secrets.token_hex(6)), name)
+    record = _claim_inner(_claim(root), name)
     _check_whole(record)
     _clean(record)
     folder = record.folder
     new = _make_temporary(record, _NEW)
     try:
         yield new
-        written = sorted(p for p in new.rglob("*") if not os.path.isdir(p))
         lines = []
-        for path in written:
+        for path in sorted(p for p in new.rglob("*") if not os.path.isdir(p)):
             size, digest = _content(path)
-            names = {"path": path.relative_to(new).as_posix()}
-            lines.append({**names, "size": size, "sha256": digest})
+            name = path.relative_to(new).as_posix()
+            lines.append({"path": name, "size": size, "sha256": digest})
         storage.sync_tree(new)
     except BaseException:
         storage.remove_files(new, lambda _: True)
@@ -688,6 +705,7 @@ def list_others(root: pathlib.Path) -> list[str]:
 def _walk(record: _Record) -> Iterator[tuple[str, bool]]:
     """Yields the name of every file below a folder, and whether it is this program's."""
     top = record.folder
+    temporary = [top / name for name in record.temporary]
     for folder, folders, names in os.walk(top):
         here = pathlib.Path(folder)
         if here.parent == top and here.name in _REPLACED:
@@ -699,7 +717,6 @@ def _walk(record: _Record) -> Iterator[tuple[str, bool]]:
                 yield from ((f"{below}/{name}", ours) for name, ours in _walk(inner))
                 folders.clear()
                 continue
-        temporary = {record.folder / name for name in record.temporary}
         for name in sorted([*names, *(n for n in folders if (here / n).is_symlink())]):
             path = here / name
             below = path.relative_to(top).as_posix()
@@ -745,7 +762,7 @@ def move(root: pathlib.Path, folder: pathlib.Path, to: pathlib.Path) -> None:
     Raises:
       UserError: a file in it is somebody else's.
     """
-    record = _claim(root, secrets.token_hex(6))
+    record = _claim(root)
     lines = []
     for path in (
         p for p in sorted(folder.rglob("*")) if p.is_symlink() or not os.path.isdir(p)
@@ -809,7 +826,7 @@ def set_aside(root: pathlib.Path, to: pathlib.Path) -> list[str]:
     }
     kept = (RECORD, _LOCK, *_SYSTEM)  # the lock is held
     _move(root, to, stay, {root / name for name in kept})
-    _begin_anew(record, secrets.token_hex(6), [])
+    _begin_anew(record, _draw_id(), [])
     return others
 
 

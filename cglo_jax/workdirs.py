@@ -1,11 +1,12 @@
 """The work directory of a run: whose it is, and how it is set aside for a fresh start."""
 
 import contextlib
+import functools
 import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -70,7 +71,9 @@ def check_place(
       UserError: it holds files that are not of a run of this program, or a file that `stage` writes
         was changed since, or it lies in the data set or the data set in it.
     """
-    for name, images in _find_images(config).items():
+    found = _find_images(config)
+    find_free = functools.partial(_find_free, [*found.values()], workdir)
+    for name, images in found.items():
         if storage.contains(images, workdir):
             relation = f"lies in {name}, the data set"
         elif storage.contains(workdir, images):
@@ -79,9 +82,9 @@ def check_place(
             continue
         raise UserError(
             f"--workdir={workdir} {relation}: a run would write among the images; use another, such "
-            f"as --workdir={_find_free(config, workdir)}"
+            f"as --workdir={find_free()}"
         )
-    ownership.check_claimable(workdir, free=str(_find_free(config, workdir)))
+    ownership.check_claimable(workdir, find_free)
     lock.check_usable(workdir)
     if fresh:
         return
@@ -127,9 +130,8 @@ def _find_links(folder: pathlib.Path) -> Iterator[pathlib.Path]:
                 waiting.append(entry.path)
 
 
-def _find_free(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
-    """Returns a directory near `workdir` that is not there, and has nothing to do with the images."""
-    images = list(_find_images(config).values())
+def _find_free(images: Sequence[pathlib.Path], workdir: pathlib.Path) -> pathlib.Path:
+    """Returns a directory near `workdir` that is not there, and in no folder of `images`."""
 
     def is_among_images(place: pathlib.Path) -> bool:
         return any(storage.contains(folder, place) for folder in images)

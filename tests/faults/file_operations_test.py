@@ -51,7 +51,6 @@ PLACES = {
     "export_model._write_program": _NEW,
     "fit_codes.run": "an empty folder generator-*; saving is `Checkpoints._write`",
     "lock.hold": "`lock`, a plain file that holds nothing but what this program writes",
-    "log_file._open": "appends to log.txt, which is recorded, and follows no link",
     "loop._take_all": "saving is `Checkpoints._write`",
     "ownership._claim": "a record that has no whole line yet, in a folder with nothing else",
     "ownership.remove": _RECORD,
