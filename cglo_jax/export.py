@@ -17,7 +17,6 @@ says where. To read what config.sample.export=("npz", "tfds") wrote:
 Neither writing nor reading a TFDS data set in this way needs TensorFlow.
 """
 
-import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -97,10 +96,8 @@ def read_manifest(directory: Path) -> list[Record]:
 
 def encode_png(image: np.ndarray) -> bytes:
     """Encodes uint8 [H, W, 1 or 3] as PNG."""
-    buffer = io.BytesIO()
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+    pixels = image[..., 0] if image.shape[-1] == 1 else image
+    return readback.encode_png(Image.fromarray(pixels))
 
 
 def read_images(directory: Path, records: Sequence[Record]) -> np.ndarray:

@@ -83,11 +83,6 @@ class Job:
             f"seed {v}" if k == "seed" else str(v) for k, v in self.tags.items()
         )
 
-    @property
-    def metrics(self) -> pathlib.Path:
-        """The file that metrics are appended to."""
-        return self.workdir / "metrics.jsonl"
-
 
 def settings(config: ConfigDict) -> dict[str, Any]:
     """Returns the attributes of a `Job` that are the same for every trainer."""

@@ -158,9 +158,7 @@ def cub_examples(archive: Path, rows: dict) -> Iterator[tuple[str, dict]]:
 
 def png_bytes(image: np.ndarray) -> bytes:
     """Encodes a uint8 image, [H, W, 3] or [H, W], as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
+    return readback.encode_png(Image.fromarray(image))
 
 
 READERS = {"cifar100": read_cifar100, "caltech_birds2011": read_cub}
