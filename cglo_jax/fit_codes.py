@@ -212,7 +212,7 @@ def _split_key(seed: int) -> jax.Array:
 def _restore_trained(config, workdir, dataset, seed) -> tuple[Any, dict[str, Any]]:
     """Returns (model, meta) of the trained cGLO that codes can be fitted to."""
     directory, command = restoring.checkpoint_dir(workdir, seed), "--stage=train"
-    hint = "train one without --config.train.only_codes, or copy a whole work directory that has one"
+    hint = "train one without --config.train.only_codes, or copy checkpoints/ and cglo_files.jsonl of one here"
     model, meta, step = restoring.restore_newest(config, directory, hint)
     restoring.check_complete(directory, command, meta, step, config.train.epochs)
     names = itertools.zip_longest(meta["names"], dataset.class_names)

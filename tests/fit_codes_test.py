@@ -479,7 +479,9 @@ def test_a_cglo_that_codes_cannot_be_fitted_to_is_refused(grown):
         assert "\n" not in str(raised.value)
         return str(raised.value)
 
-    assert error(seed=1).endswith("or copy a whole work directory that has one")
+    assert error(seed=1).endswith(
+        "or copy checkpoints/ and cglo_files.jsonl of one here"
+    )
     assert "made with latent.noise_std=0.15, this call has 0.5" in error(
         **{"latent.noise_std": 0.5}
     )

@@ -585,3 +585,16 @@ def test_a_changed_card_is_named_before_anything_is_made(tmp_path):
         (tmp_path / name / "README.md").write_text("mine")
     check = (ownership.check_recorded, tmp_path, "checkpoints", "classifiers")
     assert "cglo-0/README.md was changed since" in error_of(*check)
+
+
+def test_checkpoints_that_are_copied_with_the_record_are_a_run(tmp_path):
+    """As README has it for images that came in later."""
+    root, more = tmp_path / "run", tmp_path / "more"
+    ownership.write(root, "config.json", "{}")
+    ownership.write(root, "checkpoints/seed-0/README.md", "card")
+    more.mkdir()
+    shutil.copytree(root / "checkpoints", more / "checkpoints")
+    assert "holds files that are not of a run" in error_of(ownership.claim, more)
+    shutil.copy(root / ownership.RECORD, more)
+    ownership.write(more, "config.json", '{"other": 1}')
+    assert ownership.list_others(more) == []
