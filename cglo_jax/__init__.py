@@ -11,8 +11,8 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # JAX takes seconds to import
-    from cglo_jax.ensemble import Classifier
-    from cglo_jax.inference import TrainedModel
+    from cglo_jax.inference.classifier import Classifier
+    from cglo_jax.inference.generator import TrainedModel
 
 __version__ = "0.1.0"
 
@@ -28,12 +28,12 @@ def load(workdir: str | os.PathLike, seed: int | None = None) -> "TrainedModel":
       errors.UserError: there is no such run, or no usable checkpoint of the seed, or JAX finds
         no device of the kind that the environment asks for.
     """
-    from cglo_jax import platforms
+    from cglo_jax.process import platforms
 
     platforms.start()
-    from cglo_jax import inference
+    from cglo_jax.inference import generator
 
-    return inference.load(workdir, seed)
+    return generator.load(workdir, seed)
 
 
 def load_classifier(
@@ -50,9 +50,9 @@ def load_classifier(
       errors.UserError: there is no such run, or no trained classifier of this method and seed,
         or JAX finds no device of the kind that the environment asks for.
     """
-    from cglo_jax import platforms
+    from cglo_jax.process import platforms
 
     platforms.start()
-    from cglo_jax import ensemble
+    from cglo_jax.inference import classifier
 
-    return ensemble.load(workdir, method, seed)
+    return classifier.load(workdir, method, seed)

@@ -9,20 +9,14 @@ import sys
 import threading
 from typing import TYPE_CHECKING, NoReturn
 
-from cglo_jax import (
-    distributed,
-    interrupts,
-    log_file,
-    numerics,
-    platforms,
-    storage,
-    streams,
-)
+from cglo_jax.cli import launch
 from cglo_jax.errors import UserError, printable
+from cglo_jax.files import storage
+from cglo_jax.process import interrupts, log_file, numerics, platforms, streams
 
 if TYPE_CHECKING:
-    from cglo_jax.command_line import Command
-    from cglo_jax.data import Dataset
+    from cglo_jax.cli.flags import Command
+    from cglo_jax.data.dataset import Dataset
 
 _NO_CGLO = (
     "no method of config.classify.methods uses cGLO: it is trained for the images and figures of "
@@ -37,27 +31,23 @@ _at_work = threading.Lock()  # held by a call of `run`
 
 def main(command: "Command") -> None:
     """Runs the stages that the command asks for."""
-    distributed.start(command.launch)
+    launch.start(command.launch)
     platforms.start()
     with numerics.ours():
         _main(command)
 
 
 def _main(command: "Command") -> None:
-    from cglo_jax import (  # JAX: seconds
-        classify,
-        data,
-        methods,
-        ownership,
-        parallel,
-        train,
-        wandb_run,
-        workdirs,
-    )
+    from cglo_jax.classifier import methods
+    from cglo_jax.data import dataset
+    from cglo_jax.files import ownership
+    from cglo_jax.stages import classify, train
+    from cglo_jax.training import parallel, wandb_run
+    from cglo_jax.workdir import directory as workdirs
 
     parallel.begin_run()
     config, workdir, stage, fresh, _ = command
-    distributed.check_equal("flags", f"{config.to_json()} {stage} {fresh}")
+    launch.check_equal("flags", f"{config.to_json()} {stage} {fresh}")
     methods.check_names(config.classify.methods)
     first = parallel.is_first_process()
     if first:  # before anything is read
@@ -79,16 +69,16 @@ def _main(command: "Command") -> None:
     if not fresh:
         workdirs.check(config, workdir, stage)
     with workdirs.listing_skipped(workdir, fresh=fresh):
-        train_set, test_set = datasets = data.load(config.dataset)
+        train_set, test_set = datasets = dataset.load(config.dataset)
     if stage in ("all", "classify"):
         classify.check_longer(config, workdir)
         methods.check_side(config.classify, train_set.images.shape[1])
-    distributed.check_equal("images", f"{train_set.digest} {test_set.digest}")
-    print(data.describe(*datasets), flush=True)
+    launch.check_equal("images", f"{train_set.digest} {test_set.digest}")
+    print(dataset.describe(*datasets), flush=True)
     if stage == "all" and not methods.need_cglo(config.classify.methods):
         print(_NO_CGLO, flush=True)
     if command.launch:
-        print(distributed.describe(), flush=True)
+        print(launch.describe(), flush=True)
     loaders = {"train": train.load_weights, "classify": classify.load_body}
     for name, load in loaders.items():  # they fail before anything is written
         if stage in ("all", name) and (origin := load(config)[1]).external:
@@ -102,7 +92,7 @@ def _main(command: "Command") -> None:
             stack.enter_context(ownership.Log(workdir, log_file.NAME))
             log_file.keep(workdir)
             ownership.write_lines(workdir, "skipped.txt", train_set.skipped)
-        distributed.check_workdir(workdir)
+        launch.check_workdir(workdir)
         _run_stages(command, datasets)
 
 
@@ -118,7 +108,8 @@ def _describe_aside(workdir: pathlib.Path, old: pathlib.Path, stayed: list[str])
 
 def _use_what_is_there(command: "Command") -> None:
     """Runs a stage that reads no images."""
-    from cglo_jax import classify, compare, export_model, report
+    from cglo_jax.report import compare, write
+    from cglo_jax.stages import classify, export
 
     config, workdir, stage, *_ = command
     if stage == "export":
@@ -129,15 +120,17 @@ def _use_what_is_there(command: "Command") -> None:
                 file=sys.stderr,
                 flush=True,
             )
-        print(f"exported: {export_model.run(config, workdir)}", flush=True)
+        print(f"exported: {export.run(config, workdir)}", flush=True)
     elif config.report.compare:
         compare.run(config, workdir)
     else:
-        report.run(config, workdir)
+        write.run(config, workdir)
 
 
 def _run_stages(command: "Command", datasets: "tuple[Dataset, Dataset]") -> None:
-    from cglo_jax import classify, fit_codes, parallel, report, sample, train
+    from cglo_jax.report import write
+    from cglo_jax.stages import classify, fit_codes, sample, train
+    from cglo_jax.training import parallel
 
     config, workdir, stage, *_ = command
     train_set, _ = datasets
@@ -164,17 +157,17 @@ def _run_stages(command: "Command", datasets: "tuple[Dataset, Dataset]") -> None
             for method in config.classify.methods:
                 classify.run(config, workdir, datasets, method, seed)
     if stage == "all" and first:
-        report.run(config, workdir)
+        write.run(config, workdir)
 
 
 def program() -> NoReturn:
     """Entry point of a process of its own; see `run`."""
     streams.mend()  # first of all: it may start without standard streams
-    interrupts.install(leaving=distributed.dismiss)
-    from cglo_jax import process
+    interrupts.install(leaving=launch.dismiss)
+    from cglo_jax.process import setup
 
-    process.start()
-    distributed.leave(_run(sys.argv))
+    setup.start()
+    launch.leave(_run(sys.argv))
 
 
 def run() -> NoReturn:
@@ -194,11 +187,11 @@ def run() -> NoReturn:
         with streams.mended(), interrupts.borrowed():
             from absl import logging
 
-            from cglo_jax import process
+            from cglo_jax.process import setup
 
             verbosity = logging.get_verbosity()
             try:
-                process.prepare()
+                setup.prepare()
                 status = _run(sys.argv, borrowed=True)
             finally:
                 logging.set_verbosity(verbosity)
@@ -212,9 +205,9 @@ def _run(argv: list[str], *, borrowed: bool = False) -> int:
     command = None
     with log_file.recording():
         try:
-            from cglo_jax import command_line  # slow to import
+            from cglo_jax.cli import flags  # slow to import
 
-            command = command_line.parse(argv)
+            command = flags.parse(argv)
             if borrowed and command.launch:
                 raise UserError(
                     "--coordinator is for processes of their own (python -m cglo_jax.main), not for "
@@ -230,9 +223,9 @@ def _run(argv: list[str], *, borrowed: bool = False) -> int:
             if error.errno:
                 text = f"error: {printable(storage.explain(error))}; mend that, and "
                 return _tell(text + _advise(command), 2)
-            return distributed.status_of(error)
+            return launch.status_of(error)
         except Warning as error:
-            from cglo_jax.explain import explain_warning
+            from cglo_jax.cli.explain import explain_warning
 
             return _tell(f"error: {printable(explain_warning(error))}", 2)
         except Exception as error:  # noqa: BLE001 - is raised again, or all of it is shown
@@ -241,13 +234,13 @@ def _run(argv: list[str], *, borrowed: bool = False) -> int:
             # Others make errors of their own of a signal.
             if signum := interrupts.requested():
                 return _tell(f"\ninterrupted: {_advise(command)}", 128 + signum)
-            return distributed.status_of(error)
+            return launch.status_of(error)
 
 
 def _advise(command: "Command | None") -> str:
     if command is None:
         return "run the same command again"
-    from cglo_jax import workdirs
+    from cglo_jax.workdir import directory as workdirs
 
     if not workdirs.has_saved(command.workdir):
         return "the same command starts over: nothing was saved yet"

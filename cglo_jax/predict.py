@@ -19,8 +19,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cglo_jax import platforms
 from cglo_jax.errors import UserError, printable
+from cglo_jax.process import platforms
 
 _AT_ONCE = 256  # files that are decoded before their lines are printed
 # What begins a formula, or may be dropped before one; ' is the mark itself
@@ -33,11 +33,11 @@ def find_files(given: Iterable[str]) -> Iterator[Path]:
     Raises:
       UserError: one is not there, or a folder has no file.
     """
-    from cglo_jax import class_folders  # what it imports is slow
+    from cglo_jax.data import layout  # what it imports is slow
 
     for path in map(Path, given):
         if path.is_dir():
-            files = list(class_folders.walk(path.resolve()))
+            files = list(layout.walk(path.resolve()))
             if not files:
                 raise UserError(f"there is no file in {path}")
             yield from (path / file.relative_to(path.resolve()) for file in files)
@@ -97,7 +97,9 @@ def predict(
     """
     import numpy as np
 
-    from cglo_jax import decode, ensemble, streams
+    from cglo_jax.data import decode
+    from cglo_jax.inference import classifier as ensemble
+    from cglo_jax.process import streams
 
     classifier = ensemble.load(workdir, method, seed)
     _print_row(("file", "class", "probability"), neutral)
@@ -163,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from cglo_jax import process
+    from cglo_jax.process import setup
 
-    process.start()
+    setup.start()
     sys.exit(main())

@@ -23,10 +23,11 @@ import msgspec
 import numpy as np
 from PIL import Image
 
-from cglo_jax import readback, streams
-from cglo_jax.download import MIB, Archive, download, read_members, verify
 from cglo_jax.errors import UserError, printable, shorten
-from cglo_jax.working_folder import WorkingFolder
+from cglo_jax.files import readback
+from cglo_jax.files.download import MIB, Archive, download, read_members, verify
+from cglo_jax.files.working_folder import WorkingFolder
+from cglo_jax.process import streams
 
 # In the order that each data set's reader takes them.
 ARCHIVES = {

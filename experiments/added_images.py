@@ -17,9 +17,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, codes, data, fit_codes, restoring, storage, train
-from cglo_jax.reconstruction import reconstruction_loss
-from cglo_jax.results import environment
+from cglo_jax.cglo import algorithm, codes
+from cglo_jax.cglo.reconstruction import reconstruction_loss
+from cglo_jax.data import dataset as data
+from cglo_jax.files import storage
+from cglo_jax.stages import fit_codes, train
+from cglo_jax.workdir import trained
+from cglo_jax.workdir.results import environment
 from configs import digits
 from experiments import entry
 
@@ -39,7 +43,7 @@ def take(dataset: data.Dataset, positions: np.ndarray) -> data.Dataset:
 
 
 def loss(
-    spec: cglo.StepSpec, model: dict[str, Any], z: np.ndarray, images: np.ndarray
+    spec: algorithm.StepSpec, model: dict[str, Any], z: np.ndarray, images: np.ndarray
 ) -> np.ndarray:
     """Computes the reconstruction loss [n] of each of `images` [n, H, W, C] by its code of z [n, d]."""
     generator = spec.generator.clone(axis_name=None)
@@ -47,8 +51,8 @@ def loss(
     total = np.zeros(len(z))
     for draw in range(NOISES):
         keys = jax.random.split(jax.random.key(draw), len(z))
-        eps = cglo.draw_noise_for(z, keys, spec=spec)
-        inputs = cglo.enter_noise(z, eps, spec=spec)
+        eps = algorithm.draw_noise_for(z, keys, spec=spec)
+        inputs = algorithm.enter_noise(z, eps, spec=spec)
         y = generator.apply(variables, *inputs, train=False)
         total += reconstruction_loss(y, data.to_float(images), {}, spec=spec)
     return total / NOISES
@@ -64,20 +68,20 @@ def measure(
         np.flatnonzero(position == SHOTS - 1),
     )
     none = take(all_images, added[:0])  # nothing is tested
-    spec = cglo.create_spec(config, all_images)
+    spec = algorithm.create_spec(config, all_images)
     with (
         tempfile.TemporaryDirectory() as first,
         tempfile.TemporaryDirectory() as second,
     ):
         workdirs = pathlib.Path(first), pathlib.Path(second)
         train.run(config, workdirs[0], take(all_images, old), seed)
-        before, *_ = restoring.restore_model(
+        before, *_ = trained.restore_model(
             config, workdirs[0], take(all_images, old), seed
         )
         fit_codes.run(config, workdirs[0], (all_images, none), seed)
-        fitted, *_ = restoring.restore_model(config, workdirs[0], all_images, seed)
+        fitted, *_ = trained.restore_model(config, workdirs[0], all_images, seed)
         train.run(config, workdirs[1], all_images, seed)
-        jointly, *_ = restoring.restore_model(config, workdirs[1], all_images, seed)
+        jointly, *_ = trained.restore_model(config, workdirs[1], all_images, seed)
     images = all_images.images[added]
     of_class = before["z"].reshape(-1, SHOTS - 1, config.latent.dim)
     best = [loss(spec, before, of_class[:, k], images) for k in range(SHOTS - 1)]

@@ -14,7 +14,8 @@ import jax
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from cglo_jax import autoaugment, data
+from cglo_jax.classifier import autoaugment
+from cglo_jax.data import dataset
 from experiments import entry
 
 NAMES = sorted({name for pair in autoaugment.POLICY for name, _, _ in pair})
@@ -99,7 +100,7 @@ _apply = jax.jit(  # [n, H, W, C], [s] -> [s, n, H, W, C]
 
 def measure_time(channels: int) -> tuple[float, float]:
     """-> seconds to compile `autoaugment` for a batch, and to augment it, the median."""
-    x = data.to_float(create_images(BATCH, 32, 32, channels))
+    x = dataset.to_float(create_images(BATCH, 32, 32, channels))
     keys = jax.random.split(jax.random.key(0), BATCH)
     start = time.perf_counter()
     batched = jax.jit(jax.vmap(autoaugment.autoaugment)).lower(keys, x).compile()

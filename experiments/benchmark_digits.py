@@ -14,8 +14,8 @@ import statistics
 import sys
 import tempfile
 
-from cglo_jax import storage
 from cglo_jax.errors import UserError
+from cglo_jax.files import storage
 from experiments import entry, machine, watched
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "benchmark_digits.jsonl"

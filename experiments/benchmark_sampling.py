@@ -22,8 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, codes, sample, storage
-from cglo_jax.data import Dataset, batch_that_fits
+from cglo_jax.cglo import algorithm, codes
+from cglo_jax.data.dataset import Dataset, batch_that_fits
+from cglo_jax.files import storage
+from cglo_jax.stages import sample
 from configs import cifar100, cub
 from experiments import entry, machine, our_steps
 
@@ -33,9 +35,9 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "benchmark_sampling.jsonl"
 
 def create_model(config: ConfigDict, dataset: Dataset) -> sample.Restored:
     """Creates a cGLO with random weights and codes, as `sample.restore` gives a trained one."""
-    spec, key = cglo.create_spec(config, dataset), jax.random.key(0)
+    spec, key = algorithm.create_spec(config, dataset), jax.random.key(0)
     init = functools.partial(
-        cglo.init_state, spec=spec, n=len(dataset.ids), dim=config.latent.dim
+        algorithm.init_state, spec=spec, n=len(dataset.ids), dim=config.latent.dim
     )
     state = jax.jit(init)(key)
     model = {

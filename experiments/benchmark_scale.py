@@ -5,7 +5,7 @@
 
 cGLO's step of CIFAR-100's shape with codes and pixels of n images, no cached features, takes turns
 with itself at other n in one process. The second table has the memory of a step of each network,
-see cglo_jax/memory.py, and what XLA allocates for it; images and weights are random.
+see cglo_jax/training/memory.py, and what XLA allocates for it; images and weights are random.
 """
 
 import argparse
@@ -14,7 +14,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cglo_jax import memory, storage
+from cglo_jax.files import storage
+from cglo_jax.training import memory
 from configs import cifar100, cub
 from experiments import entry, machine, our_steps
 

@@ -6,7 +6,7 @@
 
 Ours and PyTorch's, see torch_steps.py, take turns in one process. Printed are the medians and
 quartiles of a turn's seconds per step and the median of the turns' ratios. Both have memory in huge pages where Linux leaves the choice,
-see cglo_jax/process.py. With a GPU, networks compute in bfloat16. Images and weights are random:
+see cglo_jax/process/setup.py. With a GPU, networks compute in bfloat16. Images and weights are random:
 they do not change the work. "Cached": VGG-16's features of the images are computed once. "With the
 authors' passes" is our network with the passes of their code, not their network.
 """
@@ -27,8 +27,8 @@ import jax.numpy as jnp
 import torch
 from ml_collections import ConfigDict
 
-from cglo_jax import storage
-from cglo_jax.data import Dataset
+from cglo_jax.data.dataset import Dataset
+from cglo_jax.files import storage
 from configs import cifar100, cub
 from experiments import entry, machine, torch_networks, torch_steps, work
 from experiments.our_steps import (

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Callable
 
-from cglo_jax import process
 from cglo_jax.errors import UserError, printable
+from cglo_jax.process import setup
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -12,7 +12,7 @@ def run(main: Callable[[], int | None]) -> None:
 
     A user's error is one line and status 2, an interrupt one line and status 130.
     """
-    process.start()
+    setup.start()
     try:
         sys.exit(main())
     except UserError as error:

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, classifier
-from cglo_jax.config import get_config
-from cglo_jax.data import Dataset
+from cglo_jax.cglo import algorithm
+from cglo_jax.cglo.reconstruction import cached_shapes
+from cglo_jax.classifier import step
+from cglo_jax.config.defaults import get_config
+from cglo_jax.data.dataset import Dataset
 from cglo_jax.models.vgg import VGG16
-from cglo_jax.order import total_steps
-from cglo_jax.reconstruction import cached_shapes
+from cglo_jax.training.batches import total_steps
 from experiments import runs, work
 from experiments.runs import Choice, Run
 
@@ -99,7 +100,7 @@ def _generator_flops(spec: Any, config: ConfigDict) -> float:
 def classifier_flops(run: Run) -> float:
     """Counts those of a classifier's step; a backward pass counts as two forward passes."""
     c, dataset = run.config.classify, outline(run.config)
-    spec = classifier.create_spec(run.config, dataset, run.method)
+    spec = step.create_spec(run.config, dataset, run.method)
     forward = forward_flops(spec.model, _image(dataset))
     per_image = 3 * forward
     if run.method == "mixmatch":  # K guesses, then 1 + K images to train on
@@ -113,7 +114,7 @@ def classifier_flops(run: Run) -> float:
 def cglo_flops(run: Run) -> float:
     """Counts those of a cGLO's step: generator, perceptual network, weak classifier."""
     dataset = outline(run.config)
-    spec = cglo.create_spec(run.config, dataset)
+    spec = algorithm.create_spec(run.config, dataset)
     per_image = 3 * _generator_flops(spec.generator, run.config)
     if spec.vgg is not None:  # of G(z), back through it to G(z), and of x
         side, cache_gb = _image(dataset)[0], run.config.reconstruction.cache_gb

@@ -13,7 +13,8 @@ cross-entropy of 2e-4, and has little left to teach the codes.
 
 from ml_collections import ConfigDict
 
-from cglo_jax import code_maps, quality
+from cglo_jax.cglo import quality
+from cglo_jax.report import code_maps
 from configs import cifar100, digits
 from experiments import entry, trained
 

@@ -18,7 +18,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cglo_jax import codes, figures, sample
+from cglo_jax.cglo import codes
+from cglo_jax.report import figures
+from cglo_jax.stages import sample
 from configs import digits
 from experiments import entry, trained
 

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cglo_jax import data, sample
+from cglo_jax.data import dataset as data
+from cglo_jax.stages import sample
 from configs import cub
 from experiments import entry, trained
 

@@ -10,7 +10,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cglo_jax import data, figures, sample
+from cglo_jax.data import dataset as data
+from cglo_jax.report import figures
+from cglo_jax.stages import sample
 from experiments import entry, trained
 
 ROWS = 10  # classes

@@ -9,12 +9,12 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cglo_jax import pretrained
 from cglo_jax.models.resnet import ResNet50
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.models.wide_resnet import WideResNet
+from cglo_jax.pretrained import networks
 
-NAMES = {**pretrained.NAMES, "wrn28_10": "WRN-28-10"}
+NAMES = {**networks.NAMES, "wrn28_10": "WRN-28-10"}
 
 # The wide ResNet's parts have the same names on both sides; what is in them has not.
 _TORCH_LEAF = {
@@ -57,7 +57,7 @@ def torch_shapes(network: str) -> dict[str, tuple[int, ...]]:
     """Returns {PyTorch's name: shape} of all that a network has learnt."""
     if network == "wrn28_10":
         return {name: shape for name, (_, shape) in wide_resnet_names().items()}
-    shapes = dict(pretrained.SHAPES[network]())
+    shapes = dict(networks.SHAPES[network]())
     if network == "resnet50":
         shapes |= {"fc.weight": (1000, 2048), "fc.bias": (1000,)}
     return shapes
@@ -87,7 +87,7 @@ def random_tensors(network: str, seed: int = 0) -> dict[str, np.ndarray]:
 def from_torch(network: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Converts PyTorch's tensors to variables of the network in cglo_jax."""
     if network == "vgg16":
-        return {"params": pretrained.vgg16_params(tensors)}
+        return {"params": networks.vgg16_params(tensors)}
     if network == "wrn28_10":
         flat = {}
         for name, (path, _) in wide_resnet_names().items():
@@ -95,7 +95,7 @@ def from_torch(network: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any
             flat[path] = tensors[name].transpose(axes)
         return unflatten_dict(flat)
     body = {k: v for k, v in tensors.items() if not k.startswith("fc.")}
-    params, batch_stats = pretrained.resnet50_variables(body)
+    params, batch_stats = networks.resnet50_variables(body)
     head = {"kernel": tensors["fc.weight"].T, "bias": tensors["fc.bias"]}
     return {"params": {**params, "head": head}, "batch_stats": batch_stats}
 

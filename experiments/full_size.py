@@ -35,9 +35,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cglo_jax import prepare, restoring, storage
-from cglo_jax.checkpoints import restore_latest_model
-from cglo_jax.results import read_result, result_path
+from cglo_jax import prepare
+from cglo_jax.files import storage
+from cglo_jax.training.checkpoints import restore_latest_model
+from cglo_jax.workdir import trained
+from cglo_jax.workdir.results import read_result, result_path
 from experiments import entry, watched, work
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -145,7 +147,7 @@ def create_row(workdir: pathlib.Path, run: str, usage: watched.Usage) -> dict[st
         for line in storage.read_records(workdir / "timings.jsonl")
         if line["stage"] == stage and line.get("method", "") == method
     )
-    directory = restoring.checkpoint_dir(workdir, 0)
+    directory = trained.checkpoint_dir(workdir, 0)
     if method:
         directory = result_path(workdir, method, 0).parent / "checkpoints"
     model, _, _ = restore_latest_model(directory, "")

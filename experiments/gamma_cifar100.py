@@ -15,9 +15,13 @@ import statistics
 import jax
 import numpy as np
 
-from cglo_jax import cglo, data, losses, parallel, storage, train
-from cglo_jax.order import Schedule
-from cglo_jax.results import environment
+from cglo_jax.cglo import algorithm, losses
+from cglo_jax.data import dataset as data
+from cglo_jax.files import storage
+from cglo_jax.stages import train
+from cglo_jax.training import parallel
+from cglo_jax.training.batches import Schedule
+from cglo_jax.workdir.results import environment
 from configs import cifar100
 from experiments import entry
 
@@ -31,13 +35,15 @@ def reconstruction_after(gamma: float, dataset: data.Dataset) -> float:
     config = cifar100.get_config("10,cpu")
     config.weak_classifier.gamma = gamma
     devices = tuple(parallel.choose_devices(1))
-    spec = cglo.create_spec(config, dataset)
+    spec = algorithm.create_spec(config, dataset)
     key_init, key_step, key_order = jax.random.split(jax.random.key(0), 3)
-    shared = cglo.create_shared(key_step, dataset, {}, cache_gb=0, spec=spec)
+    shared = algorithm.create_shared(key_step, dataset, {}, cache_gb=0, spec=spec)
     shared = parallel.replicate(shared, devices)
     schedule = Schedule(config, dataset, key_order, devices)
     constants = {"spec": spec, "n": len(dataset.ids), "dim": config.latent.dim}
-    state = parallel.create_replicated(cglo.init_state, devices, key_init, **constants)
+    state = parallel.create_replicated(
+        algorithm.init_state, devices, key_init, **constants
+    )
     step_fn = train.compiled_step(spec, True, devices)
     values = []
     for step in range(STEPS):

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from cglo_jax.results import environment
+from cglo_jax.workdir.results import environment
 from experiments import work
 
 

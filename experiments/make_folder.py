@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from cglo_jax import config, data
+from cglo_jax.config import defaults
+from cglo_jax.data import dataset
 from experiments import entry
 
 CIFAR = ("apple", "bicycle", "castle", "leopard", "rocket", "sunflower", "tractor")
@@ -39,9 +40,9 @@ def main() -> None:
     parser.add_argument("--data_dir", default="", help="prepared TFDS directory")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
-    fields = config.get_config().dataset
+    fields = defaults.get_config().dataset
     fields.update(name="cifar100", data_dir=args.data_dir, shots=30)
-    cifar, _ = data.load(fields)
+    cifar, _ = dataset.load(fields)
     digits = load_digits()
     for number, name in enumerate(CIFAR):
         images = cifar.images[cifar.labels == cifar.class_names.index(name)]

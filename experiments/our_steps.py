@@ -9,8 +9,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import cglo, classifier, classify, parallel, synthesis, train
-from cglo_jax.data import Dataset
+from cglo_jax.cglo import algorithm, sampling
+from cglo_jax.classifier import step as classifier
+from cglo_jax.data.dataset import Dataset
+from cglo_jax.stages import classify, train
+from cglo_jax.training import parallel
 from experiments import machine
 
 IMAGES = 1000  # in memory
@@ -97,13 +100,13 @@ class Ours(NamedTuple):
 def our_cglo(config: ConfigDict, dataset: Dataset, cache_gb: float) -> Ours:
     """Returns the step of cGLO."""
     devices = tuple(parallel.choose_devices(1))
-    spec = cglo.create_spec(config, dataset)
+    spec = algorithm.create_spec(config, dataset)
     vgg, _ = train.load_vgg(config)
     key, n, dim = jax.random.key(0), len(dataset.ids), config.latent.dim
-    shared = cglo.create_shared(key, dataset, vgg, cache_gb, spec=spec)
+    shared = algorithm.create_shared(key, dataset, vgg, cache_gb, spec=spec)
     shared = parallel.replicate(shared, devices)
     state = parallel.create_replicated(
-        cglo.init_state, devices, key, spec=spec, n=n, dim=dim
+        algorithm.init_state, devices, key, spec=spec, n=n, dim=dim
     )
     step_fn = train.compiled_step(spec, True, devices)
     return Ours(step_fn, state, shared, create_batches(n, config.train.batch_size))
@@ -115,7 +118,7 @@ def our_classifier(config: ConfigDict, dataset: Dataset) -> Ours:
     spec = classifier.create_spec(config, dataset, "baseline")
     n = len(dataset.ids)
     model = {"params": {}, "batch_stats": {}, "z": np.zeros((n, 0), np.float32)}
-    sampler = synthesis.create_sampler(model, dataset)
+    sampler = sampling.create_sampler(model, dataset)
     key = jax.random.key(0)
     shared = classifier.Shared(
         key, dataset.images, None, dataset.class_weights, sampler

@@ -16,7 +16,7 @@ is 1. Rounding matters to the gradient at 224 px, which jumps where one of milli
 or maxima is within rounding of switching, and to deep batch norm in training, which
 magnifies it. Prints a Markdown table and, at its end, replaces RESULTS by its rows.
 
-The second form writes the values that tests/parity_test.py compares with where there is no
+The second form writes the values that tests/experiments/parity_test.py compares with where there is no
 PyTorch.
 """
 
@@ -32,8 +32,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cglo_jax import storage
-from cglo_jax.results import environment
+from cglo_jax.files import storage
+from cglo_jax.workdir.results import environment
 from experiments import entry, flax_networks
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "parity.jsonl"

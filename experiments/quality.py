@@ -3,7 +3,7 @@
     python -m cglo_jax.main --config=configs/digits.py --workdir=runs/digits
     python -m experiments.quality --workdir=runs/digits            # seconds for digits
 
-Prints a Markdown table, see cglo_jax/quality.py for what stands in it, and appends its numbers to
+Prints a Markdown table, see cglo_jax/cglo/quality.py for what stands in it, and appends its numbers to
 results/quality.jsonl. Features are what the last layer of the run's baseline classifier sees,
 which was trained on the same few real images.
 """
@@ -18,12 +18,21 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import classifier, data, quality, sample, storage
-from cglo_jax.checkpoints import restore_latest_model
-from cglo_jax.config import get_config
+from cglo_jax.cglo import quality
+from cglo_jax.classifier import step
+from cglo_jax.config.defaults import get_config
+from cglo_jax.config.fingerprint import check_fingerprint
+from cglo_jax.data import dataset
 from cglo_jax.errors import UserError
-from cglo_jax.fingerprints import check_fingerprint
-from cglo_jax.results import environment, read_result, result_path, top_k_accuracy
+from cglo_jax.files import storage
+from cglo_jax.stages import sample
+from cglo_jax.training.checkpoints import restore_latest_model
+from cglo_jax.workdir.results import (
+    environment,
+    read_result,
+    result_path,
+    top_k_accuracy,
+)
 from experiments import entry
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "quality.jsonl"
@@ -95,7 +104,7 @@ def read_config(workdir: pathlib.Path) -> ConfigDict:
 def restore_classifier(
     config: ConfigDict,
     workdir: pathlib.Path,
-    datasets: tuple[data.Dataset, data.Dataset],
+    datasets: tuple[dataset.Dataset, dataset.Dataset],
     seed: int,
 ) -> tuple[dict[str, Any], Any]:
     """Restores the baseline classifier -> (variables, model).
@@ -113,7 +122,7 @@ def restore_classifier(
     check_fingerprint({k: result.get(k) for k in now}, now, str(path.parent))
     model, _, _ = restore_latest_model(path.parent / "checkpoints", "run --stage=all")
     variables = {name: model[name] for name in ("params", "batch_stats")}
-    network = classifier.create_spec(config, datasets[0], "baseline").model
+    network = step.create_spec(config, datasets[0], "baseline").model
     return variables, network.clone(axis_name=None)
 
 
@@ -200,7 +209,7 @@ def run(
     Raises:
       UserError: one of them is not there or not finished.
     """
-    datasets = data.load(config.dataset)
+    datasets = dataset.load(config.dataset)
     train_set, test_set = datasets
     variables, network = restore_classifier(config, workdir, datasets, seed)
     model = sample.restore(config, workdir, train_set, seed, complete=True)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cglo_jax.export import encode_png
-from cglo_jax.figures import PALETTE
-from cglo_jax.verdict import paired_difference
+from cglo_jax.report.figures import PALETTE
+from cglo_jax.report.verdict import paired_difference
+from cglo_jax.stages.sample_formats import encode_png
 from experiments import confirm, entry, runs, tables
 from experiments.trained import FIGURES
 

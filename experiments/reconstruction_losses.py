@@ -17,19 +17,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import (
-    classify,
-    codes,
-    data,
-    figures,
-    sample,
-    storage,
-    train,
-    validation,
-    workdirs,
-)
-from cglo_jax.results import read_result, result_path
-from cglo_jax.verdict import standard_error
+from cglo_jax.cglo import codes
+from cglo_jax.config import validation
+from cglo_jax.data import dataset as data
+from cglo_jax.files import storage
+from cglo_jax.report import figures
+from cglo_jax.report.verdict import standard_error
+from cglo_jax.stages import classify, sample, train
+from cglo_jax.workdir import directory
+from cglo_jax.workdir.results import read_result, result_path
 from configs import cifar100
 from experiments import entry
 
@@ -104,7 +100,7 @@ def main() -> None:
     pictures, results = {"image": train_set.images[shown]}, {"no cGLO": {}}
     for name, config in losses.items():
         workdir = args.workdir / name.replace(" ", "-").lower()
-        workdirs.create(config, workdir)
+        directory.create(config, workdir)
         methods = {name: "cglo"} | (
             {"no cGLO": "baseline"} if not results["no cGLO"] else {}
         )

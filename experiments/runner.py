@@ -19,9 +19,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from cglo_jax import storage
+from cglo_jax.config.profiles import PROFILES
 from cglo_jax.errors import UserError
-from cglo_jax.profiles import PROFILES
+from cglo_jax.files import storage
 from experiments import entry, estimate, runs, tables, work
 from experiments.scales import DATA, SCALES, SETTINGS
 from experiments.tables import Table
@@ -205,7 +205,7 @@ def describe_profile(choice: runs.Choice, planned: Sequence[runs.Run]) -> str:
     ]
     return (
         f"Profile {choice.profile}. {first.row} ({first.column}) differs from the defaults of "
-        f"cglo_jax/config.py in: {', '.join(fields) or 'nothing'}."
+        f"cglo_jax/config/defaults.py in: {', '.join(fields) or 'nothing'}."
     )
 
 

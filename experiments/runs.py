@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from cglo_jax import storage
-from cglo_jax.config import flatten, get_config
-from cglo_jax.fingerprints import classify_fingerprint, train_fingerprint
-from cglo_jax.methods import METHODS
-from cglo_jax.profiles import apply_profile
-from cglo_jax.validation import validate
+from cglo_jax.classifier.methods import METHODS
+from cglo_jax.config.defaults import flatten, get_config
+from cglo_jax.config.fingerprint import classify_fingerprint, train_fingerprint
+from cglo_jax.config.profiles import apply_profile
+from cglo_jax.config.validation import validate
+from cglo_jax.files import storage
 from experiments.scales import SETTINGS
 from experiments.tables import Column, Row, Table
 
@@ -74,7 +74,7 @@ def reads(method: str, field: str) -> bool:
 
     What some method declares to read is read by those that do; of all other fields, those of
     images and classifier are read by all, the rest by those that need a cGLO. A method that
-    declares nothing may read anything: see `cglo_jax.methods.Method.reads`.
+    declares nothing may read anything: see `cglo_jax.classifier.methods.Method.reads`.
     """
     own = METHODS[method].reads
     if own is None:

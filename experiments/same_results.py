@@ -76,8 +76,14 @@ def _digests(tree: pathlib.Path, case: str, out: pathlib.Path) -> dict[str, str]
     if not (workdir / "done").exists():
         for stage in ("all", "export"):
             subprocess.run(
-                [sys.executable, "-m", "cglo_jax.main", *CASES[case].split()]
-                + [f"--workdir={workdir}", f"--stage={stage}"],
+                [
+                    sys.executable,
+                    "-m",
+                    "cglo_jax.main",
+                    *CASES[case].split(),
+                    f"--workdir={workdir}",
+                    f"--stage={stage}",
+                ],
                 cwd=tree,
                 env=os.environ | {"PYTHONPATH": str(tree)},
                 stdout=subprocess.DEVNULL,
@@ -88,7 +94,8 @@ def _digests(tree: pathlib.Path, case: str, out: pathlib.Path) -> dict[str, str]
     for path in sorted(workdir.rglob("*")):
         name = path.relative_to(workdir)
         if path.suffix in (".png", ".npz", ".safetensors") or (
-            path.name in ("metrics.jsonl", "manifest.jsonl", "nearest.json", "codes.json")
+            path.name
+            in ("metrics.jsonl", "manifest.jsonl", "nearest.json", "codes.json")
         ):
             digests[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
         elif path.name == "result.json":

@@ -19,8 +19,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cglo_jax import classify, data, storage, train, workdirs
-from cglo_jax.results import read_result, result_path
+from cglo_jax.data import dataset
+from cglo_jax.files import storage
+from cglo_jax.stages import classify, train
+from cglo_jax.workdir import directory
+from cglo_jax.workdir.results import read_result, result_path
 from configs import digits
 from experiments import entry
 
@@ -58,8 +61,8 @@ def run_one(cell: Cell, seed: int, root: pathlib.Path) -> None:
     config = create_config(overrides, seed)
     name = "_".join(f"{k.split('.')[-1]}={v}" for k, v in overrides.items()) or method
     workdir = root / name / str(seed)
-    workdirs.create(config, workdir)
-    sets = data.load(config.dataset)
+    directory.create(config, workdir)
+    sets = dataset.load(config.dataset)
     if method == "cglo":
         train.run(config, workdir, sets[0], seed)
     classify.run(config, workdir, sets, method, seed)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cglo_jax.verdict import standard_error
+from cglo_jax.report.verdict import standard_error
 
 METRICS = {"top1": "top-1", "top5": "top-5"}
 CUT_OFF = "cut off in our copy"
@@ -33,7 +33,7 @@ class Row:
     """A row of a table.
 
     Attributes:
-      method: one of `cglo_jax.methods.METHODS`.
+      method: one of `cglo_jax.classifier.methods.METHODS`.
       overrides: {dotted field: value}, after the column's.
       paper: {the paper's column: "top-1" or "top-1 / top-5"} with errors, in percent;
         empty for a row of ours.

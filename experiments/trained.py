@@ -6,7 +6,10 @@ import pathlib
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cglo_jax import data, sample, train, validation, workdirs
+from cglo_jax.config import validation
+from cglo_jax.data import dataset as data
+from cglo_jax.stages import sample, train
+from cglo_jax.workdir import directory
 from configs import cifar100
 
 FIGURES = pathlib.Path(__file__).parent / "figures"
@@ -49,7 +52,7 @@ def train_cglo(
     validation.validate(config)
     dataset, test_set = data.load(config.dataset)
     print(data.describe(dataset, test_set), flush=True)
-    workdirs.create(config, workdir)
+    directory.create(config, workdir)
     seed = config.seeds[0]
     train.run(config, workdir, dataset, seed)
     return dataset, sample.restore(config, workdir, dataset, seed)

@@ -24,11 +24,15 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax import checkpoints, classify, data, parallel, storage, workdirs
-from cglo_jax.data import Dataset
+from cglo_jax.data import dataset as data
+from cglo_jax.data.dataset import Dataset
 from cglo_jax.errors import UserError
-from cglo_jax.results import environment, read_result, result_path
-from cglo_jax.verdict import standard_error
+from cglo_jax.files import storage
+from cglo_jax.report.verdict import standard_error
+from cglo_jax.stages import classify
+from cglo_jax.training import checkpoints, parallel
+from cglo_jax.workdir import directory as workdirs
+from cglo_jax.workdir.results import environment, read_result, result_path
 from experiments import entry, estimate, runs, scales
 
 TUNED, TRIALS = runs.TUNED, runs.TUNED.with_name("tuning.jsonl")

@@ -1,13 +1,11 @@
 """What every test needs: four CPU devices, strict ranks, and made-up data."""
 
-import hashlib
 import logging as stdlib_logging
 import os
 import pathlib
 import shutil
 import signal
 from collections.abc import Iterator
-from typing import NamedTuple
 
 # Before JAX starts. Four CPU devices, with threads enough for them on few cores. Tests compile a lot
 # and compute little, so LLVM optimises nothing; XLA's own passes, which matter here, still run.
@@ -29,21 +27,20 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-from cglo_jax import process
+from cglo_jax.process import setup
 
-process.prepare()  # the kernels that programs compute with
+setup.prepare()  # the kernels that programs compute with
 
 import jax
-import numpy as np
 import pytest
-import report_workdir
 from absl import logging
 from ml_collections import ConfigDict
 
-from cglo_jax import config as defaults
-from cglo_jax import data, decode, previews, train
-from cglo_jax.data import Dataset
-from cglo_jax.errors import UserError
+from cglo_jax.data import decode
+from cglo_jax.data.dataset import Dataset
+from cglo_jax.stages import previews, train
+from tests.helpers import report_workdir
+from tests.helpers.tiny import Run, create_config, create_dataset
 
 COMPILED = "/jax/core/compile/backend_compile_duration"  # one event per program
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -74,7 +71,7 @@ def ours(monkeypatch) -> Iterator[int | None]:
     """Lets the test be in a program of ours, which silences Pillow; yields libtiff's own printer."""
     libtiff, logger = decode.find_libtiff(), stdlib_logging.getLogger("PIL")
     level, printer = logger.level, libtiff.TIFFSetErrorHandler(None)
-    monkeypatch.setattr(process, "_ours", True)
+    monkeypatch.setattr(setup, "_ours", True)
     yield printer  # pytest itself gives the filters of warnings back
     logger.setLevel(level)
     libtiff.TIFFSetErrorHandler(printer)
@@ -95,95 +92,6 @@ def _forget_programs():
     jax.clear_caches()
 
 
-def create_dataset(
-    n: int = 24,
-    *,
-    classes: int = 3,
-    unlabelled: int = 0,
-    size: int = 8,
-    channels: int = 1,
-    seed: int = 0,
-    split: str = "train",
-) -> Dataset:
-    """Makes smooth images whose brightness depends on the class, labelled in turn 0, 1, 2, 0, ...
-
-    Args:
-      n: images, the last `unlabelled` of them without a label.
-    """
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 128, (n, size // 4, size // 4, channels))
-    images = (
-        coarse.repeat(4, 1).repeat(4, 2)
-        + 40 * (np.arange(n) % classes)[:, None, None, None]
-    )
-    labels = np.arange(n, dtype=np.int32) % classes
-    labels[n - unlabelled :] = -1
-    return Dataset(
-        images=images.astype(np.uint8),
-        labels=labels,
-        class_names=tuple(f"class {c}" for c in range(classes)),
-        ids=tuple(f"{seed:02x}{i:030x}" for i in range(n)),
-        split=split,
-    )
-
-
-def fields(**changes: object) -> ConfigDict:
-    """Returns `config.dataset` of the defaults with `changes`."""
-    dataset = defaults.get_config().dataset
-    dataset.update(changes)
-    return dataset
-
-
-def error_of(dataset: ConfigDict) -> str:
-    """Returns the one line with which loading `dataset` is refused."""
-    with pytest.raises(UserError) as error:
-        data.load(dataset)
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def hash_pixels(image: np.ndarray) -> str:
-    """Returns the id that an image of these pixels should have."""
-    text = repr(image.shape).encode() + image.tobytes()
-    return hashlib.sha256(text).hexdigest()[:32]
-
-
-def create_config(**changes: object) -> ConfigDict:
-    """Returns the defaults shrunk to a second's work, with `changes` by dotted names."""
-    config = defaults.get_config()
-    tiny = {
-        "seeds": (0,),
-        "devices": 1,
-        "latent.dim": 8,
-        "latent.noise_dim": 4,
-        "generator.width": 4,
-        "generator.max_width": 8,
-        "weak_classifier.width": 4,
-        "weak_classifier.gamma": 0.5,
-        "reconstruction.loss": "laplacian",
-        "train.epochs": 2,
-        "train.steps_per_epoch": 3,
-        "train.batch_size": 8,
-        "train.checkpoint_every_epochs": 1,
-        "train.log_every_steps": 1,
-        "train.lr_drop_epochs": (),  # equal constants share a compiled step
-        "sample.per_class": 2,
-        "sample.projection": "pca",
-        "classify.depth": 10,
-        "classify.width": 1,
-        "classify.dropout": 0.0,
-        "classify.epochs": 2,
-        "classify.steps_per_epoch": 3,
-        "classify.batch_size": 8,
-        "classify.pad": 1,
-        "classify.checkpoint_every_epochs": 1,
-        "classify.log_every_steps": 1,
-        "classify.lr_drop_epochs": (),
-    }
-    config.update_from_flattened_dict({**tiny, **changes})
-    return config
-
-
 @pytest.fixture
 def tiny_dataset() -> Dataset:
     """24 images of 3 classes, 8x8 grey, all labelled."""
@@ -194,18 +102,6 @@ def tiny_dataset() -> Dataset:
 def tiny_config() -> ConfigDict:
     """A config of seconds for `tiny_dataset`."""
     return create_config()
-
-
-def assert_trees_equal(one, other) -> None:
-    """Fails unless two trees have one structure and equal leaves."""
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    jax.tree.map(np.testing.assert_array_equal, one, other)
-
-
-def differ(one, other) -> bool:
-    """Whether two trees of one structure have an unequal leaf."""
-    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return any(np.any(a != b) for a, b in pairs)
 
 
 @pytest.fixture
@@ -220,14 +116,6 @@ def compilations() -> Iterator[list[str]]:
     jax.monitoring.register_event_duration_secs_listener(count)
     yield events
     jax.monitoring.unregister_event_duration_listener(count)
-
-
-class Run(NamedTuple):
-    """A finished `train.run` of seed 0."""
-
-    config: ConfigDict
-    dataset: Dataset
-    workdir: pathlib.Path
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,17 @@
-"""Tests of cglo_jax/main.py without its stages; tests/end_to_end_test.py has them."""
+"""Tests of cglo_jax/main.py without its stages; tests/programs/end_to_end_test.py has them."""
 
 import sys
 
 import jax
 import pytest
-from conftest import create_config
 
-from cglo_jax import command_line, data, interrupts, main
-from cglo_jax.command_line import Command
+from cglo_jax import main
+from cglo_jax.cli import flags as command_line
+from cglo_jax.cli.flags import Command
+from cglo_jax.data import dataset
 from cglo_jax.errors import UserError
+from cglo_jax.process import interrupts
+from tests.helpers.tiny import create_config
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ def test_a_device_out_of_memory_is_one_line_with_what_to_do(called, capsys):
 def test_more_devices_than_there_are_are_refused_before_images_are_read(
     call, monkeypatch
 ):
-    monkeypatch.setattr(data, "load", None)
+    monkeypatch.setattr(dataset, "load", None)
     for stage in ("all", "train", "classify"):
         with pytest.raises(
             UserError, match="devices is 9, but this machine has 4 cpu dev"

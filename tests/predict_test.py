@@ -10,12 +10,13 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import create_dataset
 from PIL import Image
-from saved_run import put_classifier, put_run
 
 import cglo_jax
-from cglo_jax import predict, streams
+from cglo_jax import predict
+from cglo_jax.process import streams
+from tests.helpers.saved_run import put_classifier, put_run
+from tests.helpers.tiny import create_dataset
 
 
 @pytest.fixture(scope="module")

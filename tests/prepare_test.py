@@ -20,9 +20,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from cglo_jax import download, prepare
+from cglo_jax import prepare
 from cglo_jax.errors import UserError
-from cglo_jax.working_folder import MARKER, WorkingFolder
+from cglo_jax.files import download
+from cglo_jax.files.working_folder import MARKER, WorkingFolder
 
 ROOT = Path(__file__).parents[1]
 FINE = [f"fine_{i}" for i in range(100)]
@@ -137,7 +138,7 @@ def run_apart(args, before: str = "", path: Path = ROOT) -> subprocess.Completed
     (archive,) = prepare.ARCHIVES["cifar100"]
     code = (
         "import sys\n"
-        "from cglo_jax import download, prepare\n"
+        "from cglo_jax.files import download; from cglo_jax import prepare\n"
         f"prepare.ARCHIVES['cifar100'] = [download.Archive(*{tuple(archive)!r})]\n"
         f"{before}\n"
         "sys.exit(prepare.main(sys.argv[1:]))\n"

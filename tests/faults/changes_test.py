@@ -4,13 +4,15 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import create_config, create_dataset
 from PIL import Image
-from small_run import write_images
+from tests.helpers.tiny import create_config, create_dataset
 
-from cglo_jax import data, restoring, train, workdirs
-from cglo_jax.config import flatten, get_config
+from cglo_jax.config.defaults import flatten, get_config
+from cglo_jax.data import dataset as data
 from cglo_jax.errors import UserError
+from cglo_jax.stages import train
+from cglo_jax.workdir import directory, trained
+from tests.helpers.small_run import write_images
 
 # Another valid value of every field that a cGLO depends on, and that this run uses.
 MATTER = {
@@ -72,7 +74,7 @@ HARMLESS = {
 def saved(tmp_path_factory):
     """A work directory in which a cGLO was trained."""
     workdir = tmp_path_factory.mktemp("changes") / "run"
-    workdirs.create(create_config(), workdir)
+    directory.create(create_config(), workdir)
     train.run(create_config(), workdir, create_dataset(), 0)
     return workdir
 
@@ -88,7 +90,7 @@ def test_a_field_that_matters_is_refused_with_both_values(saved, name):
         else "use another --workdir"
     )
     for check in (
-        lambda: workdirs.check(config, saved),
+        lambda: directory.check(config, saved),
         lambda: train.run(config, saved, create_dataset(), 0),
     ):
         with pytest.raises(UserError) as error:
@@ -99,7 +101,7 @@ def test_a_field_that_matters_is_refused_with_both_values(saved, name):
 @pytest.mark.parametrize("name", HARMLESS)
 def test_a_field_that_does_not_matter_is_accepted(saved, name, capsys):
     config = create_config(**{name: HARMLESS[name]})
-    workdirs.check(config, saved)
+    directory.check(config, saved)
     train.run(config, saved, create_dataset(), 0)
     assert "done before, at step 6" in capsys.readouterr().err
 
@@ -212,7 +214,7 @@ def test_other_images_or_classes_are_refused(copied, change):
     config, dataset = of_folder(copied / "images")
     for use in (
         lambda: train.run(config, copied / "run", dataset, 0),
-        lambda: restoring.restore_model(config, copied / "run", dataset, 0),
+        lambda: trained.restore_model(config, copied / "run", dataset, 0),
     ):
         with pytest.raises(
             UserError, match="was made with other images than this call"
@@ -225,12 +227,12 @@ def test_the_same_images_keep_their_codes_whatever_their_files_are_called(
     copied, change
 ):
     config, before = of_folder(copied / "images")
-    codes = restoring.restore_model(config, copied / "run", before, 0)[0]["z"]
+    codes = trained.restore_model(config, copied / "run", before, 0)[0]["z"]
     by_content = dict(zip((i.tobytes() for i in before.images), codes, strict=True))
     SAME_DATA[change](copied)
     config, now = of_folder(next(copied.glob("images*")))
     train.run(config, copied / "run", now, 0)
-    after = restoring.restore_model(config, copied / "run", now, 0)[0]["z"]
+    after = trained.restore_model(config, copied / "run", now, 0)[0]["z"]
     assert len(by_content) == len(after) == 24
     for image, code in zip(now.images, after, strict=True):
         np.testing.assert_array_equal(by_content[image.tobytes()], code)

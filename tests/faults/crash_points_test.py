@@ -13,10 +13,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from small_run import digest_step
 
-from cglo_jax import storage
-from cglo_jax.checkpoints import Checkpoints
+from cglo_jax.files import storage
+from cglo_jax.training.checkpoints import Checkpoints
+from tests.helpers.small_run import digest_step
 
 VARIANTS = 500
 META = {"fingerprint": {}}

@@ -5,11 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from small_run import digest_step
 
-from cglo_jax import manifest
-from cglo_jax.checkpoints import Checkpoints
 from cglo_jax.errors import UserError
+from cglo_jax.training import manifest
+from cglo_jax.training.checkpoints import Checkpoints
+from tests.helpers.small_run import digest_step
 
 FLIPS = 1000
 

@@ -8,10 +8,10 @@ import subprocess
 
 import numpy as np
 import pytest
-from small_run import Run, digest_run, digest_step, write_images
 
-from cglo_jax.checkpoints import Checkpoints
 from cglo_jax.errors import UserError
+from cglo_jax.training.checkpoints import Checkpoints
+from tests.helpers.small_run import Run, digest_run, digest_step, write_images
 
 POINTS = 20
 SIZE = 2 << 20

@@ -20,7 +20,9 @@ NAMES = {
 TEXT = {"replace"}  # also of strings and dataclasses: counts with `os` alone
 WRITES = set("wax+")
 # What makes a place safe.
-_PRIMITIVE = "a primitive of storage.py: asks `check_change` first, follows no link"
+_PRIMITIVE = (
+    "a primitive of files/storage.py: asks `check_change` first, follows no link"
+)
 _RECORD = "only what the work directory's record lists, with the content recorded"
 _NEW = (
     "in a folder of a name that nobody can foresee, made by this call and empty before"
@@ -31,64 +33,64 @@ _CACHE = (
     "names of ours in a folder of ours, which carries a marker or is this user's alone"
 )
 PLACES = {
-    "checkpoints.Checkpoints._tell_of": "a damaged checkpoint is renamed, if it was one",
-    "checkpoints.Checkpoints._write": "renames what it has just made; " + _NEW,
-    "checkpoints.remove_all": "an empty folder; " + _CHECKPOINT,
-    "checkpoints._remove": _CHECKPOINT,
-    "checkpoints._save_tree": _NEW,
-    "classify._set_aside_old": _RECORD,
-    "copies.write": _NEW,
-    "distributed.start": "descriptor 1 of a program of ours that has one thread, given back",
-    "download._open_part": _CACHE,
-    "download._fetch": _CACHE,
-    "download.download": _CACHE,
-    "export._write_npz": _NEW,
-    "export._write_tfds": _NEW,
-    "export_model.run": _NEW,
-    "export_model.write_generator": _NEW,
-    "export_model.write_classifier": _NEW,
-    "export_model._write_program": _NEW,
-    "fit_codes.run": "an empty folder generator-*; saving is `Checkpoints._write`",
-    "lock.hold": "`lock`, a plain file that holds nothing but what this program writes",
-    "loop._take_all": "saving is `Checkpoints._write`",
-    "ownership._claim": "a record that has no whole line yet, in a folder with nothing else",
-    "ownership.remove": _RECORD,
-    "ownership.replacing": _RECORD,
-    "ownership._clean": "in the folder itself, by no link, of names recorded as temporary before they were made",
-    "ownership.move": _RECORD,
-    "ownership.set_aside": _RECORD,
-    "ownership._move": _RECORD,
+    "training.checkpoints.Checkpoints._tell_of": "a damaged checkpoint is renamed, if it was one",
+    "training.checkpoints.Checkpoints._write": "renames what it has just made; " + _NEW,
+    "training.checkpoints.remove_all": "an empty folder; " + _CHECKPOINT,
+    "training.checkpoints._remove": _CHECKPOINT,
+    "training.checkpoints._save_tree": _NEW,
+    "stages.classify._set_aside_old": _RECORD,
+    "stages.copies.write": _NEW,
+    "cli.launch.start": "descriptor 1 of a program of ours that has one thread, given back",
+    "files.download._open_part": _CACHE,
+    "files.download._fetch": _CACHE,
+    "files.download.download": _CACHE,
+    "stages.sample_formats._write_npz": _NEW,
+    "stages.sample_formats._write_tfds": _NEW,
+    "stages.export.run": _NEW,
+    "stages.export.write_generator": _NEW,
+    "stages.export.write_classifier": _NEW,
+    "stages.export._write_program": _NEW,
+    "stages.fit_codes.run": "an empty folder generator-*; saving is `Checkpoints._write`",
+    "files.lock.hold": "`lock`, a plain file that holds nothing but what this program writes",
+    "training.loop._take_all": "saving is `Checkpoints._write`",
+    "files.ownership._claim": "a record that has no whole line yet, in a folder with nothing else",
+    "files.ownership.remove": _RECORD,
+    "files.ownership.replacing": _RECORD,
+    "files.ownership._clean": "in the folder itself, by no link, of names recorded as temporary before they were made",
+    "files.ownership.move": _RECORD,
+    "files.ownership.set_aside": _RECORD,
+    "files.ownership._move": _RECORD,
     "prepare.prepare": "makes the folder that it was told to prepare in",
     "prepare.locked": "reads a folder, to lock it",
     "prepare.build": "renames what it has just made to a name that is free",
-    "process._make_own": "makes a folder",
-    "process._remove_cut_off": _CACHE,
-    "process._remove_oldest": _CACHE,
-    "process.use_huge_pages": "starts this program anew, before it has done anything",
-    "readback.open_own": "reads",
-    "readback.encode_png": _MEMORY,
-    "sample.write_figures": _NEW,
-    "sample.write_images": _NEW,
-    "sample.write_images.write": _NEW,
-    "storage.sync": "reads",
-    "storage.make_folder": _PRIMITIVE,
-    "storage.make_temporary_folder": _PRIMITIVE,
-    "storage.opened_folder": "reads",
-    "storage.rename": _PRIMITIVE,
-    "storage.remove_file": _PRIMITIVE,
-    "storage.remove_files": _PRIMITIVE,
-    "storage.write_beside": _PRIMITIVE,
-    "storage.open_to_append": _PRIMITIVE,
-    "storage._cut_to_whole_lines": "half a line, in a file that `open_to_append` opened",
-    "streams._open_nowhere": "/dev/null on descriptors that are closed",
-    "weights_cache.get": _CACHE,
-    "weights_cache.fetch": _NEW,
-    "working_folder.WorkingFolder.__init__": _CACHE,
-    "working_folder.WorkingFolder.claim": _CACHE,
-    "working_folder.WorkingFolder.make_folder": _CACHE,
-    "working_folder.WorkingFolder.remove": _CACHE,
-    "working_folder.WorkingFolder.leave": _CACHE,
-    "working_folder._remove_tree": _CACHE,
+    "process.setup._make_own": "makes a folder",
+    "process.setup._remove_cut_off": _CACHE,
+    "process.setup._remove_oldest": _CACHE,
+    "process.setup.use_huge_pages": "starts this program anew, before it has done anything",
+    "files.readback.open_own": "reads",
+    "files.readback.encode_png": _MEMORY,
+    "stages.sample.write_figures": _NEW,
+    "stages.sample.write_images": _NEW,
+    "stages.sample.write_images.write": _NEW,
+    "files.storage.sync": "reads",
+    "files.storage.make_folder": _PRIMITIVE,
+    "files.storage.make_temporary_folder": _PRIMITIVE,
+    "files.storage.opened_folder": "reads",
+    "files.storage.rename": _PRIMITIVE,
+    "files.storage.remove_file": _PRIMITIVE,
+    "files.storage.remove_files": _PRIMITIVE,
+    "files.storage.write_beside": _PRIMITIVE,
+    "files.storage.open_to_append": _PRIMITIVE,
+    "files.storage._cut_to_whole_lines": "half a line, in a file that `open_to_append` opened",
+    "process.streams._open_nowhere": "/dev/null on descriptors that are closed",
+    "pretrained.cache.get": _CACHE,
+    "pretrained.cache.fetch": _NEW,
+    "files.working_folder.WorkingFolder.__init__": _CACHE,
+    "files.working_folder.WorkingFolder.claim": _CACHE,
+    "files.working_folder.WorkingFolder.make_folder": _CACHE,
+    "files.working_folder.WorkingFolder.remove": _CACHE,
+    "files.working_folder.WorkingFolder.leave": _CACHE,
+    "files.working_folder._remove_tree": _CACHE,
 }
 
 
@@ -137,14 +139,14 @@ def test_every_place_that_changes_files_is_listed_with_the_reason_why_it_is_safe
 def test_no_tree_is_removed_and_only_the_primitives_replace_and_redirect():
     calls = {where: " ".join(sorted(c)) for where, c in find_places().items()}
     assert not [w for w, c in calls.items() if "rmtree" in c or "shutil" in c]
-    assert [w for w, c in calls.items() if "os.replace" in c] == ["storage.rename"]
+    assert [w for w, c in calls.items() if "os.replace" in c] == ["files.storage.rename"]
     redirecting = [w for w, c in calls.items() if "dup2" in c]
-    assert redirecting == ["distributed.start", "streams._open_nowhere"]
+    assert redirecting == ["cli.launch.start", "process.streams._open_nowhere"]
     of_people = [w for w, c in calls.items() if "storage.remove_files" in c]
     assert of_people == [
-        "checkpoints._remove",
-        "ownership.replacing",
-        "ownership._clean",
+        "files.ownership.replacing",
+        "files.ownership._clean",
+        "training.checkpoints._remove",
     ]
 
 

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from config_cases import DIGITS, FLAGS, RAN, Case, files, names, values
+
+from tests.helpers.config_cases import DIGITS, FLAGS, RAN, Case, files, names, values
 
 ROOT = Path(__file__).parents[2]
 ACCEPTED = "accepted"
@@ -20,7 +21,9 @@ SECONDS = 20
 # Runs main.run for each argv of the JSON list in a file, each in a child process.
 DRIVE = """
 import json, os, signal, sys
-from cglo_jax import command_line, main, process
+from cglo_jax.cli import flags as command_line
+from cglo_jax import main
+from cglo_jax.process import setup as process
 main.main = lambda command: print("accepted")
 process.start = lambda: None
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from prepare_test import check_cifar, cifar_members, tar_info
+
+from tests.prepare_test import check_cifar, cifar_members, tar_info
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60  # until it counts as hanging
@@ -28,7 +29,8 @@ DRIVE = f"""
 import json, os, resource, signal, sys
 from pathlib import Path
 import tensorflow_datasets as tfds
-from cglo_jax import download, prepare
+from cglo_jax.files import download
+from cglo_jax import prepare
 tfds.builder_cls("cifar100")  # before any child is born
 results, listed = {{}}, json.loads(sys.argv[1])
 for name, (size, sha256) in listed.items():

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tensorstore
 
-from cglo_jax import manifest
-from cglo_jax.checkpoints import Checkpoints, restore_latest_model
 from cglo_jax.errors import UserError
+from cglo_jax.training import manifest
+from cglo_jax.training.checkpoints import Checkpoints, restore_latest_model
 
 
 class Payload:

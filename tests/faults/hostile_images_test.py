@@ -11,16 +11,19 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import image_zoo
 import numpy as np
 import pytest
-from conftest import create_config, create_dataset, fields, hash_pixels
-from decode_test import UNUSABLE, encode
-from image_zoo import NAMES, RAN, USED, Animal, fresh
 from PIL import Image
 
-from cglo_jax import command_line, data, main, ownership
+from cglo_jax import main
+from cglo_jax.cli import flags
+from cglo_jax.data import dataset as data
 from cglo_jax.errors import UserError
+from cglo_jax.files import ownership
+from tests.data.decode_test import UNUSABLE, encode
+from tests.helpers import image_zoo
+from tests.helpers.image_zoo import NAMES, RAN, USED, Animal, fresh
+from tests.helpers.tiny import create_config, create_dataset, fields, hash_pixels
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60  # until it counts as hanging
@@ -28,7 +31,9 @@ MOST = 10**9  # bytes of memory
 ONE, ONLY, GOOD = (encode(fresh(), "PNG") for _ in range(3))
 LOAD = """
 import json, re, sys
-from cglo_jax import config, data, process
+from cglo_jax import config
+from cglo_jax.data import dataset as data
+from cglo_jax.process import setup as process
 process.own()  # as programs do: warnings of Pillow and libtiff are not shown
 dataset = config.get_config().dataset
 dataset.update(json.loads(sys.argv[1]))
@@ -163,13 +168,13 @@ def test_nothing_in_the_zoo_is_executed(zoo, loaded):
     Path(RAN).unlink()
 
 
-def command(root: Path, workdir: Path) -> command_line.Command:
+def command(root: Path, workdir: Path) -> flags.Command:
     """To sample from what is not there: it ends once the images have been read."""
     config = create_config(
         **{"dataset.name": "folder", "dataset.path": str(root), "dataset.size": 8}
     )
     config.dataset.shots = 0
-    return command_line.Command(config, workdir, "sample")
+    return flags.Command(config, workdir, "sample")
 
 
 def test_skipped_txt_lists_them(zoo, loaded, tmp_path, monkeypatch):

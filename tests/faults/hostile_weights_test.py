@@ -1,4 +1,4 @@
-"""Malicious weight files through `pretrained.load`: one line, nothing executed, nothing huge."""
+"""Malicious weight files through `networks.load`: one line, nothing executed, nothing huge."""
 
 import ast
 import io
@@ -12,7 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy as st
-from published_weights import (
+
+from cglo_jax.pretrained import cache, networks
+from cglo_jax.pretrained import files as weight_files
+from cglo_jax.process.setup import cache_dir
+from tests.helpers.published_weights import (
     VGG_FILE,
     VGG_KEPT,
     assert_needed,
@@ -24,9 +28,6 @@ from published_weights import (
     serve,
     vgg_tensors,
 )
-
-from cglo_jax import pretrained, weight_files, weights_cache
-from cglo_jax.process import cache_dir
 
 NAME = "features.5.bias"
 RAN = "this_ran"
@@ -161,7 +162,7 @@ def test_the_payload_would_have_shown(tmp_path):
     path.write_bytes(
         with_header(HEADER)
     )  # and what all others are changed from is good
-    assert_needed(pretrained.load("vgg16", str(path))[0], vgg_tensors())
+    assert_needed(networks.load("vgg16", str(path))[0], vgg_tensors())
 
 
 def test_what_is_no_file_is_not_opened(tmp_path):
@@ -172,7 +173,7 @@ def test_what_is_no_file_is_not_opened(tmp_path):
 
 def test_a_kept_file_that_changed_after_it_was_checked_is_not_used(monkeypatch, capfd):
     with serve(monkeypatch):
-        pretrained.load("vgg16", "imagenet")
+        networks.load("vgg16", "imagenet")
     assert cached() == VGG_KEPT
     path = cache_dir() / VGG_FILE
     before = path.stat()
@@ -187,24 +188,24 @@ def test_a_kept_file_that_changed_after_it_was_checked_is_not_used(monkeypatch, 
 
 def test_a_kept_file_that_is_exchanged_once_it_was_checked_is_not_used(monkeypatch):
     with serve(monkeypatch):
-        pretrained.load("vgg16", "imagenet")
-    get = weights_cache.get
+        networks.load("vgg16", "imagenet")
+    get = cache.get
 
     def get_and_exchange(*args):
         path = get(*args)
         path.write_bytes(weight_files.serialize(vgg_tensors(seed=1), {}))
         return path
 
-    monkeypatch.setattr(weights_cache, "get", get_and_exchange)
+    monkeypatch.setattr(cache, "get", get_and_exchange)
     assert "changed while it was read" in refusal("vgg16", "imagenet")
 
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_file_that_is_exchanged_while_it_is_read_is_not_used(monkeypatch, kept):
     with serve(monkeypatch):
-        pretrained.load("vgg16", "imagenet")
+        networks.load("vgg16", "imagenet")
     path, read = cache_dir() / VGG_FILE, weight_files.read
-    pretrained._load.cache_clear()
+    networks._load.cache_clear()
 
     def exchange_and_read(*args):
         path.write_bytes(weight_files.serialize(vgg_tensors(seed=1), {}))
@@ -217,7 +218,7 @@ def test_a_file_that_is_exchanged_while_it_is_read_is_not_used(monkeypatch, kept
 
 def test_no_source_file_can_unpickle():
     """By each module it imports and each argument it names, in cglo_jax and experiments."""
-    root = Path(weight_files.__file__).parents[1]
+    root = Path(weight_files.__file__).parents[2]
     files = [
         p
         for folder in ("cglo_jax", "experiments")

@@ -5,7 +5,8 @@ import random
 import time
 
 import pytest
-from small_run import STEPS, Run, digest_run, digest_state, write_images
+
+from tests.helpers.small_run import STEPS, Run, digest_run, digest_state, write_images
 
 FAST, LONG = 10, 50
 

@@ -12,25 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_workdir import make_config, put_workdir
-from saved_run import put_classifier, put_run
 
-from cglo_jax import (
-    compare,
-    ensemble,
-    export,
-    generated,
-    inference,
-    logged,
-    manifest,
-    report,
-    saved_config,
-    wandb_run,
-)
-from cglo_jax.checkpoints import Checkpoints
+from cglo_jax.config import saved as saved_config
 from cglo_jax.errors import UserError
-from cglo_jax.markdown import to_markdown
-from cglo_jax.page import to_html
+from cglo_jax.inference import classifier, generator
+from cglo_jax.report import compare, samples, write
+from cglo_jax.report.markdown import to_markdown
+from cglo_jax.report.page import to_html
+from cglo_jax.stages import sample_formats
+from cglo_jax.training import logged, manifest, wandb_run
+from cglo_jax.training.checkpoints import Checkpoints
+from tests.helpers.report_workdir import make_config, put_workdir
+from tests.helpers.saved_run import put_classifier, put_run
 
 HERE = "PUT-IT-HERE"
 # JSON, or what Python's reader takes for it.
@@ -158,7 +151,7 @@ def is_refused(case: Case, content: bytes) -> bool:
 
 
 def read_page(workdir, config, expected=None) -> Any:
-    page = report._create_page(workdir, config)
+    page = write._create_page(workdir, config)
     to_markdown(page).encode()
     to_html(page).encode()
     if expected is not None:
@@ -190,18 +183,18 @@ def report_case(reported, name) -> Case:
     def read_config() -> None:
         restored = saved_config.restore_config(workdir, {})
         read_page(workdir, restored)
-        report.read_results(workdir, restored)
+        write.read_results(workdir, restored)
 
     def read_lines() -> None:
         timings = logged.read_timings(workdir)
         metrics = logged.thin(logged.read_metrics(workdir))
-        sections = report.sections, report.appendix
-        page = report.Page(
+        sections = write.sections, write.appendix
+        page = write.Page(
             "",
             [],
             [
                 sections[0].learning_curves(metrics),
-                sections[1].environment(report.read_results(workdir, config), timings),
+                sections[1].environment(write.read_results(workdir, config), timings),
             ],
         )
         to_html(page).encode()
@@ -209,7 +202,7 @@ def report_case(reported, name) -> Case:
         compare.compare_sections.times([run])
 
     def read_samples() -> None:
-        page = report.Page("", [], [generated.samples(workdir)])
+        page = write.Page("", [], [samples.samples(workdir)])
         to_html(page).encode()
         to_markdown(page).encode()
 
@@ -233,7 +226,7 @@ def trained(tmp_path_factory):
     line = {"label": 0, "source": "a", "partner": "b", "t": 0.5}
     (workdir / "samples").mkdir()
     image = np.zeros((8, 8, 1), np.uint8)
-    (workdir / "samples" / "0.png").write_bytes(export.encode_png(image))
+    (workdir / "samples" / "0.png").write_bytes(sample_formats.encode_png(image))
     text = "".join(json.dumps({"file": "0.png", **line}) + "\n" for _ in range(2))
     (workdir / "samples" / "manifest.jsonl").write_text(text)
     return workdir
@@ -258,9 +251,9 @@ def checkpoint_case(trained, name, monkeypatch) -> Case:
 
     def read() -> None:
         if of_generator:
-            inference.load(trained)
+            generator.load(trained)
         else:
-            ensemble.load(trained, "cglo")
+            classifier.load(trained, "cglo")
 
     return Case(trained / name, read, 60, sign)
 
@@ -293,8 +286,8 @@ def test_loading(trained, name, monkeypatch):
 
 
 def read_exported(workdir) -> None:
-    records = export.read_manifest(workdir / "samples")
-    export.read_images(workdir / "samples", records)
+    records = sample_formats.read_manifest(workdir / "samples")
+    sample_formats.read_images(workdir / "samples", records)
 
 
 def test_what_samples_are_exported_from(trained):

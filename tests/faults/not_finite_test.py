@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import create_config, create_dataset
+from tests.helpers.tiny import create_config, create_dataset
 
-from cglo_jax import cglo, checkpoints, loop, restoring, train
+from cglo_jax.cglo import algorithm
 from cglo_jax.errors import UserError
+from cglo_jax.stages import train
+from cglo_jax.training import checkpoints, loop
+from cglo_jax.workdir import trained
 
 AT, LOG_EVERY = 7, 3  # the step that is spoiled, and steps between checks
 BAD = [np.nan, np.inf, -np.inf]
@@ -83,7 +86,7 @@ def run(tmp_path, monkeypatch, change, **fields):
 
 def check_saved(tmp_path, newest) -> None:
     """Every checkpoint on disk is finite."""
-    directory = restoring.checkpoint_dir(tmp_path, 0)
+    directory = trained.checkpoint_dir(tmp_path, 0)
     with checkpoints.Checkpoints(directory, read_only=True) as saved:
         assert saved.latest_step() == newest
         for step in saved._steps():
@@ -114,13 +117,13 @@ def test_in_a_loss_even_if_it_is_gone_at_the_next_step(
     fields = {"train.checkpoint_every_epochs": 20}
     with pytest.raises(UserError, match=f"seed 0: {term} is not finite since step 8;"):
         run(tmp_path, monkeypatch, change, **fields)
-    assert not restoring.checkpoint_dir(tmp_path, 0).exists()
+    assert not trained.checkpoint_dir(tmp_path, 0).exists()
 
 
 @pytest.mark.parametrize("bad", BAD)
 def test_in_an_image(tmp_path, monkeypatch, bad):
     """Images are bytes; here a device makes a bad pixel of one of them."""
-    real = cglo.create_shared
+    real = algorithm.create_shared
 
     def create_shared(*args, **kwargs):
         shared = real(*args, **kwargs)
@@ -128,11 +131,11 @@ def test_in_an_image(tmp_path, monkeypatch, bad):
         images[5, 0, 0] = bad
         return shared._replace(images=images)
 
-    monkeypatch.setattr(cglo, "create_shared", create_shared)
+    monkeypatch.setattr(algorithm, "create_shared", create_shared)
     fields = {"train.checkpoint_every_epochs": 6}
     with pytest.raises(UserError, match=r"is not finite since step [123];"):
         run(tmp_path, monkeypatch, lambda *both: both, **fields)
-    assert not restoring.checkpoint_dir(tmp_path, 0).exists()
+    assert not trained.checkpoint_dir(tmp_path, 0).exists()
 
 
 def test_with_rollbacks_the_run_ends_well(tmp_path, monkeypatch, capsys):

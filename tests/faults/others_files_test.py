@@ -6,11 +6,11 @@ import shutil
 import time
 
 import pytest
-from kills_test import last_step
-from ownership_test import snapshot
-from small_run import Run, digest_run, write_images
 
-from cglo_jax import ownership
+from cglo_jax.files import ownership
+from tests.faults.kills_test import last_step
+from tests.files.ownership_test import snapshot
+from tests.helpers.small_run import Run, digest_run, write_images
 
 STAGES = ("all", "train", "sample", "classify", "report", "export")
 
@@ -238,7 +238,7 @@ def test_a_run_whose_directory_was_removed_ends_in_one_line(images, tmp_path):
 
 def _slowly() -> None:
     """Lets a step take long enough for a directory to be renamed between two."""
-    from cglo_jax import run_log
+    from cglo_jax.training import run_log
 
     tick = run_log.RunLog.tick
 

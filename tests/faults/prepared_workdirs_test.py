@@ -12,21 +12,16 @@ import zlib
 
 import pytest
 from PIL import EpsImagePlugin, Image
-from report_workdir import Parsed, make_result, put_lines, put_result
 
-from cglo_jax import (
-    compare,
-    export,
-    generated,
-    inference,
-    logged,
-    ownership,
-    readback,
-    report,
-    saved_config,
-)
-from cglo_jax.config import flatten
+from cglo_jax.config import saved
+from cglo_jax.config.defaults import flatten
 from cglo_jax.errors import UserError
+from cglo_jax.files import ownership, readback
+from cglo_jax.inference import generator
+from cglo_jax.report import compare, samples, write
+from cglo_jax.stages import sample_formats
+from cglo_jax.training import logged
+from tests.helpers.report_workdir import Parsed, make_result, put_lines, put_result
 
 FILES = (
     *("config.json", "classifiers/cglo-1/result.json", "metrics.jsonl"),
@@ -48,7 +43,7 @@ def _no_hang():
 
 def read_all(workdir) -> tuple[str, str]:
     """Writes the report with the configuration that is there: Markdown, HTML."""
-    report.write(workdir, saved_config.restore_config(workdir, {}))
+    write.write(workdir, saved.restore_config(workdir, {}))
     return (workdir / "report.md").read_text(), (workdir / "report.html").read_text()
 
 
@@ -172,7 +167,7 @@ def test_a_picture_is_shown_without_what_else_its_file_has(run):
     path.write_bytes(path.read_bytes() + b"<script>alert(1)</script>")
     [picture] = [
         block
-        for block in generated.samples(run).content
+        for block in samples.samples(run).content
         if getattr(block, "name", "") == "codes"
     ]
     assert b"script" not in picture.png
@@ -184,17 +179,17 @@ def test_a_picture_is_shown_without_what_else_its_file_has(run):
 def test_names_lead_nowhere_else(tmp_path, name):
     line = {"file": name, "label": 0, "source": "a", "partner": "b", "t": 0.5}
     put_lines(tmp_path / "manifest.jsonl", [line])
-    records = export.read_manifest(tmp_path)
-    text = error_of(export.read_images, tmp_path, records)
+    records = sample_formats.read_manifest(tmp_path)
+    text = error_of(sample_formats.read_images, tmp_path, records)
     assert "cannot be used" in text
 
 
 def test_folders_of_too_many_entries_are_refused(run, monkeypatch):
     for seed in range(4):
         (run / "checkpoints" / f"seed-{seed}" / "1").mkdir(parents=True)
-    assert inference.trained_seeds(run) == [0, 1, 2, 3]
+    assert generator.trained_seeds(run) == [0, 1, 2, 3]
     monkeypatch.setattr(readback, "MOST_ENTRIES", 3)
-    for folder, read in (("classifiers", read_all), ("checkpoints", inference.load)):
+    for folder, read in (("classifiers", read_all), ("checkpoints", generator.load)):
         text = error_of(read, run)
         assert f"{run / folder} cannot be used (more than 3 entries)" in text
 
@@ -209,7 +204,7 @@ def test_only_seeds_as_we_write_them_are_taken(tmp_path):
         "x",
     ):
         (tmp_path / "checkpoints" / name / "1").mkdir(parents=True)
-    assert inference.trained_seeds(tmp_path) == [3]
+    assert generator.trained_seeds(tmp_path) == [3]
 
 
 HOSTILE = [
@@ -244,7 +239,7 @@ def test_hostile_names_are_shown_and_nothing_else(run, config):
     for name in ("classifiers", "samples"):
         (other / name).symlink_to(run / name)
     (other / "config.json").write_bytes((run / "config.json").read_bytes())
-    config = saved_config.restore_config(run, {}).unlock()
+    config = saved.restore_config(run, {}).unlock()
     config.report.compare = f"{run},{other}"
     compare.write(other, config)
     for text in (html, (other / "compare.html").read_text()):

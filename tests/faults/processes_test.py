@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cglo_jax import main
-from cglo_jax.command_line import Command
+from cglo_jax.cli.flags import Command
 from configs import digits
 
 ROOT = pathlib.Path(__file__).parents[2]

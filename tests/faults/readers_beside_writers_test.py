@@ -12,11 +12,14 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from report_workdir import NEAREST
 
-from cglo_jax import checkpoints, generated, logged, manifest, readback, results
-from cglo_jax.checkpoints import Checkpoints, restore_latest_model
 from cglo_jax.errors import UserError
+from cglo_jax.files import readback
+from cglo_jax.report import samples
+from cglo_jax.training import checkpoints, logged, manifest
+from cglo_jax.training.checkpoints import Checkpoints, restore_latest_model
+from cglo_jax.workdir import results
+from tests.helpers.report_workdir import NEAREST
 
 BUSY = "being made at this moment"
 # Swaps what is in samples/ for other sets of files, as stage sample does, until it is ended.
@@ -54,7 +57,7 @@ def put_set(folder: pathlib.Path, n: int) -> pathlib.Path:
 
 def read_numbers(workdir: pathlib.Path) -> set[int] | str:
     """Every number that the section tells of samples, or that they are being made."""
-    section = generated.samples(workdir)
+    section = samples.samples(workdir)
     text = " ".join(b.text for b in section.content if b.kind == "text")
     if BUSY in text:
         assert len(section.content) == 1

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from published_weights import cached, isolate, serve
 
-from cglo_jax import download, pretrained, weights_cache
 from cglo_jax.errors import UserError
+from cglo_jax.files import download
+from cglo_jax.pretrained import cache, networks
+from tests.helpers.published_weights import cached, isolate, serve
 
 OK = b"HTTP/1.1 200 OK\r\n"
 PART = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-7/%SIZE%\r\n"
@@ -156,13 +157,13 @@ def test_a_server_that_misbehaves_is_one_line(monkeypatch, capfd, network):
     """A file that is fetched whole, and one of which parts are asked for."""
     with serve(monkeypatch):  # for what is pinned; it is not asked
         wrong = []
-        size = str(weights_cache.PINNED[network].size).encode()
+        size = str(cache.PINNED[network].size).encode()
         for name, answer in ANSWERS.items():
             answer = answer.replace(b"%SIZE%", size).replace(b"%LENGTH%", size)
             with answering(answer) as url:
-                monkeypatch.setattr(weights_cache, "HOST", url)
+                monkeypatch.setattr(cache, "HOST", url)
                 try:
-                    status = pretrained.main([network])
+                    status = networks.main([network])
                 except Exception as error:  # noqa: BLE001 - is what is looked for
                     status = repr(error)
             out, err = capfd.readouterr()
@@ -196,14 +197,14 @@ def put(kind: str, path: Path, target: Path) -> None:
 @pytest.mark.parametrize("place", [0, 1])
 def test_the_cache_has_files_only(monkeypatch, tmp_path, capfd, kind, place):
     """No link is followed, and a pipe is not waited for."""
-    pinned = weights_cache.PINNED["vgg16"]
+    pinned = cache.PINNED["vgg16"]
     path = tmp_path / "cache" / pinned.file
-    path = [path, weights_cache.digest_path(path)][place]
+    path = [path, cache.digest_path(path)][place]
     precious = tmp_path / "precious"
     precious.write_text("precious")
     put(kind, path, precious)
     with serve(monkeypatch):
-        assert pretrained.main(["vgg16"]) == 2
+        assert networks.main(["vgg16"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"error: {path} is not a file that was kept there")
     assert "move it away" in line and cached() == [path.name]

@@ -13,7 +13,12 @@ import threading
 import time
 
 import pytest
-from small_run import (
+
+from cglo_jax.files import storage
+from cglo_jax.stages import classify
+from cglo_jax.training import parallel
+from cglo_jax.workdir import directory
+from tests.helpers.small_run import (
     FIELDS,
     SAVE_EVERY,
     STEPS,
@@ -22,8 +27,6 @@ from small_run import (
     digest_state,
     write_images,
 )
-
-from cglo_jax import classify, parallel, storage, workdirs
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 MOST_S = 10
@@ -91,7 +94,7 @@ def in_an_import(signum: int) -> None:
         except KeyboardInterrupt as error:
             raise ImportError("Encountered an error while initializing") from error
 
-    workdirs.hold = hold
+    directory.hold = hold
 
 
 def in_a_terminal(number: int, ignored: bool) -> None:

@@ -6,7 +6,8 @@ import re
 import sys
 
 import pytest
-from small_run import Run, digest_run, write_images
+
+from tests.helpers.small_run import Run, digest_run, write_images
 
 SHORT = {"train.epochs": "1"}
 

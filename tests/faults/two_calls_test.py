@@ -7,9 +7,9 @@ import threading
 
 import pytest
 from absl import logging
-from small_run import FIELDS, digest_run, write_images
 
 from cglo_jax import main
+from tests.helpers.small_run import FIELDS, digest_run, write_images
 
 # What ml_collections reads configuration files with.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

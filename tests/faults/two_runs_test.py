@@ -3,10 +3,10 @@
 import multiprocessing
 
 import pytest
-from small_run import Run, digest_run, write_images
 
-from cglo_jax import lock
 from cglo_jax.errors import UserError
+from cglo_jax.files import lock
+from tests.helpers.small_run import Run, digest_run, write_images
 
 PAIRS = 20
 

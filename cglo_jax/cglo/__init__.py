@@ -1,0 +1,1 @@
+"""The paper, as pure functions: Algorithm 1, codes, losses, sampling."""

@@ -1,0 +1,1 @@
+"""The final classifier, as pure functions: step, augmentation methods, MixMatch."""

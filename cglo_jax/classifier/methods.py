@@ -1,0 +1,217 @@
+"""The methods that a final classifier can be trained with (sections 4.2 and 5.3), a line each.
+
+To add one, write its function here, or import it, and put it into METHODS.
+"""
+
+import difflib
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from cglo_jax.cglo import codes, losses, sampling
+from cglo_jax.classifier import augment, autoaugment
+from cglo_jax.data.dataset import to_float
+from cglo_jax.errors import UserError
+
+
+class Method(NamedTuple):
+    """What a method changes in a training step of the final classifier.
+
+    Attributes:
+      replace: makes a new image for each of the batch, which takes the image's place with
+        probability `classify.replace_probability`, before the random crop and flip:
+        (keys [B], key_t [B], indices int32 [B], shared, spec) -> (images float32
+        [B, H, W, C] in [-1, 1], targets float32 [B, K]). key_t are for what `classify.draw_per`
+        may have drawn once for the batch.
+      augment: changes an image, real or new, after the random crop and flip, with
+        probability `classify.augment_probability`: (key, x [H, W, C], spec) -> x.
+      loss: (outputs [B, K], targets [B, K]) -> float32 [B].
+      from_cglo: whether it needs a trained cGLO.
+      reads: the config's fields that it depends on, and the baseline does not, but for
+        those of a cGLO; "a." stands for all of section a. None: any field. Experiments run
+        what reads the same once.
+    """
+
+    replace: Callable[..., tuple[jax.Array, jax.Array]] | None = None
+    augment: Callable[..., jax.Array] | None = None
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.soft_cross_entropy
+    from_cglo: bool = False
+    reads: tuple[str, ...] | None = None
+
+
+def one_hot(shared: Any, indices: jax.Array) -> jax.Array:
+    """Returns the targets float32 [B, K] of the images `indices` [B].
+
+    Args:
+      shared: a `step.Shared`.
+    """
+    labels = shared.sampler.labels[indices]
+    return jax.nn.one_hot(labels, len(shared.class_weights))
+
+
+def take_images(shared: Any, keys: jax.Array, indices: jax.Array) -> jax.Array:
+    """Takes real images: random crops where there is more to see than the squares.
+
+    Args:
+      shared: a `step.Shared`. keys: typed keys [B], of the crops. indices: int32 [B].
+
+    Returns:
+      float32 [B, H, W, C] in [-1, 1].
+    """
+    if shared.canvas is None:
+        return to_float(shared.images[indices])
+    crop = functools.partial(augment.random_crop_of_canvas, side=shared.images.shape[1])
+    return to_float(jax.vmap(crop)(keys, *(leaf[indices] for leaf in shared.canvas)))
+
+
+def _take_pairs(shared, keys, first, second):
+    """-> two batches of real images. 0 to 2 of `keys` are other draws'."""
+    crops = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in (3, 4))
+    pairs = zip(crops, (first, second), strict=True)
+    return [take_images(shared, key, indices) for key, indices in pairs]
+
+
+def _cglo(keys, key_t, indices, shared, spec):
+    images, _, _ = sampling.synthesize(
+        shared.sampler, keys, indices, spec=spec.sample, key_t=key_t
+    )
+    return images, one_hot(shared, indices)
+
+
+def _pixelmix(keys, key_t, indices, shared, spec):
+    """Control for cGLO: the same pairs and t, mixed as pixels instead of codes."""
+    partners, t, _ = sampling.draw_pairs(
+        shared.sampler, keys, indices, spec=spec.sample, key_t=key_t
+    )
+    x, y = _take_pairs(shared, keys, indices, partners)
+    return jax.vmap(codes.lerp)(x, y, t), one_hot(shared, indices)
+
+
+def _mixup(keys, key_t, indices, shared, spec):
+    """Zhang et al. (2018): with any image of any class, and so the targets.
+
+    The share of the image is Beta(alpha, alpha), alpha = `classify.mixup_alpha`. Random crops
+    of whole images are taken before, the padded crop and the flip are of the mixed image.
+    """
+
+    def draw(key):
+        key_partner, key_share = jax.random.split(key)
+        partner = jax.random.randint(key_partner, (), 0, len(shared.images))
+        return partner, jax.random.beta(key_share, spec.mixup_alpha, spec.mixup_alpha)
+
+    partners, share = jax.vmap(draw)(keys)
+    mix = jax.vmap(lambda x, y, s: s * x + (1 - s) * y)
+    x, y = _take_pairs(shared, keys, indices, partners)
+    targets = mix(one_hot(shared, indices), one_hot(shared, partners), share)
+    return mix(x, y, share), targets
+
+
+def _cutout(key, x, spec):
+    return augment.cutout(key, x, spec.cutout_size)
+
+
+def _random_erasing(key, x, spec):
+    return augment.random_erasing(key, x)
+
+
+def _autoaugment(key, x, spec):
+    return autoaugment.autoaugment(key, x)
+
+
+def _cosine_and_cross_entropy(outputs, targets):
+    """Barz & Denzler (2019), section 3.3, on the same outputs; they add a layer for the second."""
+    cosine = losses.cosine_loss(outputs, targets)
+    return cosine + 0.1 * losses.soft_cross_entropy(outputs, targets)
+
+
+_REPLACES = (
+    "classify.replace_probability",
+    "classify.draw_per",
+    "classify.augment_synthetic",
+)
+_AUGMENTS = ("classify.augment_probability",)
+_POOL = ("dataset.unlabelled", "dataset.transductive")
+_SAMPLES = (*_POOL, "sample.t_values", *_REPLACES)
+
+METHODS = {
+    "baseline": Method(reads=()),
+    "cglo": Method(_cglo, from_cglo=True, reads=_SAMPLES),
+    "pixelmix": Method(_pixelmix, reads=("sample.t_values", *_REPLACES)),
+    "cutout": Method(None, _cutout, reads=("classify.cutout_size", *_AUGMENTS)),
+    "random_erasing": Method(None, _random_erasing, reads=_AUGMENTS),
+    "autoaugment": Method(None, _autoaugment, reads=_AUGMENTS),
+    "autoaugment_cglo": Method(
+        _cglo, _autoaugment, from_cglo=True, reads=(*_SAMPLES, *_AUGMENTS)
+    ),
+    "mixup": Method(_mixup, reads=("classify.mixup_alpha", *_REPLACES)),
+    # It has a training step of its own, classifier/mixmatch.py.
+    "mixmatch": Method(reads=("mixmatch.", *_POOL)),
+    "pixelmix_cosine": Method(
+        _pixelmix, loss=losses.cosine_loss, reads=("sample.t_values", *_REPLACES)
+    ),
+    "cosine": Method(loss=losses.cosine_loss, reads=()),
+    "cosine_ce": Method(loss=_cosine_and_cross_entropy, reads=()),
+    "cglo_cosine": Method(
+        _cglo, loss=losses.cosine_loss, from_cglo=True, reads=_SAMPLES
+    ),
+}
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Checks `config.classify.methods`, which `validation` cannot: it does not import JAX.
+
+    Raises:
+      UserError: there is no such method.
+    """
+    for name in names:
+        if name not in METHODS:
+            close = difflib.get_close_matches(name, METHODS, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise UserError(
+                f"config.classify.methods: there is no method {name!r}{hint}: use some of "
+                f"{', '.join(METHODS)}, such as baseline,cglo"
+            )
+
+
+def check_side(fields: ConfigDict, side: int) -> None:
+    """Checks what the methods of `config.classify` do to images of `side` pixels.
+
+    Raises:
+      UserError: Cutout would leave nothing of them.
+    """
+    size = fields.cutout_size
+    if "cutout" in fields.methods and size >= side:
+        raise UserError(
+            f"config.classify.cutout_size is {size}, but images have {side}x{side} pixels: use "
+            f"less, such as {side // 2}"
+        )
+
+
+def need_cglo(names: Sequence[str]) -> bool:
+    """Returns whether any of these methods trains on cGLO's images."""
+    return any(METHODS[name].from_cglo for name in names)
+
+
+def apply_per_example(
+    function: Callable[..., jax.Array],
+    keys: jax.Array,
+    x: jax.Array,
+    probability: float,
+    spec: Any,
+) -> jax.Array:
+    """Applies an `augment` to each image [B, H, W, C] with a probability; keys [B].
+
+    Args:
+      spec: a `step.StepSpec`.
+    """
+
+    def one(key, image):
+        key_apply, key_function = jax.random.split(key)
+        changed = function(key_function, image, spec)
+        return jnp.where(jax.random.bernoulli(key_apply, probability), changed, image)
+
+    return jax.vmap(one)(keys, x)

@@ -1,0 +1,265 @@
+"""One training step of the final classifier, with every augmentation method (section 4.2)."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from ml_collections import ConfigDict
+
+from cglo_jax.cglo import codes, sampling
+from cglo_jax.classifier import augment
+from cglo_jax.classifier.methods import METHODS, apply_per_example, one_hot, take_images
+from cglo_jax.data.dataset import Dataset
+from cglo_jax.data.pixels import Canvas
+from cglo_jax.models.resnet import ResNet50
+from cglo_jax.models.wide_resnet import WideResNet
+from cglo_jax.training import parallel
+
+
+@struct.dataclass
+class ClassifierState:
+    """What training a classifier changes.
+
+    Attributes:
+      step: int32 [], steps taken.
+      params, batch_stats, opt_state: of the network.
+      averaged: the parameters' moving average, which is tested; {} for methods without one.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    averaged: Any
+
+
+class Shared(NamedTuple):
+    """What a step reads and never changes; replicated on every device.
+
+    Attributes:
+      key: the run's key; every draw but dropout's is f(key, step, image).
+      images: uint8 [n, H, W, C], labelled training images; for mixmatch all of them.
+      canvas: the same images whole, to crop from; None to train on `images` themselves.
+      class_weights: float32 [K], of the cross-entropy.
+      sampler: the trained cGLO.
+    """
+
+    key: jax.Array
+    images: jax.Array
+    canvas: Canvas | None
+    class_weights: jax.Array
+    sampler: sampling.Sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSpec:
+    """The constants of a step, plain values: equal specs share one compiled step."""
+
+    model: WideResNet | ResNet50
+    method: str
+    sample: sampling.SampleSpec
+    replace_probability: float
+    augment_probability: float
+    draw_per_batch: bool
+    cutout_size: int
+    mixup_alpha: float
+    augment_synthetic: bool
+    pad: int
+    pad_value: float
+    flip: bool
+    lr: float
+    lr_drops: tuple[tuple[int, float], ...]  # (step, factor)
+    momentum: float
+    weight_decay: float
+
+    @property
+    def tx(self) -> optax.GradientTransformation:
+        """SGD with Nesterov momentum and weight decay, as `torch.optim.SGD`."""
+        lr = optax.piecewise_constant_schedule(self.lr, dict(self.lr_drops))
+        return optax.chain(
+            optax.add_decayed_weights(self.weight_decay),
+            optax.sgd(lr, self.momentum, nesterov=True),
+        )
+
+
+def create_network(
+    config: ConfigDict, num_classes: int, axis_name: str | None = parallel.AXIS
+) -> WideResNet | ResNet50:
+    """Builds the network that `config.classify` names; axis_name: to average batch norm over."""
+    c = config.classify
+    common = {"dtype": jnp.dtype(config.dtype), "axis_name": axis_name}
+    if c.network == "resnet50":
+        return ResNet50(num_classes, **common)
+    return WideResNet(num_classes, c.depth, c.width, c.dropout, **common)
+
+
+def create_spec(config: ConfigDict, dataset: Dataset, method: str) -> StepSpec:
+    """Builds the constants of training with `method` on the images of `dataset`."""
+    c = config.classify
+    return StepSpec(
+        model=create_network(config, len(dataset.class_names)),
+        method=method,
+        sample=sampling.create_spec(config, dataset),
+        replace_probability=c.replace_probability,
+        augment_probability=c.augment_probability,
+        draw_per_batch=c.draw_per == "batch",
+        cutout_size=c.cutout_size,
+        mixup_alpha=c.mixup_alpha,
+        augment_synthetic=c.augment_synthetic,
+        pad=c.pad,
+        pad_value=c.pad_value,
+        flip=c.flip,
+        lr=c.lr,
+        lr_drops=tuple((e * c.steps_per_epoch, c.lr_drop) for e in c.lr_drop_epochs),
+        momentum=c.momentum,
+        weight_decay=c.weight_decay,
+    )
+
+
+def create_batch(
+    shared: Shared,
+    keys: jax.Array,
+    indices: jax.Array,
+    *,
+    spec: StepSpec,
+    key_batch: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Makes what a step trains on: images replaced with probability p, then augmented.
+
+    Args:
+      keys: typed keys [B]. indices: int32 [B].
+      key_batch: a key of the step, for what `classify.draw_per` has drawn once for the batch.
+
+    Returns:
+      (images float32 [B, H, W, C] in [-1, 1], targets float32 [B, K]).
+    """
+    split = jax.vmap(jax.random.split, (0, None), 1)
+    key_new, key_replace, key_augment = split(keys, 3)
+    # Not 0 or 1, which are `split`s of it.
+    key_crop, key_method = (
+        jax.vmap(jax.random.fold_in, (0, None))(key_augment, i) for i in (2, 3)
+    )
+    method, targets = METHODS[spec.method], one_hot(shared, indices)
+    x = take_images(shared, key_crop, indices)
+    replaced = jnp.zeros(len(indices), bool)
+    if method.replace is not None:
+        key_t = None
+        if spec.draw_per_batch:
+            key_replace, key_t = (
+                jnp.broadcast_to(key, keys.shape) for key in jax.random.split(key_batch)
+            )
+        draw = jax.vmap(jax.random.bernoulli, (0, None))
+        replaced = draw(key_replace, spec.replace_probability)
+        new, new_targets = method.replace(key_new, key_t, indices, shared, spec)
+        x = jnp.where(replaced[:, None, None, None], new, x)
+        targets = jnp.where(replaced[:, None], new_targets, targets)
+    augmented = augment.standard(
+        key_augment, x, pad=spec.pad, flip=spec.flip, pad_value=spec.pad_value
+    )
+    if not spec.augment_synthetic:
+        augmented = jnp.where(replaced[:, None, None, None], x, augmented)
+    if method.augment is not None:
+        augmented = apply_per_example(
+            method.augment, key_method, augmented, spec.augment_probability, spec
+        )
+    return augmented, targets
+
+
+def train_step(
+    state: ClassifierState, shared: Shared, indices: jax.Array, *, spec: StepSpec
+) -> tuple[ClassifierState, dict[str, jax.Array]]:
+    """One SGD step on images made on the device; runs inside a `parallel.MappedStep`.
+
+    Args:
+      indices: int32 [B], this device's images.
+    """
+    key = jax.random.fold_in(shared.key, state.step)
+    keys = codes.example_keys(key, indices)
+    # Far from image indices, which `keys` are made of; 1 and 2 are mixmatch's.
+    key_batch, key_dropout = (jax.random.fold_in(key, (1 << 31) + i) for i in (0, 3))
+    x, targets = create_batch(shared, keys, indices, spec=spec, key_batch=key_batch)
+    device = jax.lax.axis_index(parallel.AXIS)
+    rngs = {"dropout": jax.random.fold_in(key_dropout, device)}
+
+    def loss_fn(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        (logits, _), new = spec.model.apply(
+            variables, x, train=True, mutable="batch_stats", rngs=rngs
+        )
+        weights = targets @ shared.class_weights
+        loss = (weights * METHODS[spec.method].loss(logits, targets)).mean()
+        accuracy = 100 * (logits.argmax(-1) == targets.argmax(-1)).mean()
+        return loss, (new["batch_stats"], {"loss": loss, "train_accuracy": accuracy})
+
+    grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
+    grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
+    return apply_gradients(state, grads, batch_stats, spec), metrics
+
+
+def apply_gradients(
+    state: ClassifierState, grads: Any, batch_stats: Any, spec: StepSpec
+) -> ClassifierState:
+    """Returns the state after one step of the optimiser."""
+    updates, opt_state = spec.tx.update(grads, state.opt_state, state.params)
+    return state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+
+
+def init_state(key: jax.Array, *, spec: StepSpec) -> ClassifierState:
+    """Creates the state before the first step."""
+    generator = spec.sample.generator
+    image = jnp.zeros((1, generator.size, generator.size, generator.channels))
+    variables = spec.model.init(key, image, train=False)
+    params = variables["params"]
+    return ClassifierState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables["batch_stats"],
+        opt_state=spec.tx.init(params),
+        # Copies: a donated state must not hold an array twice.
+        averaged=jax.tree.map(jnp.copy, params) if spec.method == "mixmatch" else {},
+    )
+
+
+def create_state(
+    key: jax.Array,
+    spec: StepSpec,
+    body: tuple[Any, Any] | None,
+    devices: Sequence[jax.Device],
+) -> ClassifierState:
+    """Creates the state before the first step, on every device, see `classify.load_body`."""
+    state = parallel.create_replicated(init_state, devices, key, spec=spec)
+    if body is None:
+        return state
+    params, batch_stats = parallel.replicate(body, devices)
+    params = {**params, "head": state.params["head"]}
+    # Copies: a donated state must not hold an array twice.
+    averaged = jax.tree.map(jnp.copy, params) if state.averaged else {}
+    return state.replace(params=params, batch_stats=batch_stats, averaged=averaged)
+
+
+def split_state(state: ClassifierState) -> tuple[Any, Any]:
+    """Splits a state into what inference needs and the rest, the two items of a checkpoint."""
+    model = {"params": state.params, "batch_stats": state.batch_stats}
+    if state.averaged:
+        model["averaged"] = state.averaged
+    return model, {"step": state.step, "opt_state": state.opt_state}
+
+
+def merge_state(model: Any, rest: Any) -> ClassifierState:
+    """Inverse of `split_state`."""
+    return ClassifierState(
+        step=rest["step"],
+        params=model["params"],
+        batch_stats=model["batch_stats"],
+        opt_state=rest["opt_state"],
+        averaged=model.get("averaged", {}),
+    )

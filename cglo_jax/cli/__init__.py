@@ -1,0 +1,1 @@
+"""Arguments -> `Command`; no JAX at import."""

@@ -1,0 +1,170 @@
+"""What of a configuration determines what is trained, and whether two of them agree in it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cglo_jax.config.defaults import flatten
+from cglo_jax.errors import UserError, printable, shorten
+
+# What may change between two calls on one work directory without touching what was trained.
+_FREE = {
+    "seeds",
+    "devices",
+    # Content counts, not where it lies: of images their ids, of weights their digest.
+    "dataset.data_dir",
+    "dataset.path",
+    "dataset.strict",
+    "dataset.background",
+    "dataset.bits",
+    "dataset.split_file",
+    "reconstruction.weights",
+    "reconstruction.cache_gb",
+    "latent.init_weights",
+    "classify.weights",
+    "train.only_codes",
+    "train.checkpoint_every_epochs",
+    "train.log_every_steps",
+    "classify.checkpoint_every_epochs",
+    "classify.log_every_steps",
+}
+# What is trained for a number of epochs, and the fields that say for how many.
+_PARTS = ("train", "classify")
+_LENGTHS = ("epochs", "lr_drop_epochs")
+_TRAIN_SECTIONS = (
+    "dtype",
+    "dataset",
+    "latent",
+    "generator",
+    "weak_classifier",
+    "reconstruction",
+    "train",
+)
+_CLASSIFY_SECTIONS = (
+    *_TRAIN_SECTIONS,
+    "sample.interpolation",
+    "sample.t_values",
+    "sample.batch_statistics",
+    "classify",
+    "mixmatch",
+)
+
+
+def _fingerprint(config: ConfigDict, sections: tuple[str, ...]) -> dict[str, Any]:
+    names = flatten(config).items()
+    return {
+        name: value
+        for name, value in names
+        if name not in _FREE
+        and any(name == s or name.startswith(s + ".") for s in sections)
+    }
+
+
+def train_fingerprint(config: ConfigDict) -> dict[str, Any]:
+    """Returns the fields that determine a cGLO checkpoint, by dotted name."""
+    return _fingerprint(config, _TRAIN_SECTIONS)
+
+
+def classify_fingerprint(config: ConfigDict) -> dict[str, Any]:
+    """Returns the fields that determine a trained classifier, by dotted name."""
+    fields = _fingerprint(config, _CLASSIFY_SECTIONS)
+    del fields["classify.methods"]
+    return fields
+
+
+def find_longer(saved: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns which of "train" and "classify" have more epochs in `now` and begin as in `saved`.
+
+    Learning rates fall after numbers of epochs: what falls in the epochs that are done must be equal.
+    """
+    return tuple(part for part in _PARTS if _is_longer(part, saved, now))
+
+
+def _is_longer(part: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    epochs, drops = (f"{part}.{name}" for name in _LENGTHS)
+    before, after = saved.get(epochs), now.get(epochs)
+    if type(before) is not int or type(after) is not int or before >= after:
+        return False
+    falls = [fields.get(drops) or () for fields in (saved, now)]
+    if any(type(epoch) is not int for epoch in [*falls[0], *falls[1]]):
+        return False
+    done = [sorted(epoch for epoch in some if epoch < before) for some in falls]
+    return done[0] == done[1]
+
+
+def describe_longer(part: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Returns what is new where training `part` goes on for more epochs, see `find_longer`."""
+    epochs, drops = (f"{part}.{name}" for name in _LENGTHS)
+    new = [str(e) for e in sorted(now[drops]) if saved[epochs] <= e < now[epochs]]
+    falls = "no fall of the learning rates lies in the new part"
+    if new:
+        falls = f"the learning rates fall in the new part after epoch {', '.join(new)}"
+    return f"made for {_count(saved[epochs])} before, goes on to {now[epochs]}; {falls}"
+
+
+def _count(epochs: int) -> str:
+    return f"{epochs} epoch{'s' if epochs > 1 else ''}"
+
+
+def check_fingerprint(
+    saved: Mapping[str, Any],
+    now: Mapping[str, Any],
+    where: str,
+    numbers: str = "",
+    *,
+    may_grow: Sequence[str] = (),
+    cannot_grow: str = "",
+) -> tuple[str, ...]:
+    """Raises UserError if `saved` (read from `where`) differs from `now`, naming field and values.
+
+    Args:
+      numbers: what there is to say of images, of which only a hash is compared.
+      may_grow: which of "train" and "classify" may have more epochs in `now`.
+      cannot_grow: why one may not, for people.
+
+    Returns:
+      Those that have, see `find_longer`.
+    """
+    longer = find_longer(saved, now)
+    grown = tuple(part for part in longer if part in may_grow)
+    allowed = {f"{part}.{name}" for part in grown for name in _LENGTHS}
+    for name in sorted((saved.keys() | now.keys()) - allowed):
+        if saved.get(name) != now.get(name):
+            # A hash tells people nothing.
+            if name in ("images", "test_images", "weights"):
+                told = f" ({numbers})" if numbers and name != "weights" else ""
+                raise UserError(
+                    f"{where} was made with other {name.replace('_', ' ')} than this call "
+                    f"reads{told}: use another --workdir or the old ones"
+                )
+            values = [shorten(repr(of.get(name))) for of in (saved, now)]
+            raise UserError(
+                f"{where} was made with {shorten(printable(name))}={values[0]}, this call has "
+                f"{values[1]}: " + (cannot_grow or _advise(name, saved, now, longer))
+            )
+    return grown
+
+
+def _advise(
+    name: str, saved: Mapping[str, Any], now: Mapping[str, Any], longer: Sequence[str]
+) -> str:
+    """Says what to do about a field that differs."""
+    part, _, field = name.rpartition(".")
+    old = "use another --workdir or the old value (a call without --config has it)"
+    if part in longer and field in _LENGTHS:
+        return f"--stage={part} goes on to there, and comes first"
+    lengths = [fields.get(name) for fields in (saved, now)]
+    if field == "epochs" and all(type(length) is int for length in lengths):
+        if now[name] < saved[name]:
+            return (
+                f"a run can be made longer, not shorter: use {saved[name]} or more, or another "
+                "--workdir"
+            )
+        return (
+            f"it cannot be made longer, as {part}.lr_drop_epochs differ in the epochs that are done: "
+            "give the old ones, too, or use another --workdir"
+        )
+    if field == "steps_per_epoch":
+        return f"{old}; {part}.epochs makes a run longer"
+    return old

@@ -1,0 +1,1 @@
+"""`config.dataset` -> two uint8 `Dataset`s; NumPy only."""

@@ -1,0 +1,323 @@
+"""Images in: digits, own folders or any prepared TFDS data set -> small-sample `Dataset`s.
+
+Which images are taken depends on (split_seed, image content) alone, so the same call takes the
+same images on every machine.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from cglo_jax.data import folder, pixels, sources, tfds
+from cglo_jax.data.colours import DEFAULT, Conversion
+from cglo_jax.data.layout import name_some
+from cglo_jax.errors import UserError
+
+_PIXELS = 1 << 21  # of a batch that is not trained on, whatever the size of the images
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Images that fit in memory.
+
+    Attributes:
+      images: uint8 [n, H, W, C], squares; of larger images the middle.
+      labels: int32 [n], -1 = unlabelled.
+      class_names: K names, indexed by label.
+      ids: n hexadecimal content hashes, the same on every machine, see `sources.Source`.
+      split: what these are, for people ("train", "test", "held out of train").
+      canvas: with `config.dataset.crop` the whole images of the labelled ones, which come
+        first, to take random crops from; else None.
+      balanced: whether `class_weights` differ with the number of images.
+      notes: lines that people should read before training.
+      skipped: "file: why" for each file that is not used.
+      conversion: how image files became these images.
+      near_copies: of test images, (file, training file) of each that is nearly the same.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    ids: tuple[str, ...]
+    split: str
+    canvas: pixels.Canvas | None = None
+    balanced: bool = False
+    notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    conversion: Conversion = DEFAULT
+    near_copies: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def num_labelled(self) -> int:
+        """Number of images with a label."""
+        return int((self.labels >= 0).sum())
+
+    @property
+    def class_weights(self) -> np.ndarray:
+        """Weights of the classes' cross-entropies, float32 [K], 1 on average over images.
+
+        If balanced, 1 / (labelled images of the class) but for a factor, else 1.
+        """
+        num_classes = len(self.class_names)
+        if not self.balanced:
+            return np.ones(num_classes, np.float32)
+        counts = np.bincount(self.labels[self.labels >= 0], minlength=num_classes)
+        return (counts.sum() / (num_classes * counts)).astype(np.float32)
+
+    @property
+    def digest(self) -> str:
+        """Hash of which images these are, in which order, with which labels."""
+        text = repr((self.ids, self.labels.tolist(), self.class_names))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def load(fields: ConfigDict) -> tuple[Dataset, Dataset]:
+    """Reads the training and the test images that `config.dataset` names.
+
+    Training images are the labelled ones first, then the unlabelled pool, then, if
+    `transductive`, the test images; the labels of the last two are -1.
+
+    Returns:
+      (train, test).
+
+    Raises:
+      UserError: the data set is unknown, not prepared, has too few images of a class, or
+        test images without labels.
+    """
+    splits = _choose_classes(read(fields), fields.classes)
+    names, pool = splits.class_names, splits.train
+    labelled, unlabelled, held_out = _choose(pool, names, fields)
+    take = functools.partial(_take, names=names, fields=fields)
+    if fields.holdout:
+        test_set = take(pool, held_out, "held out of train")
+    else:
+        everything = np.arange(len(splits.test.ids))
+        test_set = take(splits.test, everything, splits.test_name)
+        if (test_set.labels < 0).any():
+            raise UserError(
+                f"data set {fields.name!r} keeps the labels of its test images to itself: "
+                "test on N unused training images, --config.dataset.holdout=N"
+            )
+    parts = [
+        take(pool, labelled, "train", whole=bool(fields.crop)),
+        _hide_labels(take(pool, unlabelled, "train")),
+    ]
+    if fields.transductive:
+        parts.append(_hide_labels(test_set))
+    train_set = dataclasses.replace(
+        _concatenate(parts),
+        balanced=fields.class_weights,
+        notes=splits.notes,
+        skipped=splits.skipped,
+        conversion=splits.conversion,
+    )
+    near = _name_near_copies(train_set, test_set, splits.near)
+    return train_set, dataclasses.replace(test_set, near_copies=near)
+
+
+def _name_near_copies(
+    train: Dataset, test: Dataset, near: Mapping[str, tuple[int, str]]
+) -> tuple[tuple[str, str], ...]:
+    """Names the test images that are near copies of images to train on, and one of these each."""
+    tested = [i for i in test.ids if i in near]
+    trained = [i for i in train.ids if i in near and i not in set(tested)]
+    files = {near[i][0]: near[i][1] for i in reversed(trained)}
+    found = [near[i] for i in tested if near[i][0] in files]
+    return tuple(sorted((name, files[group]) for group, name in found))
+
+
+def _choose_classes(splits: sources.Splits, count: int) -> sources.Splits:
+    """Keeps `count` classes, evenly spread over the list of them; 0 = all."""
+    names = splits.class_names
+    if not count:
+        return splits
+    if not 2 <= count <= len(names):
+        raise UserError(
+            f"config.dataset.classes is {count}, but there are {len(names)} classes: use 2 to "
+            f"{len(names)}, or 0 for all"
+        )
+    kept = np.linspace(0, len(names) - 1, count).round().astype(int)
+    return splits._replace(
+        train=sources.keep_classes(splits.train, kept),
+        test=sources.keep_classes(splits.test, kept),
+        class_names=tuple(names[i] for i in kept),
+    )
+
+
+def _choose(
+    pool: sources.Source, names: Sequence[str], fields: ConfigDict
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """-> positions in the pool: labelled, unlabelled, held out to test on instead."""
+    everything = np.arange(len(pool.ids))
+    may = everything if pool.eligible is None else np.flatnonzero(pool.eligible)
+    ids = [pool.ids[i] for i in may]
+    labelled = may[
+        choose_shots(ids, pool.labels[may], names, fields.shots, fields.split_seed)
+    ]
+    rest = np.setdiff1d(everything, labelled)
+    ids = [pool.ids[i] for i in rest]
+    rest = rest[sources.rank_ids(ids, fields.split_seed, "unlabelled")]
+    needed = fields.unlabelled + fields.holdout
+    if needed > len(rest):
+        raise UserError(
+            f"config.dataset.unlabelled + holdout = {needed}, but only {len(rest)} "
+            f"training images are left beside the {len(labelled)} labelled ones"
+        )
+    # From the end, so that it does not depend on how many are unlabelled.
+    held_out = rest[len(rest) - fields.holdout :]
+    return labelled, rest[: fields.unlabelled], np.sort(held_out)
+
+
+def read(fields: ConfigDict) -> sources.Splits:
+    """Opens the data set that `config.dataset` names.
+
+    Raises:
+      UserError: it is unknown, not prepared or not for image classification.
+    """
+    readers = {"digits": sources.read_digits, "folder": folder.read}
+    reader = readers.get(fields.name, tfds.read)
+    for field, name in (
+        ("path", "folder"),
+        ("strict", "folder"),
+        ("split_file", "caltech_birds2011"),
+        ("bits", "folder"),
+    ):
+        if fields[field] and fields.name != name:
+            raise UserError(
+                f"config.dataset.{field} is for config.dataset.name={name}, "
+                f"not {fields.name}"
+            )
+    return reader(fields)
+
+
+def describe(train: Dataset, test: Dataset) -> str:
+    """Returns one line for people: how many images of what."""
+    n, side = train.num_labelled, train.images.shape[1]
+    unlabelled = len(train.ids) - n
+    extra = f" and {unlabelled} unlabelled" if unlabelled else ""
+    text = (
+        f"data: {n} labelled{extra} training images of {len(train.class_names)} classes, "
+        f"{len(test.ids)} test images ({test.split}), {side}x{side} px"
+    )
+    if train.canvas:
+        text += (
+            f", to classifiers as random crops of images whose short side is "
+            f"{train.canvas.pixels.shape[1]} px"
+        )
+    if alone := int((np.bincount(train.labels[train.labels >= 0]) == 1).sum()):
+        text += (
+            f"; {alone} class(es) with one image each, whose new images are that image's "
+            "reconstruction: there is no other to go towards"
+        )
+    lines = [*train.notes, text]
+    if test.near_copies:
+        names = [f"{name} (as {trained})" for name, trained in test.near_copies]
+        lines.append(
+            f"{len(names)} of {len(test.ids)} test images are near copies of training images (saved "
+            f"again, resized, cropped or brightened), which flatters the accuracy: "
+            f"{name_some(names)}; remove them from one side"
+        )
+    return "\n".join(lines)
+
+
+def choose_shots(
+    ids: Sequence[str],
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    shots: int,
+    seed: int,
+) -> np.ndarray:
+    """Chooses `shots` images of each class by the rank of sha256("seed/labelled/id").
+
+    Stable across machines, library versions and the order of the input; fewer shots of the same
+    seed are a subset of more.
+
+    Args:
+      ids: n content hashes. labels: int [n]. class_names: K names.
+      shots: images per class, 0 = all of each.
+
+    Returns:
+      int [K * shots], positions ordered by class, then rank.
+
+    Raises:
+      UserError: a class has no image, or fewer than `shots`.
+    """
+    chosen = []
+    for label, name in enumerate(class_names):
+        members = np.flatnonzero(labels == label)
+        if not len(members):
+            raise UserError(
+                f"class {name!r} (label {label}) has no training image: every class needs at least one"
+            )
+        if len(members) < shots:
+            raise UserError(
+                f"config.dataset.shots is {shots}, but class {name!r} has only {len(members)} training images: "
+                f"use {len(members)} or fewer"
+            )
+        order = sources.rank_ids([ids[i] for i in members], seed, "labelled")
+        chosen.append(members[order[: shots or None]])
+    return np.concatenate(chosen)
+
+
+def to_float(images: np.ndarray) -> np.ndarray:
+    """uint8 [...] in [0, 255] -> float32 [...] in [-1, 1]. Works on JAX arrays too."""
+    return images.astype(np.float32) / 127.5 - 1.0
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """float [...] in [-1, 1] -> uint8 [...] in [0, 255], rounded; the inverse of `to_float`.
+
+    Of JAX arrays as well.
+    """
+    levels = ((images.astype(np.float32) + 1.0) * 127.5).round()
+    return levels.clip(0, 255).astype(np.uint8)
+
+
+def batch_that_fits(side: int) -> int:
+    """Returns how many images of `side` pixels to compute at a time without gradients."""
+    return max(16, min(256, _PIXELS // side**2))
+
+
+def _take(
+    source: sources.Source,
+    positions: np.ndarray,
+    split: str,
+    names: tuple[str, ...],
+    fields: ConfigDict,
+    whole: bool = False,
+) -> Dataset:
+    """Reads images, each decoded once: the squares and, if `whole`, the canvas."""
+
+    def fit(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+        image = pixels.scale(image, fields.size)
+        square = pixels.cut_square(image, fields.crop or fields.size)
+        return square, pixels.cut_whole(image) if whole else None
+
+    fitted = source.read(positions, fit)
+    return Dataset(
+        images=pixels.stack_squares([square for square, _ in fitted]),
+        labels=source.labels[positions].astype(np.int32),
+        class_names=names,
+        ids=tuple(source.ids[i] for i in positions),
+        split=split,
+        canvas=pixels.stack_canvas([w for _, w in fitted]) if whole else None,
+    )
+
+
+def _hide_labels(dataset: Dataset) -> Dataset:
+    return dataclasses.replace(dataset, labels=np.full_like(dataset.labels, -1))
+
+
+def _concatenate(parts: Sequence[Dataset]) -> Dataset:
+    parts = [p for p in parts if len(p.ids)]
+    return dataclasses.replace(
+        parts[0],
+        images=np.concatenate([p.images for p in parts]),
+        labels=np.concatenate([p.labels for p in parts]),
+        ids=sum((p.ids for p in parts), ()),
+    )

@@ -1,0 +1,1 @@
+"""Bytes that survive a kill; knows nothing of images or JAX."""

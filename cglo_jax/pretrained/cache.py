@@ -1,0 +1,194 @@
+"""ImageNet's weights: fetched once from a pinned commit, then kept in a folder.
+
+What is checked: a file that is downloaded whole, against its pinned sha256. Of VGG-16
+only the convolutions are fetched, 49 of 553 MB, and the digest of a whole file says
+nothing about a part: the first time it is trusted through TLS and the pinned commit,
+after its layout, types, shapes and sizes were checked. `full=True` downloads it all,
+checks the pinned sha256 and keeps the same tensors, in the same bytes. A file kept here
+is compared with its own digest when a process first uses it, and again if it has changed
+since, which finds damage; it does not protect against somebody who may write to the folder.
+"""
+
+import http.client
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from cglo_jax.errors import UserError
+from cglo_jax.files import download, storage
+from cglo_jax.files.download import Archive
+from cglo_jax.pretrained import files, remote
+from cglo_jax.pretrained.files import Shape, sha256_of
+from cglo_jax.process.setup import cache_dir
+
+HOST = "https://huggingface.co"
+
+
+class Pinned(NamedTuple):
+    """A published weight file, by commit and digest."""
+
+    network: str
+    file: str  # its name in the cache
+    repo: str
+    commit: str
+    size: int  # bytes
+    sha256: str
+    trained_on: str
+    licence: str
+    in_part: bool  # only the tensors that are needed are fetched and kept
+    option: str  # of the program, takes a copy got by hand
+
+    @property
+    def url(self) -> str:
+        return f"{HOST}/{self.repo}/resolve/{self.commit}/model.safetensors"
+
+    @property
+    def origin(self) -> str:
+        return f"{self.repo}@{self.commit}"
+
+
+PINNED = {
+    "vgg16": Pinned(
+        network="vgg16",
+        file="vgg16-to-conv5_2-3394518c.safetensors",
+        repo="timm/vgg16.tv_in1k",
+        commit="3394518cba29aee1ea82a49d971be90d2dd1dab7",
+        size=553432986,
+        sha256="57b026918159a6bf9faf8405c3a551903768e7138989d9c6224a14227203fad8",
+        trained_on="ImageNet-1k",
+        licence="BSD-3-Clause",
+        in_part=True,
+        option="--config.reconstruction.weights",
+    ),
+    "resnet50": Pinned(
+        network="resnet50",
+        file="resnet50-aa6c2d36.safetensors",
+        repo="timm/resnet50.tv_in1k",
+        commit="aa6c2d36d56bc0209040c02b5a7b7d7bf11d57b8",
+        size=102469840,
+        sha256="5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888",
+        trained_on="ImageNet-1k",
+        licence="BSD-3-Clause",
+        in_part=False,
+        option="--config.classify.weights",
+    ),
+}
+
+
+# The folder
+
+
+def digest_path(path: Path) -> Path:
+    """Returns the file beside `path` with its digest, as `sha256sum --check` reads."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def is_intact(path: Path, pinned: Pinned) -> bool:
+    """Whether a file in the cache is there with the digest that it was kept with."""
+    try:
+        digest = pinned.sha256
+        if pinned.in_part:
+            digest = digest_path(path).read_text().split()[0]
+        return sha256_of(path) == digest
+    except (OSError, ValueError, IndexError):  # absent, or a damaged digest
+        return False
+
+
+def get(pinned: Pinned, shapes: Mapping[str, Shape], *, full: bool = False) -> Path:
+    """Returns the cached weights, fetched if they are not there or were damaged.
+
+    What is fetched gets its name by a rename once it is complete and checked, so an
+    interruption leaves nothing that counts, and two processes at once do no harm: both
+    put the same bytes there.
+
+    Args:
+        pinned: the published file.
+        shapes: {name: shape} of the tensors that must be in it.
+        full: download a file again, all of it, of which only a part was fetched.
+
+    Raises:
+        UserError: they cannot be fetched or kept, or are not what was published.
+    """
+    path = cache_dir() / pinned.file
+    for file in (path, digest_path(path)):
+        if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+            raise UserError(
+                f"{file} is not a file that was kept there, but a link, a folder, a pipe or the "
+                "like: move it away, or set CGLO_CACHE to another folder"
+            )
+    again = full and pinned.in_part
+    if not again and is_intact(path, pinned):
+        return path
+    if path.exists() and not again:
+        print(f"{path} is damaged: fetching it again", file=sys.stderr, flush=True)
+    try:
+        # For this user to write to, so that `process.keep_programs` may use it as well.
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix="incomplete.") as work:
+            fetched = fetch(pinned, shapes, Path(work), full=full)
+            if pinned.in_part:  # a stop between the two leaves a file that is damaged
+                line = f"{sha256_of(fetched)}  {path.name}\n"
+                digest_path(fetched).write_text(line)
+                digest_path(fetched).replace(digest_path(path))
+            fetched.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}): set CGLO_CACHE to another folder"
+        ) from error
+    return path
+
+
+def fetch(
+    pinned: Pinned, shapes: Mapping[str, Shape], work: Path, *, full: bool
+) -> Path:
+    """Fetches the published weights into folder `work` and checks them.
+
+    Returns:
+        The whole file or, if `pinned.in_part`, a new one with the tensors of `shapes`.
+
+    Raises:
+        UserError: as for `get`, with all the ways to go on.
+    """
+    try:
+        if full or not pinned.in_part:
+            whole = download_whole(pinned, work)
+            if not pinned.in_part:
+                return whole
+            tensors, _ = files.read(whole, shapes)
+        else:
+            tensors = remote.fetch(pinned.url, pinned.size, shapes)
+    except (OSError, http.client.HTTPException, UserError) as error:
+        raise UserError(
+            f"the weights of {pinned.network} could not be fetched ({storage.explain(error)}): "
+            f"run python -m cglo_jax.pretrained {pinned.network} where there is a network and copy "
+            f"{cache_dir()} from there, or give {pinned.option}=FILE, such as {pinned.url}"
+        ) from error
+    about = {
+        "licence": pinned.licence,
+        "origin": pinned.origin,
+        "trained_on": pinned.trained_on,
+    }
+    path = work / "part.safetensors"
+    path.write_bytes(files.serialize(tensors, about))
+    return path
+
+
+def download_whole(pinned: Pinned, work: Path) -> Path:
+    """Downloads all of a published file into `work` and checks its sha256.
+
+    Raises:
+        OSError, http.client.HTTPException: no more of it could be had.
+        UserError: it is not the published file.
+    """
+    path = work / "whole.safetensors"
+    archive = Archive(
+        pinned.option, "model.safetensors", pinned.url, pinned.size, pinned.sha256
+    )
+    download.keep_trying(
+        lambda: download.fetch(archive, path), lambda: download.size_of(path)
+    )
+    return download.verify(archive, path, "what the server has")

@@ -1,0 +1,271 @@
+"""Pretrained networks: verified weight files -> Flax params.
+
+    python -m cglo_jax.pretrained vgg16 resnet50 [--full]
+
+fetches ImageNet's weights ahead of time, for machines without a network.
+"""
+
+import argparse
+import dataclasses
+import functools
+import hashlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cglo_jax.errors import UserError, printable
+from cglo_jax.models import resnet, vgg
+from cglo_jax.pretrained import cache, files
+from cglo_jax.pretrained.cache import PINNED
+from cglo_jax.pretrained.files import Shape, Stamp, sha256_of, stamp_of
+from cglo_jax.process import streams
+from cglo_jax.process.setup import cache_dir
+
+NAMES = {"vgg16": "VGG-16", "resnet50": "ResNet-50"}
+LINE_LIMIT = 200  # characters of a line that a file says of itself
+
+
+class Origin(NamedTuple):
+    """Where weights are from: what resuming compares, and a line for people."""
+
+    digest: str
+    text: str
+
+    @property
+    def external(self) -> bool:
+        """Whether they were trained on other images."""
+        return self not in (NO_WEIGHTS, RANDOM)
+
+
+NO_WEIGHTS, RANDOM = Origin("none", "none"), Origin("random", "random")
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """Where weights come from.
+
+    Attributes:
+        name: of the network.
+        origin: repository@commit, or the file's name without its directory.
+        trained_on: the data, 'not stated' if the file does not say.
+        licence: of the weights, 'not stated' if the file does not say.
+        sha256: of the file they were loaded from, in hex.
+        digest: of the tensors, see `digest_of`; the same from any file that has them.
+    """
+
+    name: str
+    origin: str
+    trained_on: str
+    licence: str
+    sha256: str
+    digest: str
+
+    def describe(self) -> str:
+        """Returns one line for people."""
+        return (
+            f"{self.name} from {self.origin} (trained on: {self.trained_on}; "
+            f"licence: {self.licence}; sha256 {self.sha256})"
+        )
+
+    @property
+    def summary(self) -> Origin:
+        """What checkpoints and results keep of it."""
+        return Origin(self.digest, self.describe())
+
+
+def vgg16_indices() -> dict[str, int]:
+    """Returns {layer of models.vgg.VGG16: its index in torchvision's `features`}."""
+    indices, index = {}, 0
+    for block, widths in vgg.BLOCK_WIDTHS.items():
+        for i in range(1, len(widths) + 1):
+            indices[f"conv{block}_{i}"] = index
+            index += 2  # the convolution and its ReLU
+        index += 1  # the pooling
+    return indices
+
+
+def vgg16_shapes() -> dict[str, Shape]:
+    """Returns {torchvision's name: shape} of the VGG-16 up to conv5_2, [O, I, 3, 3]."""
+    shapes, channels = {}, 3
+    widths = [width for block in vgg.BLOCK_WIDTHS.values() for width in block]
+    for index, width in zip(vgg16_indices().values(), widths, strict=True):
+        shapes[f"features.{index}.weight"] = (width, channels, 3, 3)
+        shapes[f"features.{index}.bias"] = (width,)
+        channels = width
+    return shapes
+
+
+def resnet50_shapes() -> dict[str, Shape]:
+    """Returns {torchvision's name: shape} of the ResNet-50 without its `fc`."""
+    convs = {"conv1": ("bn1", (64, 3, 7, 7))}  # name -> (batch norm after it, kernel)
+    channels = 64
+    for layer, blocks in enumerate(resnet.BLOCKS, 1):
+        width = 32 * 2**layer
+        for i in range(blocks):
+            at = f"layer{layer}.{i}."
+            convs[f"{at}conv1"] = f"{at}bn1", (width, channels, 1, 1)
+            convs[f"{at}conv2"] = f"{at}bn2", (width, width, 3, 3)
+            convs[f"{at}conv3"] = f"{at}bn3", (4 * width, width, 1, 1)
+            if i == 0:
+                kernel = (4 * width, channels, 1, 1)
+                convs[f"{at}downsample.0"] = f"{at}downsample.1", kernel
+            channels = 4 * width
+    shapes = {}
+    for name, (norm, kernel) in convs.items():
+        shapes[f"{name}.weight"] = kernel
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"{norm}.{leaf}"] = kernel[:1]
+    return shapes
+
+
+SHAPES = {"vgg16": vgg16_shapes, "resnet50": resnet50_shapes}
+
+
+def load(network: str, source: str) -> tuple[dict[str, np.ndarray], Provenance]:
+    """Loads the tensors that a network needs.
+
+    Args:
+        network: 'vgg16' (up to conv5_2) or 'resnet50' (without the last layer).
+        source: 'imagenet', fetched once and cached, or the path of a .safetensors file.
+
+    Returns:
+        ({torchvision's name: float32 tensor, read-only}, where they come from). The last
+        ones are kept in memory: a file that has not changed is read and hashed once.
+
+    Raises:
+        UserError: they cannot be had, or the file is not what is expected.
+    """
+    if source == "imagenet":
+        path = cache.get(PINNED[network], SHAPES[network]())
+    else:
+        path = Path(os.path.expanduser(source)).absolute()
+    tensors, provenance = _load(network, path, source == "imagenet", stamp_of(path))
+    return dict(tensors), provenance
+
+
+@functools.lru_cache(maxsize=len(NAMES))
+def _load(
+    network: str, path: Path, published: bool, stamp: Stamp | None
+) -> tuple[dict[str, np.ndarray], Provenance]:
+    """Reads a file as it is at `stamp`; `published` if it is of `weights_cache`."""
+    tensors, metadata = files.read(path, SHAPES[network]())
+    for tensor in tensors.values():
+        tensor.setflags(write=False)
+    pinned, sha256 = PINNED[network], sha256_of(path)
+    if published:  # another process may have put the same bytes there once more
+        intact = cache.is_intact(path, pinned)
+    else:
+        intact = stamp_of(path) == stamp
+    if not intact:
+        raise UserError(f"{path} changed while it was read: start this again")
+    if published or sha256 == pinned.sha256:
+        origin, trained_on, licence = pinned.origin, pinned.trained_on, pinned.licence
+    else:
+        origin, trained_on = path.name, metadata.get("trained_on", "")
+        licence = metadata.get("licence") or metadata.get("license", "")
+    words = (one_line(text) or "not stated" for text in (origin, trained_on, licence))
+    return tensors, Provenance(NAMES[network], *words, sha256, digest_of(tensors))
+
+
+def digest_of(tensors: Mapping[str, np.ndarray]) -> str:
+    """Returns the sha256, in hex, of float32 tensors: their names, shapes and values.
+
+    The same for equal tensors, whatever file, order or stored type they were read from.
+    """
+    sha256 = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha256.update(f"{name} {list(tensor.shape)}\n".encode())
+        sha256.update(tensor.astype("<f4").tobytes())
+    return sha256.hexdigest()
+
+
+def one_line(text: str) -> str:
+    """Returns what a file says of itself as one short line that can be printed."""
+    words = " ".join(text.split())
+    return "".join(c for c in words if c.isprintable())[:LINE_LIMIT]
+
+
+def to_hwio(kernel: np.ndarray) -> np.ndarray:
+    """Reorders a convolution's kernel, [O, I, H, W] -> [H, W, I, O]."""
+    return np.ascontiguousarray(kernel.transpose(2, 3, 1, 0))
+
+
+def vgg16_params(tensors: Mapping[str, np.ndarray]) -> dict:
+    """Converts the tensors of `load('vgg16', ...)` to params of models.vgg.VGG16.
+
+    Returns:
+        {'conv1_1': {'kernel': [3, 3, I, O], 'bias': [O]}, ..., 'conv5_2': ...}.
+    """
+    return {
+        layer: {
+            "kernel": to_hwio(tensors[f"features.{index}.weight"]),
+            "bias": tensors[f"features.{index}.bias"],
+        }
+        for layer, index in vgg16_indices().items()
+    }
+
+
+def resnet50_variables(tensors: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
+    """Converts the tensors of `load('resnet50', ...)` to variables of a ResNet-50.
+
+    Returns:
+        (params without 'head', batch_stats): 'layer2.0.downsample.1.running_var' of
+        torchvision is batch_stats['layer2_0']['downsample_bn']['var'].
+    """
+    leaves = {"weight": "scale", "running_mean": "mean", "running_var": "var"}
+    modules = {"downsample.0": "downsample_conv", "downsample.1": "downsample_bn"}
+    params, batch_stats = {}, {}
+    for name, tensor in tensors.items():
+        module, _, leaf = name.rpartition(".")
+        if module.startswith("layer"):
+            layer, block, module = module.split(".", 2)
+            path = (f"{layer}_{block}", modules.get(module, module))
+        else:
+            path = (module,)
+        tree = batch_stats if leaf.startswith("running_") else params
+        node = functools.reduce(lambda tree, key: tree.setdefault(key, {}), path, tree)
+        if tensor.ndim == 4:
+            node["kernel"] = to_hwio(tensor)
+        else:
+            node[leaves.get(leaf, leaf)] = tensor
+    return params, batch_stats
+
+
+# The command
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cglo_jax.pretrained",
+        description="Fetches networks' ImageNet weights ahead of time.",
+    )
+    parser.add_argument("networks", nargs="+", choices=sorted(PINNED))
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="download all of VGG-16's file (553 MB instead of 49), the only way to "
+        "check its pinned sha256",
+    )
+    args = parser.parse_args(argv)
+    try:
+        for network in dict.fromkeys(args.networks):
+            cache.get(PINNED[network], SHAPES[network](), full=args.full)
+            print(load(network, "imagenet")[1].describe())
+            print(cache_dir() / PINNED[network].file, flush=True)
+    except UserError as error:
+        print(f"error: {printable(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped: nothing that is incomplete was kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    streams.mend()
+    sys.exit(main())

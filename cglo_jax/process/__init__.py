@@ -1,0 +1,1 @@
+"""What a program sets for its process: streams, signals, numerics, devices."""

@@ -1,0 +1,1 @@
+"""Results -> verdict, page and model cards."""

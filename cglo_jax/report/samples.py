@@ -1,0 +1,243 @@
+"""What a report tells of samples/: pictures of what the generator makes, and whether it copies."""
+
+import pathlib
+from typing import Annotated, NotRequired, TypedDict
+
+import msgspec
+
+from cglo_jax.files import readback
+from cglo_jax.files.readback import (
+    Amount,
+    Count,
+    Percent,
+    Positive,
+    Seed,
+    Share,
+    String,
+)
+from cglo_jax.report.accuracy import plural
+from cglo_jax.report.page import (
+    Block,
+    Folded,
+    Heading,
+    Picture,
+    Section,
+    Table,
+    Text,
+    Walks,
+)
+
+_HEADING = "What the generator makes"
+_CAPTIONS = {
+    "reconstructions": (
+        "Training images (upper rows) and what the generator makes of their codes (lower rows). "
+        "What is lost here is missing from every synthetic image."
+    ),
+    "interpolations": (
+        "Each row walks from the code of one training image (left) to that of another of its class "
+        "(right). Synthetic training images are such images in between."
+    ),
+    "nearest": (
+        "Synthetic images (upper rows), of each class the one that comes closest to a training "
+        "image, and that training image (lower rows)."
+    ),
+    "codes": (
+        "The codes of the training images, brought from the sphere to the plane. Only nearness has "
+        "a meaning here, the axes have none."
+    ),
+}
+_ALTS = {
+    "reconstructions": (
+        "Pairs of images, named by class: a training image, and below it what the generator makes "
+        "of its code."
+    ),
+    "interpolations": (
+        "A row of images for each class: generated on the way from one training image's code, on "
+        "the left, to another's, on the right."
+    ),
+    "nearest": (
+        "Pairs of images, named by class: a synthetic image, and below it the training image that "
+        "is nearest to it."
+    ),
+    "codes": (
+        "Scatter plot with a point for each training image's code; colours, and shapes or names, "
+        "tell the classes."
+    ),
+}
+
+
+_ADVICE = "move it away and run --stage=sample again"
+_BUSY = (
+    "Samples are being made at this moment, or a process that made some was killed: run "
+    "--stage=report again when --stage=sample has ended."
+)
+
+
+class _Walks(TypedDict):
+    """walks.json: the class of each row of walks.png, t of each column, [height, width] of a tile."""
+
+    classes: Annotated[list[String], msgspec.Meta(min_length=1, max_length=1000)]
+    t: Annotated[list[Share], msgspec.Meta(min_length=1, max_length=100)]
+    tile: tuple[Positive, Positive]
+
+
+class _Nearest(TypedDict):
+    """nearest.json, see `copies.write`; None: could not be told."""
+
+    checked: Count
+    held_out: Count
+    median_synthetic: Amount
+    parents: Percent
+    median_held_out: Amount | None
+    ratio: Amount | None
+    copies: Percent | None
+
+
+class _Line(TypedDict):
+    """What a line of manifest.jsonl must have here."""
+
+    file: String
+    seed: NotRequired[Seed]
+    checkpoint_step: NotRequired[Count]
+
+
+def samples(workdir: pathlib.Path) -> Section:
+    """Shows the pictures in samples/ and tells what was measured of the images.
+
+    All is of one run of --stage=sample, also if another one replaces it meanwhile.
+
+    Raises:
+      UserError: a file is damaged.
+    """
+    directory = workdir / "samples"
+    section = readback.read_steadily(directory, lambda: _read_samples(directory))
+    return section or Section(_HEADING, [_BUSY])
+
+
+def _read_samples(directory: pathlib.Path) -> Section:
+    between, walks = "Between two images", _walks(directory)
+    parts: list[tuple[str, str, list[Block]]] = [  # file, heading, blocks
+        ("reconstructions.png", "Reconstructions", _picture(directory, "reconstructions")),
+        ("walks.png and walks.json", between, walks),
+        ("interpolations.png", "" if walks else between, _strip(directory, bool(walks))),
+        ("nearest.json", "Nearest training images", _nearest(directory / "nearest.json")),
+        ("nearest.png", "", _picture(directory, "nearest")),
+        ("codes.png", "Map of the codes", _picture(directory, "codes")),
+    ]  # fmt: skip
+    text, missing = [], [name for name, _, blocks in parts if not blocks]
+    lines = readback.read_records(directory / "manifest.jsonl", _Line, _ADVICE)
+    n = sum(1 for _ in lines)
+    if n:
+        text.append(
+            f"{plural(n, 'synthetic image')}: samples/images/<class>/*.png in the work directory, "
+            "each described by a line of samples/manifest.jsonl."
+        )
+    else:
+        missing.append("the synthetic images")
+    if step := _find_newer_step(directory):
+        text.append(
+            f"They are of an earlier step of the cGLO, which is at step {step:,} now: "
+            "--stage=sample makes them anew."
+        )
+    if missing:
+        text.append(f"Not there: {', '.join(missing)}. --stage=sample makes them.")
+    if (directory / "class_names.txt").exists():
+        text.append(
+            "Classes whose letters no font had are numbered in the pictures: "
+            "samples/class_names.txt lists them."
+        )
+    shown: list[Block] = []
+    for _, heading, blocks in parts:
+        if heading and blocks:
+            shown.append(Heading(heading))
+        shown += blocks
+    return Section(_HEADING, text, blocks=shown)
+
+
+def _find_newer_step(directory: pathlib.Path) -> int:
+    """Returns the newest step of the cGLO if the samples are of an earlier one, else 0."""
+    path = directory / "manifest.jsonl"
+    line = next(iter(readback.read_records(path, _Line, _ADVICE)), None)
+    if line is None or not line.keys() >= {"seed", "checkpoint_step"}:
+        return 0
+    checkpoints = directory.parent / "checkpoints" / f"seed-{line['seed']}"
+    names = [path.name for path in checkpoints.glob("*/")]
+    newest = max([int(name) for name in names if name.isdecimal()], default=0)
+    return newest if newest > line["checkpoint_step"] else 0
+
+
+def _picture(directory: pathlib.Path, name: str) -> list[Block]:
+    try:
+        image = readback.read_png(directory / f"{name}.png", _ADVICE)
+    except FileNotFoundError:
+        return []
+    png = readback.encode_png(image)
+    return [Picture(name, _CAPTIONS[name], png, image.size, _ALTS[name])]
+
+
+def _strip(directory: pathlib.Path, folded: bool) -> list[Block]:
+    """The walks without a slider."""
+    picture = _picture(directory, "interpolations")
+    return (
+        [Folded("All of the walks at once", picture)] if picture and folded else picture
+    )
+
+
+def _walks(directory: pathlib.Path) -> list[Block]:
+    try:
+        image = readback.read_png(directory / "walks.png", _ADVICE)
+
+        def check(walks: _Walks) -> None:
+            height, width = walks["tile"]
+            rows, columns = len(walks["classes"]), len(walks["t"])
+            if image.size != (columns * width, rows * height):
+                raise ValueError(f"{rows} x {columns} tiles are not what walks.png has")
+
+        told = readback.read_json(directory / "walks.json", _Walks, _ADVICE, check)
+    except FileNotFoundError:
+        return []
+    text = (
+        "Choose a place on the way from the code of one training image (t = 0) to that of another "
+        "of its class (t = 1). Synthetic training images are such images in between."
+    )
+    png = readback.encode_png(image)
+    return [Walks(text, told["classes"], told["t"], told["tile"], png)]
+
+
+def _nearest(path: pathlib.Path) -> list[Block]:
+    try:
+        told = readback.read_json(path, _Nearest, _ADVICE)
+    except FileNotFoundError:
+        return []
+    checked = plural(told["checked"], "synthetic image")
+    rows = [
+        [
+            "Median distance to the nearest training image",
+            f"{told['median_synthetic']:.3g}",
+        ],
+    ]
+    if told["median_held_out"] is not None:
+        real = f"The same of {plural(told['held_out'], 'test image')}"
+        rows.append([real, f"{told['median_held_out']:.3g}"])
+    texts = []
+    if told["ratio"] is None:
+        texts.append(
+            f"{checked} compared, pixel by pixel, with all training images. There are no test "
+            "images to compare with that are not training images themselves, so nothing says "
+            "which distance is small."
+        )
+    else:
+        texts.append(
+            f"Are they copies? At the median, {checked} are {told['ratio']:.2f} times as far from "
+            "the nearest training image as test images are, which nothing was trained on. Near 1 "
+            "they are as new as real images; near 0 they repeat the training images. Being made "
+            "between two of these, they come out below 1."
+        )
+        rows.append(["Ratio", f"{told['ratio']:.2f}"])
+    if told["copies"] is not None:
+        name = "Closer than 99% of test images are (1% if as new as those)"
+        rows.append([name, f"{told['copies']:.3g}%"])
+    parents = "Nearest to one of the two images they lie between"
+    rows.append([parents, f"{told['parents']:.3g}%"])
+    header = ["What", "Value"]
+    return [*map(Text, texts), Table("Distances, in pixel values", header, rows)]

@@ -1,0 +1,1 @@
+"""One file per `--stage`: wires the packages it imports."""

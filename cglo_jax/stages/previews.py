@@ -1,0 +1,83 @@
+"""Pictures of a cGLO while it is trained: of the same images and from the same draws each time."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from cglo_jax.cglo import codes, quality, sampling
+from cglo_jax.cglo.sampling import Sampler, SampleSpec
+from cglo_jax.data.dataset import Dataset, to_uint8
+from cglo_jax.report import figures, fonts
+from cglo_jax.stages import sample
+
+_CLASSES = 8  # shown, spread over all
+_SAMPLES = 4  # of each
+_SIDE = 128  # pixels: larger images are shrunk
+
+
+def draw(
+    config: ConfigDict, dataset: Dataset, model: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Draws training images above their reconstructions, and samples of their classes.
+
+    The first device computes it, in one program. The draws are those of `sample.seed`.
+
+    Args:
+      model: params, batch_stats and z of a `algorithm.TrainState`, replicated; it is only read.
+
+    Returns:
+      {"reconstructions", "samples"}: uint8 [height, width, 3].
+    """
+    names = ("params", "batch_stats", "z")
+    model = {name: model[name] for name in names}
+    model = jax.tree.map(lambda leaf: leaf.addressable_data(0), model)
+    restored = sample.put_on_device(config, dataset, model, step=0)
+    members, counts, _ = restored.sampler.classes
+    classes = quality.spread(len(counts), _CLASSES)
+    rows = np.arange(_SAMPLES)[:, None] % counts[classes]  # [_SAMPLES, classes]
+    beside = members[classes, rows]
+    keys = jax.random.split(jax.random.key(config.sample.seed))
+    again, made = _compute(
+        restored.sampler, keys, beside[0], beside.ravel(), spec=restored.spec
+    )
+    labels = fonts.label_classes(dataset.class_names)
+    titles = [labels[label] for label in classes]
+    real, again, made = map(_shrink, (dataset.images[beside[0]], again, made))
+    made = made.reshape(*beside.shape, *made.shape[1:])
+    pictures = {
+        "reconstructions": figures.reconstruction_grid(real, again, titles),
+        "samples": figures.image_grid(made, column_labels=titles),
+    }
+    return {name: np.asarray(picture) for name, picture in pictures.items()}
+
+
+@functools.partial(jax.jit, static_argnames="spec")
+def _compute(
+    sampler: Sampler,
+    keys: jax.Array,
+    shown: jax.Array,
+    beside: jax.Array,
+    *,
+    spec: SampleSpec,
+) -> tuple[jax.Array, jax.Array]:
+    """-> reconstructions of the images `shown` [B], a new image beside each of `beside`; uint8."""
+    key_images, key_grids = keys  # as in `sample.run`
+    noise = codes.example_keys(key_grids, shown)
+    again = sampling.generate(sampler.variables, sampler.z[shown], noise, spec=spec)
+    draws = codes.example_keys(key_images, jnp.arange(len(beside)))
+    made, _, _ = sampling.synthesize(sampler, draws, beside, spec=spec)
+    return to_uint8(again), to_uint8(made)
+
+
+def _shrink(images: np.ndarray | jax.Array) -> np.ndarray:
+    """Averages squares of pixels where images [B, H, W, C] are larger than _SIDE."""
+    images = np.asarray(images)
+    count, height, width, channels = images.shape
+    by = -(-height // _SIDE)
+    squares = images.reshape(count, height // by, by, width // by, by, channels)
+    return squares.mean((2, 4)).round().astype(np.uint8)

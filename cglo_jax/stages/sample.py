@@ -1,0 +1,296 @@
+"""The stage sample: new images of a trained cGLO, and pictures of what it learnt, on disk."""
+
+import functools
+import hashlib
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from cglo_jax.cglo import codes, quality, sampling
+from cglo_jax.cglo.sampling import Sampler, SampleSpec
+from cglo_jax.data.dataset import Dataset, batch_that_fits, to_uint8
+from cglo_jax.files import ownership, storage
+from cglo_jax.process import numerics
+from cglo_jax.report import code_maps, figures, fonts
+from cglo_jax.stages import copies, sample_formats
+from cglo_jax.workdir import trained as restoring
+
+_GRID_IMAGES = 16  # of the reconstruction grid, and classes of the interpolation grid
+_WALK = 7  # images between two reconstructions (Fig. 5)
+
+
+class Restored(NamedTuple):
+    """A trained cGLO, to sample from.
+
+    Attributes:
+      z: float32 [n, d], the codes of all its images, also of unlabelled ones.
+      step: of its checkpoint.
+    """
+
+    sampler: Sampler
+    spec: SampleSpec
+    z: np.ndarray
+    step: int
+
+
+def restore(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    dataset: Dataset,
+    seed: int,
+    *,
+    complete: bool = False,
+) -> Restored:
+    """Restores the newest generator and codes, for one device; see `trained.restore_model`."""
+    model, _, step = restoring.restore_model(
+        config, workdir, dataset, seed, complete=complete
+    )
+    return put_on_device(config, dataset, model, step)
+
+
+def put_on_device(
+    config: ConfigDict, dataset: Dataset, model: dict[str, Any], step: int
+) -> Restored:
+    """Puts a model, see `trained.restore_model`, on one device, to sample from."""
+    spec = sampling.create_spec(config, dataset)
+    spec = spec._replace(generator=spec.generator.clone(axis_name=None))
+    sampler = sampling.create_sampler(model, dataset)
+    variables, z = jax.device_put((sampler.variables, sampler.z))
+    sampler = sampler._replace(variables=variables, z=z)
+    return Restored(sampler, spec, model["z"], step)
+
+
+def paint(model: Restored, z: jax.Array, keys: jax.Array) -> np.ndarray:
+    """Computes images of codes [B, d] -> uint8 [B, H, W, C]; see `sampling.generate`."""
+    variables, spec = model.sampler.variables, model.spec
+    return np.asarray(to_uint8(sampling.generate(variables, z, keys, spec=spec)))
+
+
+@functools.partial(jax.jit, static_argnames="spec")
+def synthesize_uint8(
+    sampler: Sampler, keys: jax.Array, indices: jax.Array, *, spec: SampleSpec
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Computes `sampling.synthesize` with images as uint8 in [0, 255]."""
+    images, partners, t = sampling.synthesize(sampler, keys, indices, spec=spec)
+    return to_uint8(images), partners, t
+
+
+@numerics.with_ours
+def run(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    data: tuple[Dataset, Dataset],
+    seed: int,
+) -> pathlib.Path:
+    """Writes synthetic images, their manifest and the figures to workdir/samples.
+
+    Only the generator and the codes are restored. `samples/images/<class>/*.png` can be read
+    by any reader of image folders; manifest.jsonl has one line per image. `sample.export`
+    adds other forms of the same images.
+
+    Args:
+      data: training and test images, see `data.load`; of the latter the pixels are compared
+        with, see `copies.write`.
+
+    Returns:
+      The directory written.
+    """
+    began = time.perf_counter()
+    dataset, test_set = data
+    trained, _, step = restoring.restore_model(config, workdir, dataset, seed)
+    model = put_on_device(config, dataset, trained, step)
+    key_images, key_grids = jax.random.split(jax.random.key(config.sample.seed))
+    origin = {
+        "seed": seed,
+        "checkpoint_step": model.step,
+        "sample_seed": config.sample.seed,
+    }
+    per_class = config.sample.per_class
+    with ownership.replacing(workdir, "samples") as new:
+        n = write_images(new, dataset, model, key_images, per_class, origin)
+        write_figures(new, dataset, model, key_grids, config.sample.projection)
+        held_out = test_set.images[restoring.find_unseen(test_set, trained)]
+        copies.write(new, dataset, held_out)
+        if forms := config.sample.export:
+            sample_formats.write(new, forms, dataset.class_names, config.dataset.name)
+    timing = {"wall_s": round(time.perf_counter() - began, 3), "images": n}
+    tags = {"stage": "sample", "seed": seed}
+    with ownership.Log(workdir, "timings.jsonl") as timings:
+        timings.drop(tags, after_step=0)  # of older images
+        timings.append({**tags, **timing})
+    return workdir / "samples"
+
+
+def write_figures(
+    directory: pathlib.Path,
+    dataset: Dataset,
+    model: Restored,
+    key: jax.Array,
+    projection: str,
+) -> None:
+    """Writes reconstructions.png, interpolations.png, walks.png, walks.json and codes.png.
+
+    walks.png has the images of interpolations.png only, for pages that show one at a time;
+    walks.json tells the class of each row, t of each column and the size of a tile in pixels.
+    class_names.txt is there if the pictures have numbers for names that no font can draw.
+
+    Args:
+      key: of the noise. projection: see `code_maps.project`.
+    """
+    first, second = (_spread(model.sampler.classes, place) for place in (0, 1))
+    grid = draw_reconstructions(dataset, model, key, first)
+    grid.save(directory / "reconstructions.png")
+    images, t = paint_walks(model, key, first, second)
+    names = [dataset.class_names[dataset.labels[i]] for i in first]
+    labels = fonts.label_classes(dataset.class_names)
+    shown = [labels[dataset.labels[i]] for i in first]
+    figures.interpolation_grid(images, t, shown).save(directory / "interpolations.png")
+    if numbered := fonts.list_numbered(dataset.class_names):
+        text = "".join(f"{line}\n" for line in numbered)
+        storage.write_atomically(directory / "class_names.txt", text)
+    picture, tile = figures.sprite(images)
+    picture.save(directory / "walks.png")
+    told = json.dumps({"classes": names, "t": t, "tile": tile})
+    (directory / "walks.json").write_text(told + "\n", encoding="utf-8")
+    points = code_maps.project(model.z, projection)
+    code_map = code_maps.code_map(points, dataset.labels, dataset.class_names)
+    code_map.save(directory / "codes.png")
+
+
+def synthesize_classes(
+    model: Restored,
+    key: jax.Array,
+    per_class: int,
+    only: int | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Synthesizes `per_class` images of each class, beside its labelled images in turn.
+
+    Image k is of class k // per_class. A batch has all classes in turn, as G may normalise by it.
+
+    Args:
+      only: leave out the images of all other classes; None: none.
+
+    Yields:
+      (k int [B], images uint8 [B, H, W, C], positions i of the images that they were made beside, j
+      of their partners, t), see `sampling.synthesize`.
+    """
+    members, counts, _ = model.sampler.classes
+    turn = np.arange(per_class) % counts[:, None]  # [K, per_class]
+    sources = np.take_along_axis(members, turn, 1).ravel()
+    keys = codes.example_keys(key, jnp.arange(len(sources)))
+    of_class = np.arange(len(sources)).reshape(-1, per_class)  # [K, per_class]
+    order = of_class.T.ravel() if only is None else of_class[only]
+    size = min(len(order), batch_that_fits(model.spec.generator.size))
+
+    def dispatch(start: int) -> tuple[np.ndarray, tuple[jax.Array, ...]]:
+        k = np.take(order, range(start, start + size), mode="wrap")  # of one shape
+        return k, synthesize_uint8(model.sampler, keys[k], sources[k], spec=model.spec)
+
+    starts = range(0, len(order), size)
+    waiting = dispatch(0)
+    for start in starts:
+        k, made = waiting
+        if start != starts[-1]:
+            waiting = dispatch(start + size)  # computed while others use these
+        images, partners, t = map(np.asarray, made)
+        parts = (k, images, sources[k], partners, t)
+        yield tuple(part[: len(order) - start] for part in parts)
+
+
+def write_images(
+    directory: pathlib.Path,
+    dataset: Dataset,
+    model: Restored,
+    key: jax.Array,
+    per_class: int,
+    origin: Mapping[str, Any],
+) -> int:
+    """Writes `per_class` PNGs of each class and their manifest; returns how many.
+
+    Args:
+      directory: where manifest.jsonl and images/<class>/*.png will be.
+      key: see `synthesize_classes`. origin: put into every line of the manifest.
+    """
+    lines: dict[int, dict[str, Any]] = {}
+    folders = sample_formats.folder_names(dataset.class_names)
+    for folder in folders:
+        (directory / "images" / folder).mkdir(parents=True)
+
+    def write(k, image, i, j, t) -> tuple[int, dict[str, Any]]:
+        label = int(dataset.labels[i])
+        name = f"images/{folders[label]}/{k % per_class:05d}.png"
+        png = sample_formats.encode_png(image)
+        (directory / name).write_bytes(png)
+        return int(k), {
+            "file": name,
+            "label": label,
+            "class": dataset.class_names[label],
+            "source": dataset.ids[i],
+            "partner": dataset.ids[j],
+            "t": round(float(t), 6),
+            **origin,
+            "sha256": hashlib.sha256(png).hexdigest(),
+        }
+
+    with ThreadPoolExecutor() as threads:  # encoding lets others compute
+        for batch in synthesize_classes(model, key, per_class):
+            lines.update(threads.map(write, *batch))
+    ordered = [json.dumps(lines[k]) for k in sorted(lines)]
+    text = "".join(f"{line}\n" for line in ordered)
+    storage.write_atomically(directory / "manifest.jsonl", text)
+    return len(lines)
+
+
+def _spread(classes: codes.ClassMembers, place: int) -> list[int]:
+    """One image of each of up to _GRID_IMAGES classes, spread over all of them."""
+    chosen = quality.spread(len(classes.counts), _GRID_IMAGES)
+    return [int(classes.members[c, place % classes.counts[c]]) for c in chosen]
+
+
+def draw_reconstructions(
+    dataset: Dataset,
+    model: Restored,
+    key: jax.Array,
+    shown: Sequence[int],
+) -> Image.Image:
+    """Draws training images above their reconstructions G([z_i, eps]) (Fig. 4).
+
+    Args:
+      key: of the noise. shown: positions of labelled images.
+    """
+    shown = np.asarray(shown)
+    keys = codes.example_keys(key, jnp.asarray(shown))
+    images = paint(model, model.sampler.z[shown], keys)
+    labels = fonts.label_classes(dataset.class_names)
+    names = [labels[dataset.labels[i]] for i in shown]
+    return figures.reconstruction_grid(dataset.images[shown], images, names)
+
+
+def paint_walks(
+    model: Restored, key: jax.Array, first: Sequence[int], second: Sequence[int]
+) -> tuple[np.ndarray, list[float]]:
+    """Computes walks between the codes of two images of a class (Fig. 5).
+
+    Args:
+      key: of the noise, one draw per walk. first, second: positions of labelled images.
+
+    Returns:
+      (images uint8 [walks, steps, H, W, C], t of each step from 0 to 1).
+    """
+    t = np.linspace(0, 1, _WALK + 2).astype(np.float32)
+    path = codes.INTERPOLATIONS[model.spec.interpolation]
+    walk = jax.vmap(jax.vmap(path, (None, None, 0)), (0, 0, None))
+    ends = (jnp.asarray(model.sampler.z[np.asarray(i)]) for i in (first, second))
+    z = walk(*ends, t)
+    keys = jnp.repeat(codes.example_keys(key, jnp.asarray(first)), len(t))
+    images = paint(model, z.reshape(-1, z.shape[-1]), keys)
+    return images.reshape(*z.shape[:2], *images.shape[1:]), t.tolist()

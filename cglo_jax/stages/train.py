@@ -1,0 +1,189 @@
+"""Algorithm 1: learns the generator, the weak classifier and one code per training image."""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from cglo_jax.cglo import algorithm, code_init, codes
+from cglo_jax.cglo.train_step import train_step
+from cglo_jax.config.fingerprint import train_fingerprint
+from cglo_jax.data.dataset import Dataset
+from cglo_jax.models.vgg import VGG16
+from cglo_jax.pretrained import networks
+from cglo_jax.pretrained.networks import NO_WEIGHTS, RANDOM, Origin
+from cglo_jax.process import numerics
+from cglo_jax.report import model_cards
+from cglo_jax.stages import previews
+from cglo_jax.training import loop, memory, parallel
+from cglo_jax.training.batches import Schedule
+from cglo_jax.workdir import trained
+
+
+@functools.cache
+def compiled_step(
+    spec: algorithm.StepSpec, labelled: bool, devices: tuple[jax.Device, ...]
+) -> parallel.MappedStep:
+    """Returns the mapped `train_step`, the same object for the same arguments (one compilation)."""
+    return parallel.MappedStep(
+        functools.partial(train_step, spec=spec, labelled=labelled), devices
+    )
+
+
+def load_vgg(config: ConfigDict) -> tuple[dict[str, Any], Origin]:
+    """Returns the perceptual network's parameters and their origin.
+
+    They are {} if the loss does not use it.
+
+    Raises:
+      UserError: they cannot be had, see `networks.load`.
+    """
+    weights = config.reconstruction.weights
+    if config.reconstruction.loss != "perceptual":
+        return {}, NO_WEIGHTS
+    if weights == "random":
+        variables = VGG16().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+        return variables["params"], RANDOM
+    tensors, provenance = networks.load("vgg16", weights)
+    return networks.vgg16_params(tensors), provenance.summary
+
+
+def load_weights(config: ConfigDict) -> tuple[tuple[Any, Any], Origin]:
+    """Returns the networks that training only reads, and the origin of both.
+
+    Returns:
+      ((parameters of the perceptual network, variables of the ResNet-50 that codes start
+      from), origin), see `load_vgg` and `code_init.load_resnet`.
+    """
+    vgg, of_vgg = load_vgg(config)
+    resnet, of_resnet = code_init.load_resnet(config)
+    return (vgg, resnet), code_init.join_origins(of_vgg, of_resnet)
+
+
+def split_state(state: algorithm.TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits a state into what sampling needs (generator and codes) and the rest."""
+    model = {
+        "params": state.params["generator"],
+        "batch_stats": state.batch_stats["generator"],
+        "z": state.codes.z,
+    }
+    rest = {
+        "step": state.step,
+        "params": state.params["weak_classifier"],
+        "batch_stats": state.batch_stats["weak_classifier"],
+        "opt_state": state.opt_state,
+        "code_opt_state": state.codes.opt_state,
+    }
+    return model, rest
+
+
+def merge_state(model: dict[str, Any], rest: dict[str, Any]) -> algorithm.TrainState:
+    """Inverse of `split_state`."""
+    return algorithm.TrainState(
+        step=rest["step"],
+        params={"generator": model["params"], "weak_classifier": rest["params"]},
+        batch_stats={
+            "generator": model["batch_stats"],
+            "weak_classifier": rest["batch_stats"],
+        },
+        opt_state=rest["opt_state"],
+        codes=codes.Codes(z=model["z"], opt_state=rest["code_opt_state"]),
+    )
+
+
+@numerics.with_ours
+def run(
+    config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, seed: int
+) -> algorithm.TrainState:
+    """Trains one cGLO, or goes on from its newest checkpoint, to the last epoch.
+
+    Args:
+      dataset: the training images, see `data.load`.
+      seed: of everything drawn here; checkpoints go to `trained.checkpoint_dir(workdir, seed)`.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      UserError: the checkpoints there are another run's, a loss is not finite, weights
+        cannot be had, or codes have too few dimensions for `latent.init`.
+    """
+    devices = tuple(parallel.choose_devices(config.devices))
+    spec = algorithm.create_spec(config, dataset)
+    key_init, key_step, key_order = jax.random.split(jax.random.key(seed), 3)
+    (vgg, resnet), origin = load_weights(config)
+    cache_gb = config.reconstruction.cache_gb
+    schedule = Schedule(config, dataset, key_order, devices)
+    z = code_init.draw(config, key_init, dataset, resnet)
+    ids = trained.hash_ids(dataset.ids)
+
+    def split_with_images(
+        state: algorithm.TrainState,
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        model, rest = split_state(state)
+        return {**model, "ids": ids, "labels": dataset.labels}, rest
+
+    reads = (key_step, dataset, vgg, cache_gb)
+    outline = algorithm.outline_shared(*reads, spec=spec)
+
+    def create(rate: float) -> tuple[parallel.TakeSteps, algorithm.TrainState]:
+        scaled = algorithm.scale_rates(spec, rate)
+
+        def choose(step: int) -> tuple[parallel.MappedStep, np.ndarray]:
+            labelled, indices = schedule(step)
+            return compiled_step(scaled, labelled, devices), indices
+
+        state = parallel.create_replicated(
+            algorithm.init_state,
+            devices,
+            key_init,
+            z,
+            spec=spec,
+            n=len(dataset.ids),
+            dim=config.latent.dim,
+        )
+        take_steps = parallel.create_take_steps(
+            choose,
+            lambda: algorithm.create_shared(*reads, spec=spec),
+            devices,
+            config.steps_per_call,
+            functools.partial(memory.check, config, "train", outline),
+        )
+        return take_steps, state
+
+    job = loop.Job(
+        create=create,
+        split_state=split_with_images,
+        merge_state=merge_state,
+        devices=devices,
+        checkpoint_dir=trained.checkpoint_dir(workdir, seed),
+        meta={
+            "fingerprint": train_fingerprint(config),
+            "images": dataset.digest,
+            "names": list(dataset.class_names),
+            "shape": list(dataset.images.shape[1:]),
+            "total": schedule.total,
+            "weights": origin.digest,
+            "n_labelled": dataset.num_labelled,
+            "notes": {"weights": origin.text, "added": 0},
+        },
+        workdir=workdir,
+        tags={"stage": "train", "seed": seed},
+        total=schedule.total,
+        steps_per_epoch=schedule.steps_per_epoch,
+        images_per_step=schedule.batch_size,
+        log_every=config.train.log_every_steps,
+        save_every=config.train.checkpoint_every_epochs * schedule.steps_per_epoch,
+        **loop.settings(config),
+        may_grow=("train",),
+        compare_images=lambda model: trained.compare_images(model["ids"], ids),
+        draw=lambda state: previews.draw(config, dataset, split_state(state)[0]),
+    )
+    state, _ = loop.run_steps(job)
+    if parallel.is_first_process():
+        model_cards.write_generator_card(config, workdir, dataset, seed)
+    return state

@@ -1,0 +1,1 @@
+"""Trains any (state, step): devices, loop, checkpoints, logs; knows neither cGLO nor classifiers."""

@@ -1,0 +1,313 @@
+"""The loop that every trainer shares: step, log, save, resume, each period in sight."""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cglo_jax.config.fingerprint import check_fingerprint, describe_longer, find_longer
+from cglo_jax.errors import UserError
+from cglo_jax.files import ownership
+from cglo_jax.process import interrupts
+from cglo_jax.training import finite, logged, manifest, parallel, wandb_run
+from cglo_jax.training.checkpoints import Checkpoints
+from cglo_jax.training.run_log import RunLog
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What one trainer gives to the loop.
+
+    Attributes:
+      create: factor of the learning rates -> (what takes steps, see `parallel.create_take_steps`,
+        the state before step 0, replicated). A call donates its state.
+      split_state, merge_state: state <-> (model, rest), the two items of a checkpoint.
+      devices: that steps are taken on.
+      checkpoint_dir, workdir: where checkpoints, and where metrics.jsonl and timings.jsonl go.
+      meta: saved in a checkpoint, with the batch size and the rates' factor; the `fingerprint` dict
+        and all other values but `notes`, which are for people, must be the same when resuming.
+      tags: put into every line of metrics.jsonl and timings.jsonl; identify this run in them.
+      total: steps in all.
+      log_every, save_every: in steps; the last step is logged and saved in any case.
+      rollbacks: how often to go back to the newest checkpoint, with lower learning rates, when a value
+        is not finite; 0 = never.
+      rollback_factor: what they are multiplied by then.
+      compare_images: tells, of the `model` of a checkpoint of other images, how they differ.
+      draw: of a state that is saved: pictures uint8 [H, W, 3] by name, for TensorBoard and W&B; the
+        loop does not ask for them where nothing shows them.
+      tell_done: whether to tell of the end; who has more to tell of it says False.
+      wandb: the project of W&B that metrics and pictures go to.
+      may_grow, cannot_grow: see `fingerprint.check_fingerprint`.
+    """
+
+    create: Callable[[float], tuple[parallel.TakeSteps, Any]]
+    split_state: Callable[[Any], tuple[Any, Any]]
+    merge_state: Callable[[Any, Any], Any]
+    devices: Sequence[jax.Device]
+    checkpoint_dir: pathlib.Path
+    workdir: pathlib.Path
+    meta: Mapping[str, Any]
+    tags: Mapping[str, Any]
+    total: int
+    steps_per_epoch: int
+    images_per_step: int
+    log_every: int
+    save_every: int
+    rollbacks: int
+    rollback_factor: float
+    compare_images: Callable[[Any], str] | None = None
+    draw: Callable[[Any], Mapping[str, np.ndarray]] | None = None
+    tell_done: bool = True
+    wandb: wandb_run.Project = wandb_run.NO_PROJECT
+    may_grow: Sequence[str] = ()
+    cannot_grow: str = ""
+
+    @property
+    def name(self) -> str:
+        """For people: "train seed 0"."""
+        return " ".join(
+            f"seed {v}" if k == "seed" else str(v) for k, v in self.tags.items()
+        )
+
+
+def settings(config: ConfigDict) -> dict[str, Any]:
+    """Returns the attributes of a `Job` that are the same for every trainer."""
+    return {
+        "rollbacks": config.rollbacks,
+        "rollback_factor": config.rollback_factor,
+        "wandb": wandb_run.Project.create(config),
+    }
+
+
+def run_steps(job: Job) -> tuple[Any, float]:
+    """Takes all steps of a job, from its newest checkpoint if there is one.
+
+    After SIGINT or SIGTERM (`interrupts.begin`) it saves the step it is at.
+
+    Returns:
+      (state after the last step, what the learning rates were multiplied by in the end).
+
+    Raises:
+      UserError: the checkpoints are of another run or damaged, or a metric or the state is not
+        finite.
+      interrupts.Interrupted: after such a signal.
+    """
+    rate = None
+    for rollbacks in itertools.count():
+        try:
+            return _take_all(job, rate)
+        except _Spoiled as error:
+            if signum := _agree_to_stop():
+                raise interrupts.Interrupted(signum) from None
+            since = "since the last checkpoint" if error.saved else "yet"
+            text = f"{job.name}: {error}; nothing was saved {since}"
+            if rollbacks == job.rollbacks:
+                raise UserError(f"{text}: {_advise(rollbacks, error)}") from None
+            rate = error.rate * job.rollback_factor
+            if parallel.is_first_process():
+                again = "going on from there" if error.saved else "starting over"
+                again += f" with learning rates times {rate:g}"
+                print(f"{text}: {again}", file=sys.stderr, flush=True)
+
+
+class _Spoiled(finite.NotFinite):
+    """The same with the learning rates' factor that it came with, and whether a step was saved."""
+
+    def __init__(self, why: finite.NotFinite, rate: float, saved: bool):
+        super().__init__(str(why))
+        self.rate, self.saved = rate, saved
+
+
+def _advise(rollbacks: int, error: _Spoiled) -> str:
+    if rollbacks:
+        return (
+            f"that was after {rollbacks} rollbacks, with learning rates times {error.rate:g}: use "
+            "much lower ones"
+        )
+    again = "go on from there" if error.saved else "start over"
+    return (
+        f"use lower learning rates, or --config.rollbacks=3 to {again} with lower ones"
+    )
+
+
+def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
+    """Takes the steps with learning rates times `rate`, by default as the checkpoint has them."""
+    first = parallel.is_first_process()  # the one that writes
+    devices, lines = len(job.devices), None
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            Checkpoints(job.checkpoint_dir, devices=devices, read_only=not first)
+        )
+        start, saved_rate = _find_start(checkpoints, job)
+        if first:
+            _tell_start(checkpoints, start, job, again=rate is not None)
+            lines = stack.enter_context(ownership.Log(job.workdir, "metrics.jsonl"))
+            lines.drop(job.tags, after_step=start)
+        rate = rate or saved_rate
+        take_steps, state = job.create(rate)
+        if start:
+            state = _restore(checkpoints, start, state, job)
+        log = stack.enter_context(RunLog(job, start, lines))
+        watch, step, saved, stop = finite.Watch(), start, start, 0
+        while step < job.total and not stop:
+            ends = (
+                (step // job.log_every + 1) * job.log_every,
+                (step // job.save_every + 1) * job.save_every,
+            )
+            most = min(*ends, job.total) - step
+            state, metrics, taken = take_steps(state, step, most)
+            step += taken
+            watch.note(metrics, step)
+            log.tick(step, metrics)
+            if step == start + taken:
+                log.first_steps(metrics, taken)
+                # Only from here on is there something to save.
+                stack.enter_context(interrupts.deferred())
+            save = step % job.save_every == 0 or step == job.total
+            write = save or step % job.log_every == 0
+            # Several processes agree where they wait for the devices anyway.
+            if write or jax.process_count() == 1:
+                stop = _agree_to_stop()
+            if write or stop:
+                try:
+                    watch.check(state, step)
+                except finite.NotFinite as why:
+                    log.end(step)
+                    raise _Spoiled(why, rate, saved > 0) from None
+            if write:
+                log.write(step, metrics)
+            if first and (save or stop):
+                lines.sync()  # no checkpoint without the lines before it
+                meta = {**_complete_meta(job), "rate": rate}
+                checkpoints.save(step, *job.split_state(state), meta)
+            if save:
+                saved = step
+                log.draw(step, state)
+        checkpoints.wait()
+        if step == job.total:
+            log.tell_done()
+        else:
+            log.tell_saved(step)
+        log.end(step)
+        parallel.wait_for_all("saved")
+        if stop := stop or _agree_to_stop():  # in the last save, too
+            raise interrupts.Interrupted(stop)
+    return state, rate
+
+
+def _agree_to_stop() -> int:
+    """Returns the signal after which to stop, 0 without one; any process may have got it."""
+    told = parallel.tell_all("signal", str(interrupts.requested()))
+    return max(map(int, told))
+
+
+def _complete_meta(job: Job) -> dict[str, Any]:
+    # Fewer images than a batch make its size depend on the number of devices.
+    return {**job.meta, "batch_size": job.images_per_step}
+
+
+def _find_start(checkpoints: Checkpoints, job: Job) -> tuple[int, float]:
+    """Returns the newest step saved, 0 without one, and the factor of the learning rates then.
+
+    Raises:
+      UserError: it is another run's.
+    """
+    step = _agree_on_step(checkpoints)
+    if step is None:
+        return 0, 1.0
+    where, meta = str(checkpoints.directory), _complete_meta(job)
+    saved = checkpoints.meta(step)
+    if not saved.keys() >= {"fingerprint", "rate"}:
+        raise UserError(
+            f"{where}: step {step} was not saved by this program: use another --workdir"
+        )
+    grown = check_fingerprint(
+        saved["fingerprint"],
+        meta["fingerprint"],
+        where,
+        may_grow=job.may_grow,
+        cannot_grow=job.cannot_grow,
+    )
+    # Other images change much else; they are what people should hear of.
+    if job.compare_images and saved.get("images") != meta["images"]:
+        told = job.compare_images(checkpoints.restore_model(step))
+        raise UserError(
+            f"{where} was made with other images than this call reads ({told}): use another "
+            "--workdir or the old ones"
+        )
+    others = {"fingerprint", "notes", "rate", *(["total"] if grown else [])}
+    for names in (["images"], sorted((saved.keys() | meta.keys()) - others)):
+        check_fingerprint(
+            {name: saved.get(name) for name in names},
+            {name: meta.get(name) for name in names},
+            where,
+        )
+    return step, saved["rate"]
+
+
+def _agree_on_step(checkpoints: Checkpoints) -> int | None:
+    """Returns the step that the first process found, which puts damaged ones aside.
+
+    Raises:
+      UserError, in all processes: there are checkpoints, and all are damaged.
+    """
+    step, refusal = None, ""
+    if parallel.is_first_process():
+        try:
+            step = checkpoints.latest_step()
+        except UserError as error:
+            refusal = str(error)
+    found, refusal = json.loads(
+        parallel.tell_all("checkpoint", json.dumps([step, refusal]))[0]
+    )
+    if refusal:
+        raise UserError(refusal)
+    return found
+
+
+def _restore(checkpoints: Checkpoints, step: int, state: Any, job: Job) -> Any:
+    """Returns the state of a step; `state` gives its structure."""
+    like = job.split_state(jax.eval_shape(lambda: state))
+    trees = checkpoints.restore(step, *like)
+    return job.merge_state(*parallel.replicate(trees, job.devices))
+
+
+def _tell_start(checkpoints: Checkpoints, start: int, job: Job, *, again: bool) -> None:
+    """Tells of a start that people may not expect; `again`: after a rollback, which was told."""
+    if again:
+        return
+    text = ""
+    if not start:
+        if logged.last_values(job.workdir, job.tags):
+            text = "ended before its first checkpoint: starting anew"
+    elif start < job.total:
+        fingerprints = checkpoints.meta(start)["fingerprint"], job.meta["fingerprint"]
+        for part in find_longer(*fingerprints):
+            if part in job.may_grow[-1:]:  # what this job trains
+                _tell(job, describe_longer(part, *fingerprints))
+        now = manifest.describe_environment(len(job.devices))
+        saved = checkpoints.environment(start)
+        others = [
+            f"{k} {saved.get(k, 'none')}, now {now.get(k, 'none')}"
+            for k in now | saved
+            if saved.get(k) != now.get(k)
+        ]
+        if others:
+            text = (
+                f"step {start} was saved with {'; '.join(others)}: the draws are the same, what "
+                "is computed from them may round otherwise"
+            )
+    if text:
+        _tell(job, text)
+
+
+def _tell(job: Job, text: str) -> None:
+    print(f"{job.name}: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""What lies in a work directory, read back as typed values."""

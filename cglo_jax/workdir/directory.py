@@ -1,0 +1,308 @@
+"""The work directory of a run: whose it is, and how it is set aside for a fresh start."""
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cglo_jax.config.defaults import flatten, get_config
+from cglo_jax.config.fingerprint import (
+    check_fingerprint,
+    classify_fingerprint,
+    train_fingerprint,
+)
+from cglo_jax.errors import UnusableFiles, UserError
+from cglo_jax.files import lock, ownership, readback, storage
+
+_NO_CLASSIFIERS = ("train", "sample")  # stages that read nothing of them
+_OF_RUNS = (
+    "config.json",
+    "skipped.txt",
+    "log.txt",
+    "metrics.jsonl",
+    "timings.jsonl",
+)
+_OF_REPORTS = ("report.md", "report.html")
+# What stages write; those that are not here write `_OF_RUNS`.
+_FILES = {"all": (*_OF_RUNS, *_OF_REPORTS), "report": _OF_REPORTS, "export": ()}
+_REPLACED = {"all": ("samples",), "sample": ("samples",), "export": ("exports",)}
+_NO_FILES = ("digits", "folder")
+_TFDS_DIR = "~/tensorflow_datasets"
+# Stages that make longer what was trained for fewer epochs.
+_GROWING = {
+    "all": ("train", "classify"),
+    "train": ("train",),
+    "classify": ("classify",),
+}
+
+
+def check(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -> None:
+    """Checks what can be checked of a work directory before images are read.
+
+    Args:
+      stage: of the call; what it does not read may differ.
+
+    Raises:
+      UserError: what is there was made with another configuration.
+    """
+    if os.path.exists(workdir / "config.json"):
+        _check_config(config, workdir / "config.json", stage)
+
+
+def check_place(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    stage: str = "all",
+    *,
+    fresh: bool = False,
+) -> None:
+    """Checks that a call may write into a work directory, before it reads or makes anything.
+
+    Args:
+      fresh: whether what is there will be set aside first.
+
+    Raises:
+      UserError: it holds files that are not of a run of this program, or a file that `stage` writes
+        was changed since, or it lies in the data set or the data set in it.
+    """
+    found = _find_images(config)
+    find_free = functools.partial(_find_free, [*found.values()], workdir)
+    for name, images in found.items():
+        if storage.contains(images, workdir):
+            relation = f"lies in {name}, the data set"
+        elif storage.contains(workdir, images):
+            relation = f"holds {name}, the data set"
+        else:
+            continue
+        raise UserError(
+            f"--workdir={workdir} {relation}: a run would write among the images; use another, such "
+            f"as --workdir={find_free()}"
+        )
+    ownership.check_claimable(workdir, find_free)
+    lock.check_usable(workdir)
+    if fresh:
+        return
+    ownership.check(workdir, *_FILES.get(stage, _OF_RUNS))
+    if stage in ("all", "train", "classify"):
+        ownership.check_recorded(workdir, "checkpoints", "classifiers")
+    for name in _REPLACED.get(stage, ()):
+        ownership.check_replaceable(workdir, name)
+
+
+def _find_images(config: ConfigDict) -> dict[str, pathlib.Path]:
+    """Returns the folders that hold the images of a run, by the field that names them."""
+    fields = config.dataset
+    if fields.path:
+        root = pathlib.Path(os.path.expanduser(fields.path))
+        linked = {f"the link {path} in it": path for path in _find_links(root)}
+        return {f"config.dataset.path={root}": root, **linked}
+    if fields.name in _NO_FILES:
+        return {}
+    data_dir = fields.data_dir or os.environ.get("TFDS_DATA_DIR", _TFDS_DIR)
+    path = pathlib.Path(os.path.expanduser(data_dir)) / fields.name.split("/")[0]
+    return {f"{path}, of config.dataset.data_dir": path}
+
+
+def _find_links(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields the links to folders at any depth of a data set, as classes and what is in them may be."""
+    seen, waiting = set(), [str(folder)]
+    while waiting:
+        place = waiting.pop()
+        if (real := os.path.realpath(place)) in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = list(os.scandir(place))
+        except OSError:  # what reads the images says so
+            continue
+        for entry in entries:
+            if entry.is_symlink():
+                if os.path.isdir(entry.path):
+                    yield pathlib.Path(entry.path)
+                    waiting.append(entry.path)
+            elif entry.is_dir(follow_symlinks=False):
+                waiting.append(entry.path)
+
+
+def _find_free(images: Sequence[pathlib.Path], workdir: pathlib.Path) -> pathlib.Path:
+    """Returns a directory near `workdir` that is not there, and in no folder of `images`."""
+
+    def is_among_images(place: pathlib.Path) -> bool:
+        return any(storage.contains(folder, place) for folder in images)
+
+    place = workdir
+    if is_among_images(workdir) or not os.path.isdir(workdir) or _is_run(workdir):
+        place = workdir.resolve().parent
+    while is_among_images(place) and place != place.parent:
+        place = place.parent
+    names = ("cglo-run" if i == 1 else f"cglo-run-{i}" for i in itertools.count(1))
+    free = (place / name for name in names)
+    return next(p for p in free if not os.path.lexists(p) and not is_among_images(p))
+
+
+def _is_run(workdir: pathlib.Path) -> bool:
+    with contextlib.suppress(UserError):
+        return ownership.is_claimed(workdir)
+    return True
+
+
+@contextlib.contextmanager
+def hold(
+    config: ConfigDict, workdir: pathlib.Path, stage: str = "all"
+) -> Iterator[None]:
+    """Creates the work directory, and lets nobody else run in it meanwhile; see `create`."""
+    _make(workdir)
+    with lock.hold(workdir):
+        ownership.check_links(workdir)
+        ownership.clean(workdir)
+        create(config, workdir, stage)
+        yield
+
+
+def create(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -> None:
+    """Creates the work directory and writes config.json, the fields of the newest call.
+
+    Where there are results, fields of classifiers stay theirs if `stage` does not read them.
+
+    Raises:
+      UserError: what is there was made with another configuration, or the directory cannot
+        be written to.
+    """
+    check(config, workdir, stage)
+    path = workdir / "config.json"
+    _make(workdir)
+    try:
+        fields = flatten(config) | _kept(path, stage)
+        ownership.write(workdir, path.name, json.dumps(fields, indent=1) + "\n")
+    except OSError as error:
+        raise _refuse(workdir, error) from None
+
+
+def _make(workdir: pathlib.Path) -> None:
+    try:
+        ownership.claim(workdir)
+    except OSError as error:
+        raise _refuse(workdir, error) from None
+
+
+def _refuse(workdir: pathlib.Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write to --workdir={workdir} ({error.strerror}): use another"
+    )
+
+
+def _check_config(config: ConfigDict, path: pathlib.Path, stage: str) -> None:
+    """Checks that checkpoints and results beside config.json are of this configuration.
+
+    Each of them is checked again, with its own record, when it is read; this refuses a call
+    before it adds another configuration's runs to them.
+    """
+    if _has_results(path.parent):
+        fields = classify_fingerprint(config)
+        if stage in _NO_CLASSIFIERS:
+            fields = {k: v for k, v in fields.items() if not _is_of_classifiers(k)}
+    elif any(path.parent.glob("checkpoints/*/*")):
+        fields = train_fingerprint(config)
+    else:
+        return
+    saved = _read(path)
+    growing = () if config.train.only_codes else _GROWING.get(stage, ())
+    known = {k: saved.get(k) for k in fields}
+    check_fingerprint(known, fields, str(path.parent), may_grow=growing)
+
+
+def _kept(path: pathlib.Path, stage: str) -> dict[str, Any]:
+    """The fields in config.json at `path` that a call of `stage` leaves as they are."""
+    if stage not in _NO_CLASSIFIERS or not _has_results(path.parent):
+        return {}
+    saved = _read(path) if path.exists() else {}
+    names = flatten(get_config())
+    return {k: v for k, v in saved.items() if _is_of_classifiers(k) and k in names}
+
+
+def _read(path: pathlib.Path) -> readback.Fields:
+    """Returns the fields in config.json.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    advice = "put the file back that was there, or use another --workdir"
+    return readback.read_json(path, readback.Fields, advice)
+
+
+def _has_results(workdir: pathlib.Path) -> bool:
+    return any(workdir.glob("classifiers/*/result.json"))
+
+
+def _is_of_classifiers(name: str) -> bool:
+    return name.startswith(("classify.", "mixmatch."))
+
+
+def has_saved(workdir: pathlib.Path) -> bool:
+    """Whether there is a checkpoint, of whatever is trained, that a call can go on from."""
+    places = (
+        "checkpoints/seed-*/*",
+        "codes/seed-*/*/*/*",
+        "classifiers/*/checkpoints/*",
+    )
+    steps = itertools.chain.from_iterable(workdir.glob(place) for place in places)
+    return any(path.name.isdecimal() for path in steps)
+
+
+def set_aside(workdir: pathlib.Path) -> tuple[pathlib.Path, list[str]] | None:
+    """Moves a run to <name>.old-1, or the next number; what this program did not write stays.
+
+    Returns:
+      (where it is now, the files that stayed), None if there was none.
+
+    Raises:
+      UserError: it cannot be moved, or another process runs in it, or it is no run's.
+    """
+    if not workdir.exists():
+        return None
+    ownership.check_claimable(workdir)
+    if not ownership.is_claimed(workdir):  # empty
+        return None
+    if pathlib.Path.cwd().is_relative_to(workdir.resolve()):
+        raise UserError(
+            f"--fresh sets --workdir={workdir} aside, in which this command was started: start it "
+            "elsewhere"
+        )
+    real = workdir.resolve()  # beside what a link leads to
+    names = (real.with_name(f"{real.name}.old-{i}") for i in itertools.count(1))
+    old = next(path for path in names if not os.path.lexists(path))
+    try:
+        with lock.hold(workdir):
+            return old, ownership.set_aside(workdir, old)
+    except OSError as error:
+        raise UserError(
+            f"cannot set --workdir={workdir} aside as {old.name} ({storage.explain(error)}): use "
+            "another --workdir"
+        ) from None
+
+
+@contextlib.contextmanager
+def listing_skipped(workdir: pathlib.Path, *, fresh: bool = False) -> Iterator[None]:
+    """Lists the skipped files in skipped.txt also if the images are refused meanwhile.
+
+    Not in the directory of a run that is at work, or that is to be set aside (`fresh`).
+    """
+    try:
+        yield
+    except UnusableFiles as error:
+        path = workdir / "skipped.txt"
+        if fresh and workdir.exists():
+            raise
+        try:
+            ownership.claim(workdir)
+            with lock.hold(workdir):
+                ownership.write_lines(workdir, path.name, error.skipped)
+        except (OSError, UserError):  # the line names some of them, at least
+            raise error from None
+        raise UserError(f"{error} (all: {path})") from None

@@ -1,0 +1,234 @@
+"""What is written of a trained classifier, result.json: where it is, what it holds, reading it."""
+
+import contextlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Sequence
+from typing import Annotated, Any, NotRequired, TypedDict
+
+import jax
+import msgspec
+import numpy as np
+from ml_collections import ConfigDict
+
+from cglo_jax.data.dataset import Dataset
+from cglo_jax.errors import printable
+from cglo_jax.files import readback
+from cglo_jax.files.readback import (
+    Count,
+    Fields,
+    Name,
+    Number,
+    Percent,
+    Positive,
+    Seed,
+    String,
+)
+from cglo_jax.process import numerics
+
+_NEAR_COPIES = 200  # that a result lists
+
+
+def result_path(workdir: pathlib.Path, method: str, seed: int) -> pathlib.Path:
+    """Returns where the result of a classifier is, its checkpoints/ beside it."""
+    return workdir / "classifiers" / f"{method}-{seed}" / "result.json"
+
+
+_Row = Annotated[list[Count], msgspec.Meta(min_length=3, max_length=3)]
+
+
+class Data(TypedDict):
+    """What a result tells of the images."""
+
+    name: String
+    num_classes: Positive
+    n_labelled: Count
+    n_unlabelled: Count
+    transductive: bool
+    test_split: String
+    class_weights: bool
+    class_names: list[String]
+    train_counts: list[Count]
+    test_counts: list[Count]
+    near_copies: NotRequired[Count]  # test images that nearly are training images
+    near_copies_shown: NotRequired[
+        Annotated[list[tuple[String, String]], msgspec.Meta(max_length=_NEAR_COPIES)]
+    ]
+
+
+class Result(TypedDict):
+    """What is in result.json, which `classify.run` writes; see `confusion` for "confusion"."""
+
+    method: Name
+    seed: Seed
+    top1: Percent
+    top5: Percent
+    n_test: Positive
+    steps: Positive
+    fingerprint: Fields
+    dataset: Data
+    classifier_weights: String
+    perceptual_weights: String
+    perceptual_digest: String
+    codes_added_later: Count
+    rates_times: dict[String, Number]
+    environment: dict[String, String | Count]
+    confusion: NotRequired[list[_Row]]
+
+
+def find_results(workdir: pathlib.Path) -> list[Result]:
+    """Reads the results of all trained classifiers, in the order of their directories.
+
+    Raises:
+      UserError: see `read_result`.
+    """
+    found = []
+    for name in readback.list_names(workdir / "classifiers"):
+        with contextlib.suppress(FileNotFoundError):  # it is being trained
+            found.append(read_result(workdir / "classifiers" / name / "result.json"))
+    return found
+
+
+def read_result(path: pathlib.Path) -> Result:
+    """Reads classifiers/<method>-<seed>/result.json, what `classify.run` writes.
+
+    Returns:
+      What is in it; "confusion" is empty in one that was written before there was any.
+
+    Raises:
+      FileNotFoundError: there is none.
+      UserError: it is damaged or another run's.
+    """
+    advice = "move this file away and run --stage=classify again, which measures its classifier anew"
+
+    def check(result: Result) -> None:
+        if path.parent.name != f"{result['method']}-{result['seed']}":
+            raise ValueError("it is of another method or seed than its directory")
+        _check_numbers(result)
+
+    result = readback.read_json(path, Result, advice, check)
+    result.setdefault("confusion", [])
+    return result
+
+
+def _check_numbers(result: Result) -> None:
+    """Raises ValueError unless the numbers of a result fit together."""
+    data, n_test, top1 = result["dataset"], result["n_test"], result["top1"]
+    if top1 > result["top5"]:
+        raise ValueError("top1 must not be above top5")
+    if "weights" not in result["fingerprint"]:
+        raise ValueError("its fingerprint has no weights")
+    lists = (data["class_names"], data["train_counts"], data["test_counts"])
+    if {len(values) for values in lists} != {data["num_classes"]}:
+        raise ValueError("names and counts must be of num_classes classes")
+    if sum(data["test_counts"]) != n_test:
+        raise ValueError("test_counts are not of n_test images")
+    if abs(top1 * n_test / 100 - round(top1 * n_test / 100)) > 1e-6:
+        raise ValueError("top1 is no share of n_test images")
+    if not result.get("confusion"):
+        return
+    rows = result["confusion"]
+    if any(max(row[:2]) >= data["num_classes"] or not row[2] for row in rows):
+        raise ValueError("confusion must have classes and counts above 0")
+    pairs = [tuple(row[:2]) for row in rows]
+    if pairs != sorted(set(pairs)):
+        raise ValueError("confusion must have each pair once, in order")
+    tested, right = [0] * data["num_classes"], 0
+    for label, predicted, count in rows:
+        tested[label] += count
+        right += count * (label == predicted)
+    if tested != data["test_counts"] or abs(100 * right / n_test - top1) > 1e-6:
+        raise ValueError("confusion is not of test_counts images, top1 of them right")
+
+
+def name_data(config: ConfigDict) -> str:
+    """Returns what people call the images: the name of their data set, or of their folder."""
+    if not config.dataset.path:
+        return config.dataset.name
+    path = pathlib.Path(os.path.expanduser(config.dataset.path)).absolute()
+    return printable(path.name)
+
+
+def count_labels(dataset: Dataset) -> list[int]:
+    """Returns the number of labelled images of each class."""
+    labels = dataset.labels[dataset.labels >= 0]
+    return np.bincount(labels, minlength=len(dataset.class_names)).tolist()
+
+
+def describe_data(config: ConfigDict, train_set: Dataset, test_set: Dataset) -> Data:
+    """Returns what a result tells of the images."""
+    counts = [count_labels(dataset) for dataset in (train_set, test_set)]
+    return {
+        "name": name_data(config),
+        "num_classes": len(train_set.class_names),
+        "n_labelled": train_set.num_labelled,
+        "n_unlabelled": len(train_set.ids) - train_set.num_labelled,
+        "transductive": config.dataset.transductive,
+        "test_split": test_set.split,
+        "class_weights": config.dataset.class_weights,
+        "class_names": list(train_set.class_names),
+        "train_counts": counts[0],
+        "test_counts": counts[1],
+        "near_copies": len(test_set.near_copies),
+        "near_copies_shown": list(map(list, test_set.near_copies[:_NEAR_COPIES])),
+    }
+
+
+def environment(devices: Sequence[jax.Device]) -> dict[str, Any]:
+    """Returns what a number was computed with: versions, devices, commit (-dirty if changed)."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    here = str(pathlib.Path(__file__).parent)
+    git = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        run_git = subprocess.run(git, capture_output=True, text=True, check=True)
+        commit = run_git.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "backend": devices[0].platform,
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "commit": commit,
+        **({"flags": flags} if (flags := numerics.describe_flags()) else {}),
+    }
+
+
+def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Returns the percentage of images whose label is among the k largest logits.
+
+    Exact over all images; of equal logits the label's counts as the smallest.
+
+    Args:
+      logits: float [n, K]. labels: int [n].
+    """
+    of_label = np.take_along_axis(logits, labels[:, None], 1)
+    rank = (logits >= of_label).sum(1)  # the label's own logit counts: rank >= 1
+    return 100 * float(((rank >= 1) & (rank <= k)).mean())
+
+
+def confusion(logits: np.ndarray, labels: np.ndarray) -> list[list[int]]:
+    """Counts which class images of each class are taken for, as exact as `top_k_accuracy`.
+
+    The predicted class is that of the largest logit. Of equal ones the label's counts as the
+    smallest here too: such an image is counted for the first of the other classes that have it.
+
+    Args:
+      logits: float [n, K], finite. labels: int [n].
+
+    Returns:
+      [label, predicted, count > 0] in the order of labels, then of predicted classes.
+    """
+    at_label = labels[:, None]
+    of_label = np.take_along_axis(logits, at_label, 1)[:, 0]
+    others = logits.copy()
+    np.put_along_axis(others, at_label, -np.inf, 1)
+    predicted = np.where(of_label > others.max(1), labels, others.argmax(1))
+    pairs, counts = np.unique(
+        np.stack([labels, predicted], 1), axis=0, return_counts=True
+    )
+    return np.column_stack([pairs, counts]).tolist()

@@ -1,0 +1,153 @@
+"""Tests of cglo_jax/models/weak_classifier.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cglo_jax.cglo.losses import cross_entropy
+from cglo_jax.models.weak_classifier import WeakClassifier
+
+
+def images(batch: int = 6, side: int = 8, channels: int = 2) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.uniform(-1, 1, (batch, side, side, channels)).astype(np.float32)
+
+
+def count(tree) -> int:
+    return sum(a.size for a in jax.tree.leaves(tree))
+
+
+def init(model: WeakClassifier, x: np.ndarray):
+    return jax.jit(lambda x: model.init(jax.random.key(0), x, train=True))(x)
+
+
+def evaluate(model: WeakClassifier, variables, x: np.ndarray):
+    return jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, x)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """Returns fresh variables for 8 px, 2 channels and 3 classes."""
+    return init(WeakClassifier(3, width=4), images())
+
+
+def test_parameter_count_by_hand(variables):
+    # conv1 9*2*4 = 72; conv2..4 3 * 9*4*4 = 432; batch norms 4 * 2*4 = 32;
+    # head: 8 px pools to 4, 2, 1, 1, so 4 inputs: 4*3+3 = 15. In all 551.
+    assert count(variables["params"]) == 551
+    assert count(variables["batch_stats"]) == 32
+
+
+def test_parameter_count_at_32_px():
+    # 9*3*64 + 3*9*64*64 = 112,320; batch norms 512; head 2*2*64*100+100 = 25,700.
+    x = jnp.zeros((2, 32, 32, 3))
+    variables = jax.eval_shape(lambda: init(WeakClassifier(100), x))
+    assert count(variables["params"]) == 138_532
+
+
+@pytest.mark.parametrize(
+    ("side", "sides", "embedding"),
+    [
+        (8, (4, 2, 1, 1), 64),
+        (28, (14, 7, 3, 1), 64),
+        (32, (16, 8, 4, 2), 256),
+        (64, (32, 16, 8, 4), 1024),
+        (224, (112, 56, 28, 14), 64),
+    ],
+)
+def test_shapes(side, sides, embedding):
+    model = WeakClassifier(10)
+    (logits, features), _ = jax.eval_shape(
+        lambda: model.init_with_output(
+            jax.random.key(0), jnp.zeros((2, side, side, 3)), train=True
+        )
+    )
+    assert logits.shape == (2, 10)
+    assert {name: f.shape for name, f in features.items()} == {
+        **{f"block{i}": (2, s, s, 64) for i, s in enumerate(sides, 1)},
+        "embedding": (2, embedding),
+    }
+
+
+def numpy_forward(params, x: np.ndarray) -> np.ndarray:
+    """Computes the logits with fresh running statistics (mean 0, variance 1)."""
+    for i in range(1, 5):
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+        x = np.einsum("bhwcij,ijco->bhwo", windows, params[f"conv{i}"]["kernel"])
+        x = np.maximum(x / np.sqrt(1 + 1e-5), 0)
+        b, h, w, c = x.shape
+        if h > 1:
+            x = x.reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
+    return x.reshape(len(x), -1) @ params["head"]["kernel"] + params["head"]["bias"]
+
+
+def test_forward_equals_numpy(variables):
+    x = images()
+    logits, features = evaluate(WeakClassifier(3, width=4), variables, x)
+    expected = numpy_forward(jax.tree.map(np.asarray, variables["params"]), x)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    assert np.std(expected) > 1e-3
+    flat = np.asarray(features["block4"]).reshape(len(x), -1)
+    np.testing.assert_array_equal(features["embedding"], flat)
+
+
+def test_large_maps_are_averaged():
+    model, x = WeakClassifier(3, width=4), images(2, 80)
+    _, features = evaluate(model, init(model, x), x)
+    assert features["block4"].shape == (2, 5, 5, 4)
+    mean = np.asarray(features["block4"]).mean((1, 2))
+    np.testing.assert_allclose(features["embedding"], mean, rtol=1e-5, atol=1e-6)
+
+
+def test_loss_falls(variables):
+    model, x, labels = WeakClassifier(3, width=4), images(), jnp.arange(6) % 3
+
+    @jax.jit
+    def step(params):
+        def loss(params):
+            (logits, _), _ = model.apply(
+                {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+            )
+            return cross_entropy(logits, labels).mean()
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        return value, jax.tree.map(lambda p, g: p - 0.3 * g, params, gradient), gradient
+
+    params, losses = variables["params"], []
+    for _ in range(30):
+        value, params, gradient = step(params)
+        losses.append(float(value))
+        assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_bfloat16_gives_float32_logits_and_params(variables):
+    x = images()
+    model = WeakClassifier(3, width=4, dtype=jnp.bfloat16)
+    shapes = jax.eval_shape(lambda: init(model, x))
+    assert {a.dtype for a in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    logits, features = evaluate(model, variables, x)
+    assert logits.dtype == features["embedding"].dtype == jnp.float32
+    assert features["block1"].dtype == jnp.bfloat16
+    full, _ = evaluate(WeakClassifier(3, width=4), variables, x)
+    np.testing.assert_allclose(logits, full, atol=0.05)
+
+
+def test_axis_name_equals_the_global_batch(variables):
+    x = images(8)
+
+    def run(x, axis_name=None):
+        model = WeakClassifier(3, width=4, axis_name=axis_name)
+        return model.apply(variables, x, train=True, mutable=["batch_stats"])
+
+    (expected, _), stats = jax.jit(run)(x)
+    parts = x.reshape(4, 2, 8, 8, 2)
+    synced = jax.jit(jax.vmap(lambda x: run(x, "data"), axis_name="data"))
+    (logits, _), updated = synced(parts)
+    np.testing.assert_allclose(logits.reshape(8, 3), expected, atol=1e-4)
+    for a, b in zip(jax.tree.leaves(updated), jax.tree.leaves(stats), strict=True):
+        np.testing.assert_allclose(a, jnp.broadcast_to(b, a.shape), atol=1e-5)
+    (apart, _), _ = jax.jit(jax.vmap(run))(parts)
+    assert np.abs(apart.reshape(8, 3) - expected).max() > 1e-2
