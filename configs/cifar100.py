@@ -9,7 +9,7 @@ Run card
     python -m cglo_jax.main --config=configs/cifar100.py:10,cpu      # small, for two cores; none either
 
 ':10' has not been run to its end: it needs a GPU, and ImageNet's VGG-16, which was not at hand (some
-steps of it at full size are in experiments/README.md). The paper has 28.55 +- .40 % there.
+steps of it at full size are in docs/measurements.md). The paper has 28.55 +- .40 % there.
 
 ':10,cpu' keeps all 100 classes and the whole test set but shrinks networks and steps: Laplacian loss,
 a generator of a quarter of the work, WRN-10-2 for 250 steps. On 2 cores of a shared virtual machine

@@ -10,7 +10,7 @@ Run card
 
 Neither the real CUB-200 nor ImageNet's weights were available when this was written, so no
 accuracy is known. The paper has 51.52, 65.13, 74.16 and 77.75 % for 5, 10, 20 and 30.
-What was run is in experiments/README.md.
+What was run is in docs/measurements.md.
 
 Weights: VGG-16 in the loss of cGLO and the ResNet-50 that the classifier starts from were trained
 on ImageNet, whose images include many of CUB-200's birds' species: every number names this prior.

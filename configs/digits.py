@@ -7,7 +7,7 @@ Run card
 2 cores of a shared virtual machine (x86-64, jax 0.10.2): 2 minutes and 1.5 GB for all stages and
 3 seeds. Top-1 on 797 test images: baseline 90.88 +- .77 %, cGLO 90.21 +- .32 %, pixelmix 90.84 +-
 1.01 %; on these fifty images no measurable difference (95 % interval -2.67 to +1.33), with other
-rounding it was "hurt" (-1.42 to -0.34). Over ten other draws of fifty (experiments/README.md) cGLO is
+rounding it was "hurt" (-1.42 to -0.34). Over ten other draws of fifty (docs/measurements.md) cGLO is
 above the baseline by 0.55 +- .47. No external weights.
 """
 
@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config = defaults.get_config()
     config.external_weights = False
     config.reconstruction.loss = "laplacian"
-    # Of gamma, code rate and noise no cell of experiments/sweep_digits.py was measurably
+    # Of gamma, code rate and noise no cell of experiments/studies/sweep_digits.py was measurably
     # better than the authors' values.
     config.weak_classifier.gamma = 0.5
     config.train.epochs = 20

@@ -7,7 +7,7 @@ Run card
 DIR/cat/*.jpg, DIR/dog/*.png, ... or the same below DIR/train and DIR/test. Without DIR/test about
 a quarter of each class is held out to test on. Images are brought to squares of 64 pixels
 (--config.dataset.size=128 for more; the work grows with its square).
-experiments/make_folder.py makes such a folder (10 classes, 158 training and 49 test images). With
+experiments/tools/make_folder.py makes such a folder (10 classes, 158 training and 49 test images). With
 --config.dataset.size=32 it took 12:56 minutes and 1.6 GB on two busy cores (x86-64, jax 0.10.2):
 baseline 66.67 +- 6.05 %, cGLO 65.99 +- .68 % (3 seeds): no measurable difference. 64 px was not run.
 No external weights: the loss is the Laplacian pyramid's, the classifier starts from random ones.

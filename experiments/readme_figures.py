@@ -1,4 +1,4 @@
-"""The two pictures of the README, from what is committed: nothing is trained.
+"""The pictures of README.md and docs/paper.md, from what is committed: nothing is trained.
 
     python -m experiments.readme_figures
 

@@ -6,7 +6,7 @@ Every cell of the grid trains a cGLO and a classifier per seed; seed s draws its
 class and is tested on the 950 training images that are left (`dataset.holdout`). All cells get two
 seeds, the best few five. The best, the paper's settings and the two controls then get five fresh
 seeds, on which nothing was chosen: that is the number to believe. Results are appended to experiments/results/sweep_digits.jsonl; runs that
-are there already are not repeated. The last table printed is the one in experiments/README.md.
+are there already are not repeated. The last table printed is the one in docs/measurements.md.
 """
 
 import argparse

@@ -92,7 +92,17 @@ def f():
 
 def test_modules_that_must_start_fast_do_not_import_jax():
     """Errors, files, configuration, process and command line: `--help` is there at once."""
-    fast = "errors files process config cli profiles predict prepare main".split()
+    fast = [
+        "errors",
+        "files",
+        "process",
+        "config",
+        "cli",
+        "profiles",
+        "predict",
+        "prepare",
+        "main",
+    ]
     program = """
 import importlib, pkgutil, sys, cglo_jax
 for name in sys.argv[1:]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict
 
+from cglo_jax import __version__
 from cglo_jax.cli import help as help_text
 from cglo_jax.cli.explain import explain
 from cglo_jax.cli.launch import Launch
@@ -59,16 +60,19 @@ class _Given(NamedTuple):
 
 
 def parse(argv: Sequence[str]) -> Command:
-    """Parses the command line and checks the config; answers --help and --stage=help.
+    """Parses the command line and checks the config; answers --help, --version, --stage=help.
 
     Says on standard error what people may not expect of what they typed.
 
     Raises:
       UserError: a flag, a file, a field or a value is wrong.
-      SystemExit: help was asked for, and printed.
+      SystemExit: help or the version was asked for, and printed.
     """
     if any(re.fullmatch(r"--?(help\w*|h|\?)(=.*)?", argument) for argument in argv[1:]):
         _print(help_text.overview(_program(argv), _width()))
+        raise SystemExit(0)
+    if any(re.fullmatch("--?version", argument) for argument in argv[1:]):
+        _print(f"cglo-jax {__version__}\n")
         raise SystemExit(0)
     given = _read(argv)
     stage, path = given.flags.stage, given.flags.config

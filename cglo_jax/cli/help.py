@@ -32,6 +32,7 @@ FLAGS = {
     "where Slurm, Open MPI, Kubernetes or a TPU tell",
     "processes": "how many processes there are",
     "process": "which of them this one is, from 0",
+    "version": "print the version",
 }
 _VALUES = {
     "config": "CONFIG",

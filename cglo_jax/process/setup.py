@@ -14,7 +14,7 @@ from cglo_jax.errors import UserError
 from cglo_jax.process import streams
 
 # Which operations XLA:CPU gives to YNNPACK. Without convolutions they go to Eigen, whose weight
-# gradients are up to 4 times as fast (experiments/README.md, "Speed on two cores"). XLA ends a process
+# gradients are up to 4 times as fast (docs/measurements.md, "Speed on two cores"). XLA ends a process
 # over a flag that it does not know: tried with jaxlib 0.10.2 and 0.12.0.1.
 _YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _ALL_BUT_CONVOLUTIONS = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
@@ -247,7 +247,7 @@ def use_huge_pages() -> None:
     """Starts this program anew, once, with memory in huge pages where Linux leaves the choice.
 
     A step allocates and frees its memory, and pages of 2 MB take a fraction of the time that 4 KB
-    take (experiments/README.md, "Speed on two cores"). glibc reads the setting only when a process
+    take (docs/measurements.md, "Speed on two cores"). glibc reads the setting only when a process
     starts; child processes inherit it. Any GLIBC_TUNABLES in the environment, even an empty one,
     leaves all as it is, and so does a program that is no file: a notebook, standard input, a debugger.
     """

@@ -36,7 +36,7 @@ def project(
 
     "a step" are its temporary arrays: those of its operations one after the other, each kept until
     its last use, new state in the place of the old. XLA fuses and reorders operations and adds
-    buffers of its own; experiments/README.md has both figures side by side.
+    buffers of its own; docs/measurements.md has both figures side by side.
 
     Args:
       step_fn: a `parallel.MappedStep`.

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import cglo_jax
 from cglo_jax.cli import flags
 from cglo_jax.config.defaults import flatten, get_config
 from cglo_jax.errors import UserError
@@ -91,7 +92,7 @@ def test_defaults_of_the_flags():
 
 
 def test_a_mistake_is_one_line_and_status_2_before_jax_is_imported():
-    code = "import sys; from cglo_jax.cli import flags as command_line; command_line.parse(sys.argv)"
+    code = "import sys; from cglo_jax.cli import flags as command_line; flags.parse(sys.argv)"
     done = run("-c", f"{code}; print('jax' in sys.modules)", DIGITS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
     done = run("-m", "cglo_jax.main", DIGITS, "--config.latent.dim=x")
@@ -173,6 +174,23 @@ def say(*arguments: str) -> str:
     done = run("-m", "cglo_jax.main", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--stage=train", "-version"]])
+def test_version_is_printed(arguments):
+    assert say(*arguments) == f"cglo-jax {cglo_jax.__version__}\n"
+
+
+def test_version_does_not_import_jax():
+    code = (
+        "import sys; sys.argv[1:] = ['--version']\n"
+        "from cglo_jax import main\n"
+        "try: main.run()\n"
+        "finally: print('jax' in sys.modules)"
+    )
+    done = run("-c", code)
+    printed = f"cglo-jax {cglo_jax.__version__}\nFalse\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, printed, "")
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull"])

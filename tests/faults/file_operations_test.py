@@ -139,7 +139,9 @@ def test_every_place_that_changes_files_is_listed_with_the_reason_why_it_is_safe
 def test_no_tree_is_removed_and_only_the_primitives_replace_and_redirect():
     calls = {where: " ".join(sorted(c)) for where, c in find_places().items()}
     assert not [w for w, c in calls.items() if "rmtree" in c or "shutil" in c]
-    assert [w for w, c in calls.items() if "os.replace" in c] == ["files.storage.rename"]
+    assert [w for w, c in calls.items() if "os.replace" in c] == [
+        "files.storage.rename"
+    ]
     redirecting = [w for w, c in calls.items() if "dup2" in c]
     assert redirecting == ["cli.launch.start", "process.streams._open_nowhere"]
     of_people = [w for w, c in calls.items() if "storage.remove_files" in c]

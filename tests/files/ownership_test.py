@@ -588,7 +588,7 @@ def test_a_changed_card_is_named_before_anything_is_made(tmp_path):
 
 
 def test_checkpoints_that_are_copied_with_the_record_are_a_run(tmp_path):
-    """As README has it for images that came in later."""
+    """As docs/own-images.md has it for images that came in later."""
     root, more = tmp_path / "run", tmp_path / "more"
     ownership.write(root, "config.json", "{}")
     ownership.write(root, "checkpoints/seed-0/README.md", "card")

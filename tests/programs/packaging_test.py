@@ -13,7 +13,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 SOURCES = ("setup.cfg", "pyproject.toml", "MANIFEST.in", "CITATION.cff", ".ci")
-SOURCES += ("README.md", "LICENSE", "cglo_jax", "configs", "experiments", "tests")
+SOURCES += ("README.md", "CHANGELOG.md", "LICENSE")
+SOURCES += ("cglo_jax", "configs", "docs", "experiments", "tests")
 BUILD = "import sys; from setuptools import build_meta as b; getattr(b, sys.argv[1])(sys.argv[2])"
 
 
