@@ -150,7 +150,7 @@ def _run_stages(command: "Command", datasets: "tuple[Dataset, Dataset]") -> None
     if stage in ("all", "sample") and first:
         directory = sample.run(config, workdir, datasets, config.seeds[0])
         print(f"images and figures: {directory}", flush=True)
-    parallel.wait_for_all("samples")
+    parallel.barrier("samples")
     if stage in ("all", "classify"):
         classify.check_cglo(config, workdir, datasets)
         for seed in config.seeds:

@@ -11,19 +11,18 @@ import dataclasses
 import json
 import pathlib
 import tempfile
-from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from cglo_jax.cglo import algorithm, codes
-from cglo_jax.cglo.reconstruction import reconstruction_loss
 from cglo_jax.data import dataset as data
 from cglo_jax.files import storage
 from cglo_jax.stages import fit_codes, train
 from cglo_jax.workdir import trained
 from cglo_jax.workdir.results import environment
+from cglo_jax.workdir.trained import TrainedCglo
 from configs import digits
 from experiments import entry
 
@@ -43,18 +42,16 @@ def take(dataset: data.Dataset, positions: np.ndarray) -> data.Dataset:
 
 
 def loss(
-    spec: algorithm.StepSpec, model: dict[str, Any], z: np.ndarray, images: np.ndarray
+    spec: algorithm.StepSpec, model: TrainedCglo, z: np.ndarray, images: np.ndarray
 ) -> np.ndarray:
     """Computes the reconstruction loss [n] of each of `images` [n, H, W, C] by its code of z [n, d]."""
     generator = spec.generator.clone(axis_name=None)
-    variables = {k: model[k] for k in ("params", "batch_stats")}
     total = np.zeros(len(z))
     for draw in range(NOISES):
         keys = jax.random.split(jax.random.key(draw), len(z))
-        eps = algorithm.draw_noise_for(z, keys, spec=spec)
-        inputs = algorithm.enter_noise(z, eps, spec=spec)
-        y = generator.apply(variables, *inputs, train=False)
-        total += reconstruction_loss(y, data.to_float(images), {}, spec=spec)
+        eps = generator.draw_noise(keys, z.shape[1])
+        y = generator.apply(model.variables, z, eps, train=False)
+        total += spec.reconstruction(y, data.to_float(images), {})
     return total / NOISES
 
 
@@ -75,22 +72,20 @@ def measure(
     ):
         workdirs = pathlib.Path(first), pathlib.Path(second)
         train.run(config, workdirs[0], take(all_images, old), seed)
-        before, *_ = trained.restore_model(
-            config, workdirs[0], take(all_images, old), seed
-        )
+        before = trained.restore(config, workdirs[0], take(all_images, old), seed)
         fit_codes.run(config, workdirs[0], (all_images, none), seed)
-        fitted, *_ = trained.restore_model(config, workdirs[0], all_images, seed)
+        fitted = trained.restore(config, workdirs[0], all_images, seed)
         train.run(config, workdirs[1], all_images, seed)
-        jointly, *_ = trained.restore_model(config, workdirs[1], all_images, seed)
+        jointly = trained.restore(config, workdirs[1], all_images, seed)
     images = all_images.images[added]
-    of_class = before["z"].reshape(-1, SHOTS - 1, config.latent.dim)
+    of_class = before.z.reshape(-1, SHOTS - 1, config.latent.dim)
     best = [loss(spec, before, of_class[:, k], images) for k in range(SHOTS - 1)]
-    drawn = codes.draw_codes(jax.random.key(seed), fitted["ids"], config.latent.dim)
+    drawn = codes.draw_codes(jax.random.key(seed), fitted.ids, config.latent.dim)
     return {
         "random code": loss(spec, before, np.asarray(drawn)[added], images).mean(),
         "best code of the class": np.min(best, axis=0).mean(),
-        "fitted code": loss(spec, fitted, fitted["z"][added], images).mean(),
-        "trained jointly": loss(spec, jointly, jointly["z"][added], images).mean(),
+        "fitted code": loss(spec, fitted, fitted.z[added], images).mean(),
+        "trained jointly": loss(spec, jointly, jointly.z[added], images).mean(),
     }
 
 

@@ -22,9 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax.cglo import algorithm, codes
+from cglo_jax.cglo import algorithm, codes, sampling
 from cglo_jax.data.dataset import Dataset, batch_that_fits
 from cglo_jax.files import storage
+from cglo_jax.inference import sampler
 from cglo_jax.stages import sample
 from configs import cifar100, cub
 from experiments import entry, machine, our_steps
@@ -33,19 +34,19 @@ CLASSES = 4
 RESULTS = pathlib.Path(__file__).parent / "results" / "benchmark_sampling.jsonl"
 
 
-def create_model(config: ConfigDict, dataset: Dataset) -> sample.Restored:
+def create_model(config: ConfigDict, dataset: Dataset) -> sampler.Restored:
     """Creates a cGLO with random weights and codes, as `sample.restore` gives a trained one."""
-    spec, key = algorithm.create_spec(config, dataset), jax.random.key(0)
-    init = functools.partial(
-        algorithm.init_state, spec=spec, n=len(dataset.ids), dim=config.latent.dim
+    spec = sampling.create_sample_spec(
+        config, *dataset.side_and_channels, axis_name=None
     )
-    state = jax.jit(init)(key)
-    model = {
-        "params": state.params["generator"],
-        "batch_stats": state.batch_stats["generator"],
-        "z": np.asarray(state.codes.z),
-    }
-    return sample.put_on_device(config, dataset, model, step=0)
+    dim, keys = config.latent.dim, jax.random.split(jax.random.key(0))
+    init = functools.partial(algorithm.init_generator, spec.generator, dim=dim)
+    normal = jax.random.normal(keys[1], (len(dataset.ids), dim))
+    z = np.asarray(codes.project_codes(normal))
+    untrained = sampling.create_sampler(
+        jax.jit(init)(keys[0]), z, dataset.labels, dataset.num_classes
+    )
+    return sampler.Restored(untrained, spec, z, 0)
 
 
 def create_ways(
@@ -61,14 +62,14 @@ def create_ways(
     def alone() -> int:
         batches = -(-n // size)
         for _ in range(batches):
-            made = sample.synthesize_uint8(
+            made = sampler._synthesize_uint8(
                 model.sampler, keys, indices, spec=model.spec
             )
         jax.block_until_ready(made)
         return batches * size
 
     def to_memory() -> int:
-        batches = sample.synthesize_classes(model, key, per_class)
+        batches = sampler.synthesize_classes(model, key, per_class)
         return sum(len(batch[0]) for batch in batches)
 
     def to_disk() -> int:

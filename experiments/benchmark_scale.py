@@ -42,17 +42,10 @@ def create_networks() -> dict[str, our_steps.Ours]:
 
 
 def measure_memory(ours: our_steps.Ours) -> dict[str, int]:
-    """Returns bytes of a step: its arguments and its own arrays, projected and XLA's."""
-    arguments = (ours.state, ours.shared, ours.shard())
-    parts = memory.project(ours.step_fn, *arguments)
+    """Returns bytes of a step: its arguments and its own arrays."""
+    parts = memory.project(ours.step_fn, ours.state, ours.shared, ours.shard())
     own = parts.pop("a step")
-    analysis = ours.step_fn.lower(*arguments).compile().memory_analysis()
-    return {
-        "arguments": sum(parts.values()),
-        "xla_arguments": analysis.argument_size_in_bytes,
-        "own": own,
-        "xla_own": analysis.temp_size_in_bytes,
-    }
+    return {"arguments": sum(parts.values()), "own": own}
 
 
 def times_to_markdown(times: Mapping[int, Sequence[float]]) -> str:
@@ -73,16 +66,12 @@ def times_to_markdown(times: Mapping[int, Sequence[float]]) -> str:
 def memory_to_markdown(rows: Mapping[str, Mapping[str, int]]) -> str:
     """Returns a table of what `measure_memory` found, in MB."""
     lines = [
-        "| step | arguments: projected | XLA's | own arrays: projected | XLA's | ratio |",
-        "|---|---|---|---|---|---|",
+        "| step | arguments | own arrays |",
+        "|---|---|---|",
     ]
     for name, row in rows.items():
-        sizes = [
-            f"{row[key] / MB:,.1f}"
-            for key in ("arguments", "xla_arguments", "own", "xla_own")
-        ]
-        ratio = f"{row['own'] / row['xla_own']:.2f}"
-        lines.append(f"| {' | '.join([name, *sizes, ratio])} |")
+        sizes = [f"{row[key] / MB:,.1f}" for key in ("arguments", "own")]
+        lines.append(f"| {' | '.join([name, *sizes])} |")
     return "\n".join(lines)
 
 
@@ -108,7 +97,7 @@ def main() -> None:
     print(f"\n{times_to_markdown(times)}\n")
     low, high = min(by_n), max(by_n)
     if low < high:
-        grown = by_n[high]["xla_arguments"] - by_n[low]["xla_arguments"]
+        grown = by_n[high]["arguments"] - by_n[low]["arguments"]
         print(f"each image more: {grown / (high - low):,.1f} bytes of arguments")
     record = {
         "memory": memories,

@@ -12,12 +12,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cglo_jax.cglo import algorithm
-from cglo_jax.cglo.reconstruction import cached_shapes
+from cglo_jax.cglo.algorithm import total_steps
 from cglo_jax.classifier import step
+from cglo_jax.classifier.methods import METHODS
 from cglo_jax.config.defaults import get_config
 from cglo_jax.data.dataset import Dataset
 from cglo_jax.models.vgg import VGG16
-from cglo_jax.training.batches import total_steps
 from experiments import runs, work
 from experiments.runs import Choice, Run
 
@@ -92,15 +92,17 @@ def _image(dataset: Dataset) -> tuple[int, ...]:
 
 def _generator_flops(spec: Any, config: ConfigDict) -> float:
     shapes = [(config.latent.dim,)]
-    if spec.noise_dim:
-        shapes.append((spec.noise_dim,))
+    if length := spec.noise_length(config.latent.dim):
+        shapes.append((length,))
     return forward_flops(spec, *shapes)
 
 
 def classifier_flops(run: Run) -> float:
     """Counts those of a classifier's step; a backward pass counts as two forward passes."""
     c, dataset = run.config.classify, outline(run.config)
-    spec = step.create_spec(run.config, dataset, run.method)
+    spec = step.create_spec(
+        run.config, *dataset.side_and_channels, dataset.num_classes, METHODS[run.method]
+    )
     forward = forward_flops(spec.model, _image(dataset))
     per_image = 3 * forward
     if run.method == "mixmatch":  # K guesses, then 1 + K images to train on
@@ -116,10 +118,12 @@ def cglo_flops(run: Run) -> float:
     dataset = outline(run.config)
     spec = algorithm.create_spec(run.config, dataset)
     per_image = 3 * _generator_flops(spec.generator, run.config)
-    if spec.vgg is not None:  # of G(z), back through it to G(z), and of x
+    loss = spec.reconstruction
+    if loss.vgg is not None:  # of G(z), back through it to G(z), and of x
         side, cache_gb = _image(dataset)[0], run.config.reconstruction.cache_gb
-        passes = 2 if cached_shapes(len(dataset.ids), cache_gb, spec=spec) else 3
-        per_image += passes * forward_flops(spec.vgg, (side, side, 3))
+        cached = loss.feature_shapes(len(dataset.ids), side, cache_gb)
+        passes = 2 if cached else 3
+        per_image += passes * forward_flops(loss.vgg, (side, side, 3))
     if spec.gamma and run.config.weak_classifier.input == "image":
         per_image += 3 * forward_flops(spec.weak_classifier, _image(dataset))
     return per_image * min(run.config.train.batch_size, dataset.num_labelled)

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cglo_jax.cglo import codes
+from cglo_jax.inference import sampler
 from cglo_jax.report import figures
 from cglo_jax.stages import sample
 from configs import digits
@@ -42,7 +43,7 @@ def walk(
 def paint(model: sample.Restored, z: np.ndarray) -> np.ndarray:
     """Generates images of codes [B, d] with the same noise -> uint8 [B, H, W, C]."""
     keys = jnp.repeat(jax.random.key(0)[None], len(z))
-    return sample.paint(model, z, keys)
+    return sampler.generate_uint8(model, z, keys)
 
 
 def draw_circle(axes: Any, method: str) -> None:

@@ -24,7 +24,7 @@ def draw(dataset: data.Dataset, model: sample.Restored) -> Image.Image:
     shown = np.linspace(0, len(members) - 1, ROWS).round().astype(int)
     first, second = members[shown, 0], members[shown, 1]
     key = jax.random.key(0)
-    images, t = sample.paint_walks(model, key, first, second)
+    images, t = sample.generate_walks(model, key, first, second)
     names = [dataset.class_names[dataset.labels[i]] for i in first]
     return figures.interpolation_grid(images, t, names)
 

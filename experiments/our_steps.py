@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from cglo_jax.cglo import algorithm, sampling
 from cglo_jax.classifier import step as classifier
+from cglo_jax.classifier.methods import METHODS
 from cglo_jax.data.dataset import Dataset
 from cglo_jax.stages import classify, train
 from cglo_jax.training import parallel
@@ -104,6 +105,7 @@ def our_cglo(config: ConfigDict, dataset: Dataset, cache_gb: float) -> Ours:
     vgg, _ = train.load_vgg(config)
     key, n, dim = jax.random.key(0), len(dataset.ids), config.latent.dim
     shared = algorithm.create_shared(key, dataset, vgg, cache_gb, spec=spec)
+    shared = algorithm.compute_features(shared, spec=spec)
     shared = parallel.replicate(shared, devices)
     state = parallel.create_replicated(
         algorithm.init_state, devices, key, spec=spec, n=n, dim=dim
@@ -115,10 +117,13 @@ def our_cglo(config: ConfigDict, dataset: Dataset, cache_gb: float) -> Ours:
 def our_classifier(config: ConfigDict, dataset: Dataset) -> Ours:
     """Returns the step of the baseline classifier."""
     devices = tuple(parallel.choose_devices(1))
-    spec = classifier.create_spec(config, dataset, "baseline")
+    spec = classifier.create_spec(
+        config, *dataset.side_and_channels, dataset.num_classes, METHODS["baseline"]
+    )
     n = len(dataset.ids)
-    model = {"params": {}, "batch_stats": {}, "z": np.zeros((n, 0), np.float32)}
-    sampler = sampling.create_sampler(model, dataset)
+    nothing = {"params": {}, "batch_stats": {}}
+    z = np.zeros((n, 0), np.float32)
+    sampler = sampling.create_sampler(nothing, z, dataset.labels, dataset.num_classes)
     key = jax.random.key(0)
     shared = classifier.Shared(
         key, dataset.images, None, dataset.class_weights, sampler

@@ -20,11 +20,13 @@ from ml_collections import ConfigDict
 
 from cglo_jax.cglo import quality
 from cglo_jax.classifier import step
+from cglo_jax.classifier.methods import METHODS
 from cglo_jax.config.defaults import get_config
 from cglo_jax.config.fingerprint import check_fingerprint
 from cglo_jax.data import dataset
 from cglo_jax.errors import UserError
 from cglo_jax.files import storage
+from cglo_jax.inference import sampler
 from cglo_jax.stages import sample
 from cglo_jax.training.checkpoints import restore_latest_model
 from cglo_jax.workdir.results import (
@@ -122,7 +124,12 @@ def restore_classifier(
     check_fingerprint({k: result.get(k) for k in now}, now, str(path.parent))
     model, _, _ = restore_latest_model(path.parent / "checkpoints", "run --stage=all")
     variables = {name: model[name] for name in ("params", "batch_stats")}
-    network = step.create_spec(config, datasets[0], "baseline").model
+    network = step.create_spec(
+        config,
+        *datasets[0].side_and_channels,
+        datasets[0].num_classes,
+        METHODS["baseline"],
+    ).model
     return variables, network.clone(axis_name=None)
 
 
@@ -134,7 +141,7 @@ def synthesize(
     Returns:
       (images uint8 [m, H, W, C], labels int32 [m], parents int [m, 2]).
     """
-    batches = sample.synthesize_classes(model, jax.random.key(0), per_class)
+    batches = sampler.synthesize_classes(model, jax.random.key(0), per_class)
     k, *parts = map(np.concatenate, zip(*batches, strict=True))
     images, sources, partners, _ = (part[np.argsort(k)] for part in parts)
     return images, model.sampler.labels[sources], np.stack([sources, partners], 1)
@@ -212,7 +219,7 @@ def run(
     datasets = dataset.load(config.dataset)
     train_set, test_set = datasets
     variables, network = restore_classifier(config, workdir, datasets, seed)
-    model = sample.restore(config, workdir, train_set, seed, complete=True)
+    model = sampler.restore(config, workdir, train_set, seed, complete=True)
 
     def see(images: np.ndarray, labels: np.ndarray) -> Images:
         return Images(images, labels, *quality.embed(variables, network, images))

@@ -21,9 +21,10 @@ from cglo_jax.cglo import codes
 from cglo_jax.config import validation
 from cglo_jax.data import dataset as data
 from cglo_jax.files import storage
+from cglo_jax.inference import sampler
 from cglo_jax.report import figures
 from cglo_jax.report.verdict import standard_error
-from cglo_jax.stages import classify, sample, train
+from cglo_jax.stages import classify, train
 from cglo_jax.workdir import directory
 from cglo_jax.workdir.results import read_result, result_path
 from configs import cifar100
@@ -53,9 +54,9 @@ def _reconstructions(
     config: ConfigDict, workdir: pathlib.Path, dataset: data.Dataset, shown: np.ndarray
 ) -> np.ndarray:
     """G([z_i, eps]) of the images `shown`, of seed 0, uint8 [SHOWN, H, W, C]."""
-    model = sample.restore(config, workdir, dataset, 0)
+    model = sampler.restore(config, workdir, dataset, 0)
     keys = codes.example_keys(jax.random.key(0), shown)
-    return sample.paint(model, model.z[shown], keys)
+    return sampler.generate_uint8(model, model.z[shown], keys)
 
 
 def _cell(values: list[float]) -> str:

@@ -19,7 +19,7 @@ import sys
 from typing import Any
 
 _SHORT = (
-    "--config=configs/digits.py --config.seeds=0,1 --config.train.epochs=2 "
+    "--config=configs/digits.py --config.train.epochs=2 "
     "--config.train.steps_per_epoch=8 --config.train.log_every_steps=3 "
     "--config.train.lr_drop_epochs=1 --config.train.checkpoint_every_epochs=1 "
     "--config.classify.epochs=2 --config.classify.steps_per_epoch=6 "
@@ -27,8 +27,9 @@ _SHORT = (
     "--config.sample.per_class=2 --config.classify.width=1"
 )
 _ONE_SEED = f"{_SHORT} --config.seeds=3"
+_SEVERAL_SEEDS = f"{_SHORT} --config.seeds=0,1"
 CASES = {
-    "methods": f"{_SHORT} --config.classify.methods=baseline,cglo,pixelmix,cutout,random_erasing,"
+    "methods": f"{_SEVERAL_SEEDS} --config.classify.methods=baseline,cglo,pixelmix,cutout,random_erasing,"
     "mixup,cosine,cosine_ce,cglo_cosine,pixelmix_cosine",
     "unlabelled": f"{_ONE_SEED} --config.classify.methods=mixmatch --config.dataset.unlabelled=40 "
     "--config.latent.noise=additive --config.weak_classifier.input=latent",
@@ -40,9 +41,9 @@ CASES = {
     "perceptual": f"{_ONE_SEED} --config.reconstruction.loss=perceptual --config.dataset.size=32 "
     "--config.reconstruction.weights=random --config.external_weights=True "
     "--config.latent.init=resnet --config.latent.init_weights=random --config.latent.dim=40 "
-    "--config.generator.width=16 --config.train.epochs=1 --config.classify.methods=cglo "
+    "--config.generator.width=16 --config.classify.methods=cglo "
     "--config.classify.draw_per=batch --config.weak_classifier.loss=double_softmax "
-    "--config.train.lr_drop_epochs= --config.classify.augment_synthetic=False",
+    "--config.classify.augment_synthetic=False",
 }
 # What a result says of the run, not of what it computed.
 _OF_THE_RUN = {"environment", "wall_s", "seconds", "versions", "commit", "git", "time"}

@@ -8,6 +8,7 @@ from PIL import Image
 
 from cglo_jax.config import validation
 from cglo_jax.data import dataset as data
+from cglo_jax.inference import sampler
 from cglo_jax.stages import sample, train
 from cglo_jax.workdir import directory
 from configs import cifar100
@@ -55,7 +56,7 @@ def train_cglo(
     directory.create(config, workdir)
     seed = config.seeds[0]
     train.run(config, workdir, dataset, seed)
-    return dataset, sample.restore(config, workdir, dataset, seed)
+    return dataset, sampler.restore(config, workdir, dataset, seed)
 
 
 def save(picture: Image.Image, name: str) -> None:

@@ -12,13 +12,13 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from cglo_jax.cglo.algorithm import total_steps
 from cglo_jax.config.defaults import flatten, get_config
 from cglo_jax.data import dataset as data
 from cglo_jax.errors import UserError
 from cglo_jax.files import ownership, storage
 from cglo_jax.stages import classify, train
 from cglo_jax.training import checkpoints
-from cglo_jax.training.batches import total_steps
 from cglo_jax.workdir import directory as workdirs
 from cglo_jax.workdir.results import read_result, result_path
 from experiments import runs

@@ -1,28 +1,37 @@
-"""The model of the paper, its state and its loss, as pure functions."""
+"""Algorithm 1 of the paper: its state, its constants, its loss, its step and its schedule.
+
+    for each epoch:
+        for each batch of labelled images:                                    # `Schedule`
+            L = L_rec(G([z, eps]), x) + gamma L_ce(f_phi(G([z, eps])), y)     # `compute_loss`
+            a step of G, of f_phi and of the codes z of the batch; z / |z|    # `train_step`
+        for each batch of unlabelled images: the same with L = L_rec
+
+Everything is a pure function of (state, what never changes, images of the batch): any step can be
+repeated, and N devices compute what one computes. Codes and slerp are in `codes`, L_rec in `losses`.
+"""
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from ml_collections import ConfigDict
 
 from cglo_jax.cglo import codes, losses
-from cglo_jax.cglo.reconstruction import (
-    cache_features,
-    cached_shapes,
-    reconstruction_loss,
-)
 from cglo_jax.data.dataset import Dataset, to_float
-from cglo_jax.errors import UserError
 from cglo_jax.models.generator import Generator, start_and_doublings
 from cglo_jax.models.latent_classifier import LatentClassifier
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.models.weak_classifier import WeakClassifier
-from cglo_jax.training import parallel
-from cglo_jax.training.batches import unlabelled_steps_per_epoch
+from cglo_jax.training import draws, parallel
+from cglo_jax.training.batches import BatchOrder
+
+Params = dict[str, Any]  # a tree of arrays
 
 
 @struct.dataclass
@@ -36,9 +45,9 @@ class TrainState:
     """
 
     step: jax.Array
-    params: dict[str, Any]
-    batch_stats: dict[str, Any]
-    opt_state: dict[str, Any]
+    params: Params
+    batch_stats: Params
+    opt_state: Params
     codes: codes.Codes
 
 
@@ -50,34 +59,39 @@ class Shared(NamedTuple):
       images: uint8 [n, H, W, C]. labels: int32 [n], -1 = unlabelled.
       class_weights: float32 [K], of the weak classifier's cross-entropy.
       vgg: parameters of the perceptual network, {} if it is not used.
-      features: what it makes of the images, {} if that is computed at every step; see
-        `reconstruction.cache_features`.
+      features: of the images, see `losses.ReconstructionLoss.compute_features`; their shapes and
+        types until they are computed; {}: computed at every step.
     """
 
     key: jax.Array
-    images: jax.Array
-    labels: jax.Array
-    class_weights: jax.Array
-    vgg: dict[str, Any]
-    features: dict[str, jax.Array]
+    images: np.ndarray
+    labels: np.ndarray
+    class_weights: np.ndarray
+    vgg: Params
+    features: dict[str, Any]
 
 
 def create_shared(
-    key: jax.Array, dataset: Dataset, vgg: dict[str, Any], cache_gb: float, *, spec: Any
+    key: jax.Array, dataset: Dataset, vgg: Params, cache_gb: float, *, spec: "StepSpec"
 ) -> Shared:
-    """Returns what the steps on `dataset` read; cache_gb: see `reconstruction.cache_features`."""
-    features = cache_features(dataset.images, vgg, cache_gb, spec=spec)
-    outline = outline_shared(key, dataset, vgg, cache_gb, spec=spec)
-    return outline._replace(features=features)
+    """Returns what the steps on `dataset` read, with the features that are to be kept as shapes.
 
-
-def outline_shared(
-    key: jax.Array, dataset: Dataset, vgg: dict[str, Any], cache_gb: float, *, spec: Any
-) -> Shared:
-    """Returns `create_shared` with shapes and types in the place of features."""
-    features = cached_shapes(len(dataset.ids), cache_gb, spec=spec)
+    Args:
+      key: of the run. vgg: parameters of the perceptual network.
+      cache_gb: memory that features of all images may take, GB; 0: none are kept.
+    """
+    side = spec.generator.size
+    features = spec.reconstruction.feature_shapes(len(dataset.ids), side, cache_gb)
     labels, weights = dataset.labels, dataset.class_weights
     return Shared(key, dataset.images, labels, weights, vgg, features)
+
+
+def compute_features(shared: Shared, *, spec: "StepSpec") -> Shared:
+    """Returns `shared` with the features of its images in the place of their shapes."""
+    if not shared.features:
+        return shared
+    features = spec.reconstruction.compute_features(shared.images, shared.vgg)
+    return shared._replace(features=features)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,79 +100,95 @@ class StepSpec:
 
     generator: Generator
     weak_classifier: WeakClassifier | LatentClassifier
-    vgg: VGG16 | None  # None: Laplacian pyramid loss
-    layer_weights: tuple[float, ...]
-    pixel_weight: float
-    gamma: float
+    reconstruction: losses.ReconstructionLoss
+    gamma: float  # weight of the weak classifier's loss
     weak_loss: str  # of losses.WEAK_LOSSES
-    noise_added: bool  # to the codes, beside which it stands otherwise
-    noise_std: float
     generator_lr: float
     code_lr: float
     adam_b1: float
     adam_b2: float
-    lr_drops: tuple[tuple[int, float], ...]  # (step, factor) of these two rates
+    lr_drops: tuple[
+        tuple[int, float], ...
+    ]  # (step, factor) of these two learning rates
     weak_lr: float
     weak_momentum: float
     weak_weight_decay: float
 
     @property
     def adam(self) -> optax.GradientTransformation:
-        """Of the generator and of every code."""
+        """The optimiser of the generator and of every code, without its learning rate."""
         return optax.scale_by_adam(self.adam_b1, self.adam_b2)
 
     @property
     def weak_tx(self) -> optax.GradientTransformation:
-        """Of the weak classifier."""
+        """The optimiser of the weak classifier, without its learning rate."""
         decay = optax.add_decayed_weights(self.weak_weight_decay)
         return optax.chain(decay, optax.trace(self.weak_momentum))
 
-    def lr_factor(self, step: jax.Array) -> jax.Array:
-        """Returns what the generator's and the codes' rates are multiplied by."""
+    def lr_schedule(self, step: jax.Array) -> jax.Array:
+        """Returns what the learning rates of generator and codes are multiplied by at a step."""
         return optax.piecewise_constant_schedule(1.0, dict(self.lr_drops))(step)
 
+    def scale_lr(self, lr_scale: float) -> "StepSpec":
+        """Returns the constants with all learning rates times `lr_scale`."""
+        names = ("generator_lr", "code_lr", "weak_lr")
+        scaled = {name: getattr(self, name) * lr_scale for name in names}
+        return dataclasses.replace(self, **scaled)
 
-def scale_rates(spec: StepSpec, factor: float) -> StepSpec:
-    """Returns the constants with all learning rates times `factor`."""
-    names = ("generator_lr", "code_lr", "weak_lr")
-    return dataclasses.replace(spec, **{n: getattr(spec, n) * factor for n in names})
+
+def create_generator(
+    config: ConfigDict,
+    side: int,
+    channels: int,
+    axis_name: str | None = parallel.AXIS,
+) -> Generator:
+    """Builds the generator of images of `side` pixels.
+
+    Args:
+      axis_name: mapped axis that batch norm averages over; None: on one device.
+
+    Raises:
+      UserError: no generator makes images of this side.
+    """
+    start_and_doublings(side)
+    return Generator(
+        size=side,
+        channels=channels,
+        width=config.generator.width,
+        max_width=config.generator.max_width,
+        noise=config.latent.noise,
+        noise_dim=config.latent.noise_dim,
+        noise_std=config.latent.noise_std,
+        dtype=jnp.dtype(config.dtype),
+        axis_name=axis_name,
+    )
 
 
 def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
-    """Builds networks and optimisers from the config, for the images of `dataset`."""
-    _, height, width, channels = dataset.images.shape
-    if height != width:
-        raise UserError(
-            f"images are {width}x{height} pixels: set --config.dataset.size to make them square"
-        )
-    start_and_doublings(height)
-    c, t = config, config.train
-    common = {"dtype": jnp.dtype(c.dtype), "axis_name": parallel.AXIS}
-    perceptual = c.reconstruction.loss == "perceptual"
-    vgg = VGG16(c.reconstruction.normalize, jnp.dtype(c.dtype))
-    num_classes = len(dataset.class_names)
+    """Builds networks and optimisers from the config, for the images of `dataset`.
+
+    Raises:
+      UserError: no generator makes images of this side.
+    """
+    c, t, dtype = config, config.train, jnp.dtype(config.dtype)
+    vgg = VGG16(c.reconstruction.normalize, dtype)
     if c.weak_classifier.input == "latent":
-        weak = LatentClassifier(num_classes, c.latent.dim, jnp.dtype(c.dtype))
+        weak = LatentClassifier(dataset.num_classes, c.latent.dim, dtype)
     else:
-        weak = WeakClassifier(num_classes, c.weak_classifier.width, **common)
-    steps = t.steps_per_epoch + unlabelled_steps_per_epoch(config, dataset)
+        weak = WeakClassifier(
+            dataset.num_classes, c.weak_classifier.width, dtype, parallel.AXIS
+        )
+    steps = steps_per_epoch(config, dataset.num_unlabelled)
     return StepSpec(
-        generator=Generator(
-            size=height,
-            channels=channels,
-            width=c.generator.width,
-            max_width=c.generator.max_width,
-            noise_dim=c.latent.noise_dim if c.latent.noise == "concat" else 0,
-            **common,
-        ),
+        generator=create_generator(config, *dataset.side_and_channels),
         weak_classifier=weak,
-        vgg=vgg if perceptual else None,
-        layer_weights=tuple(c.reconstruction.layer_weights),
-        pixel_weight=c.reconstruction.pixel_weight,
+        reconstruction=losses.ReconstructionLoss(
+            vgg if c.reconstruction.loss == "perceptual" else None,
+            tuple(c.reconstruction.layer_weights),
+            c.reconstruction.pixel_weight,
+        ),
         gamma=c.weak_classifier.gamma,
         weak_loss=c.weak_classifier.loss,
-        noise_added=c.latent.noise == "additive",
-        noise_std=c.latent.noise_std,
         generator_lr=t.generator_lr,
         code_lr=t.code_lr,
         adam_b1=t.adam_b1,
@@ -181,19 +211,20 @@ def init_state(
     """Creates the state before the first step.
 
     Args:
-      first: codes [n, dim] to start from, see `init_codes`; None: uniform on the sphere.
+      first: codes [n, dim] to start from, see `code_init`; None: uniform on the sphere.
+      n: number of images. dim: d, length of the codes.
     """
-    key_codes, key_generator, key_weak = (jax.random.fold_in(key, i) for i in range(3))
+    key_codes = jax.random.fold_in(key, draws.Init.CODES)
+    key_generator = jax.random.fold_in(key, draws.Init.GENERATOR)
+    key_weak = jax.random.fold_in(key, draws.Init.WEAK_CLASSIFIER)
     if first is None:
         all_codes = codes.init_codes(key_codes, n, dim, spec.adam)
     else:
         all_codes = codes.create_codes(first, spec.adam)
-    z = all_codes.z[:1]
-    eps = jnp.zeros((1, spec.generator.noise_dim)) if spec.generator.noise_dim else None
-    generator = spec.generator.init(key_generator, z, eps, train=False)
+    generator = init_generator(spec.generator, key_generator, dim)
     shape = (1, spec.generator.size, spec.generator.size, spec.generator.channels)
-    of_codes = isinstance(spec.weak_classifier, LatentClassifier)
-    weak_input = z if of_codes else jnp.zeros(shape)
+    from_codes = isinstance(spec.weak_classifier, LatentClassifier)
+    weak_input = all_codes.z[:1] if from_codes else jnp.zeros(shape)
     weak = spec.weak_classifier.init(key_weak, weak_input, train=False)
     networks = {"generator": generator, "weak_classifier": weak}
     params = {name: v["params"] for name, v in networks.items()}
@@ -209,56 +240,34 @@ def init_state(
     )
 
 
-def draw_noise(keys: jax.Array, dim: int, std: float) -> jax.Array | None:
-    """Draws eps ~ N(0, std^2 I) for each of the keys [B] -> float32 [B, dim]; None for dim 0."""
-    if not dim:
-        return None
-    return std * jax.vmap(lambda key: jax.random.normal(key, (dim,)))(keys)
-
-
-def draw_noise_for(z: jax.Array, keys: jax.Array, *, spec: Any) -> jax.Array | None:
-    """Draws the noise that goes with codes z [B, d] into G, one of the keys [B] for each.
-
-    Args:
-      spec: a `StepSpec` or a `sampling.SampleSpec`.
-
-    Returns:
-      float32 [B, d] if it is added, [B, noise_dim] if it is appended, None without noise.
-    """
-    dim = z.shape[-1] if spec.noise_added else spec.generator.noise_dim
-    return draw_noise(keys, dim, spec.noise_std)
-
-
-def enter_noise(
-    z: jax.Array, eps: jax.Array | None, *, spec: Any
-) -> tuple[jax.Array, jax.Array | None]:
-    """Returns (codes [B, d], noise) as G takes them: [z, eps], or z + eps (section 5.2).
-
-    z + eps is not projected: it lies beside the sphere, in a ball around z.
-    """
-    return (z + eps, None) if spec.noise_added else (z, eps)
+def init_generator(generator: Generator, key: jax.Array, dim: int) -> Params:
+    """Creates `params` and `batch_stats` of a generator of codes in R^dim."""
+    length = generator.noise_length(dim)
+    eps = jnp.zeros((1, length)) if length else None
+    return generator.init(key, jnp.zeros((1, dim)), eps, train=False)
 
 
 def compute_loss(
-    params: dict[str, Any],
+    params: Params,
     z: jax.Array,
     eps: jax.Array | None,
     indices: jax.Array,
     *,
-    batch_stats: dict[str, Any],
+    batch_stats: Params,
     shared: Shared,
     spec: StepSpec,
     use_weak: bool,
     train: bool = True,
-) -> tuple[jax.Array, tuple[dict[str, Any], dict[str, jax.Array]]]:
+) -> tuple[jax.Array, tuple[Params, dict[str, jax.Array]]]:
     """Computes L = L_rec + gamma L_ce of Algorithm 1, or L = L_rec without the weak classifier.
 
-    L_ce of an unlabelled image is 0. It is of G's image, or of z itself, before noise is
-    added, if f_phi takes codes. It may be another loss, see losses.WEAK_LOSSES.
+    L_ce is that of G's image, or of z itself, without noise, if f_phi takes codes; 0 for an
+    unlabelled image. It may be another loss, see `losses.WEAK_LOSSES`.
 
     Args:
       params, batch_stats: of both networks, see `TrainState`.
-      z: codes [B, d] of the images `indices` [B]. eps: see `draw_noise_for`.
+      z: codes float32 [B, d] of the images `indices`, int32 [B].
+      eps: noise, see `Generator.draw_noise`.
       train: both networks normalise by batch statistics, else by running ones, which then
         stay as they are.
 
@@ -268,15 +277,14 @@ def compute_loss(
     x = to_float(shared.images[indices])  # [B, H, W, C]
     images, new = spec.generator.apply(
         {"params": params["generator"], "batch_stats": batch_stats["generator"]},
-        *enter_noise(z, eps, spec=spec),
+        z,
+        eps,
         train=train,
         mutable="batch_stats",
     )
     batch_stats = {**batch_stats, "generator": new["batch_stats"]}
     features = {name: f[indices] for name, f in shared.features.items()}
-    reconstruction = reconstruction_loss(
-        images, x, shared.vgg, features, spec=spec
-    ).mean()
+    reconstruction = spec.reconstruction(images, x, shared.vgg, features).mean()
     metrics = {"loss": reconstruction, "reconstruction": reconstruction}
     if use_weak:
         labels = shared.labels[indices]
@@ -284,9 +292,9 @@ def compute_loss(
             "params": params["weak_classifier"],
             "batch_stats": batch_stats["weak_classifier"],
         }
-        of_codes = isinstance(spec.weak_classifier, LatentClassifier)
+        from_codes = isinstance(spec.weak_classifier, LatentClassifier)
         (logits, _), new = spec.weak_classifier.apply(
-            variables, z if of_codes else images, train=train, mutable="batch_stats"
+            variables, z if from_codes else images, train=train, mutable="batch_stats"
         )
         batch_stats["weak_classifier"] = new.get("batch_stats", {})
         weights = jnp.where(labels < 0, 0, shared.class_weights[labels])
@@ -298,3 +306,118 @@ def compute_loss(
         metrics[name] = weak_loss
         metrics["weak_accuracy"] = 100 * (logits.argmax(-1) == labels).mean()
     return metrics["loss"], (batch_stats, metrics)
+
+
+def train_step(
+    state: TrainState,
+    shared: Shared,
+    indices: jax.Array,
+    *,
+    spec: StepSpec,
+    labelled: bool,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step of Algorithm 1: updates theta, the codes of the batch and, if labelled, phi.
+
+    Runs inside a `parallel.MappedStep`; all draws depend on (key, step, image) only, so N devices
+    compute what one computes.
+
+    Args:
+      indices: int32 [B], this device's images, none twice on any device.
+      labelled: whether the images have labels: L = L_rec + gamma L_ce, else L = L_rec.
+
+    Returns:
+      The new state and scalar metrics, means over the batch of all devices.
+    """
+    keys = codes.example_keys(jax.random.fold_in(shared.key, state.step), indices)
+    rows = codes.gather_codes(state.codes, indices)
+    eps = spec.generator.draw_noise(keys, rows.z.shape[-1])
+    use_weak = labelled and spec.gamma > 0
+    loss_fn = functools.partial(
+        compute_loss,
+        batch_stats=state.batch_stats,
+        shared=shared,
+        spec=spec,
+        use_weak=use_weak,
+    )
+    grad_fn = jax.grad(loss_fn, argnums=(0, 1), has_aux=True)
+    (grads, code_grads), (batch_stats, metrics) = grad_fn(
+        state.params, rows.z, eps, indices
+    )
+    grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
+    lr_scale = spec.lr_schedule(state.step)
+    # The mean over the batch is for the networks: a code has its own image's loss, undivided.
+    rows = codes.update_codes(
+        rows, code_grads * len(indices), lr_scale * spec.code_lr, spec.adam
+    )
+    indices, rows = jax.lax.all_gather((indices, rows), parallel.AXIS, tiled=True)
+
+    params, opt_state = dict(state.params), dict(state.opt_state)
+    optimisers = {"generator": (spec.adam, lr_scale * spec.generator_lr)}
+    if use_weak:
+        optimisers["weak_classifier"] = (spec.weak_tx, spec.weak_lr)
+    for name, (tx, lr) in optimisers.items():
+        updates, opt_state[name] = tx.update(grads[name], opt_state[name], params[name])
+        params[name] = jax.tree.map(
+            lambda p, u, lr=lr: p - lr * u, params[name], updates
+        )
+    new_state = TrainState(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        codes=codes.scatter_codes(state.codes, indices, rows),
+    )
+    return new_state, metrics
+
+
+def steps_per_epoch(config: ConfigDict, unlabelled: int) -> int:
+    """Returns the steps of an epoch: labelled ones, then once through the unlabelled images."""
+    return config.train.steps_per_epoch + _unlabelled_steps(config, unlabelled)
+
+
+def total_steps(config: ConfigDict, dataset: Dataset) -> int:
+    """Returns the steps of a whole run, labelled and unlabelled ones."""
+    return config.train.epochs * steps_per_epoch(config, dataset.num_unlabelled)
+
+
+def _unlabelled_steps(config: ConfigDict, unlabelled: int) -> int:
+    return -(-unlabelled // config.train.batch_size)
+
+
+class Schedule:
+    """Maps a global step to (labelled?, images): every epoch a labelled, then an unlabelled pass."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        dataset: Dataset,
+        key: jax.Array,
+        devices: Sequence[jax.Device],
+    ):
+        labelled = np.flatnonzero(dataset.labels >= 0)
+        unlabelled = np.flatnonzero(dataset.labels < 0)
+        self.labelled_steps = config.train.steps_per_epoch
+        self.unlabelled_steps = _unlabelled_steps(config, len(unlabelled))
+        self.steps_per_epoch = steps_per_epoch(config, len(unlabelled))
+        self.total = total_steps(config, dataset)
+
+        def order(purpose: draws.Order, members: np.ndarray) -> BatchOrder:
+            size = parallel.per_device(
+                config.train.batch_size, len(members), devices, "train.batch_size"
+            )
+            return BatchOrder(jax.random.fold_in(key, purpose), members, size)
+
+        self._labelled = order(draws.Order.LABELLED, labelled)
+        self.batch_size = self._labelled.batch_size
+        self._unlabelled = (
+            order(draws.Order.UNLABELLED, unlabelled) if self.unlabelled_steps else None
+        )
+
+    def __call__(self, step: int) -> tuple[bool, np.ndarray]:
+        """Returns whether a step belongs to the labelled pass, and its images, int32 [B]."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if place < self.labelled_steps:
+            return True, self._labelled(epoch * self.labelled_steps + place)
+        return False, self._unlabelled(
+            epoch * self.unlabelled_steps + place - self.labelled_steps
+        )

@@ -15,7 +15,7 @@ from cglo_jax.errors import UserError
 from cglo_jax.models.resnet import ResNet50
 from cglo_jax.pretrained import networks
 from cglo_jax.pretrained.networks import NO_WEIGHTS, RANDOM, Origin
-from cglo_jax.training import parallel
+from cglo_jax.training import draws, parallel
 
 _RESNET = ResNet50(1)  # its one logit is not read
 
@@ -71,7 +71,7 @@ def draw(
     """
     dim = config.latent.dim
     if config.latent.init == "hypercube":
-        key = jax.random.fold_in(key, 3)  # 0 to 2 are those of `algorithm.init_state`
+        key = jax.random.fold_in(key, draws.Init.CODES_FROM_IMAGES)
         key_vertices, key_images = jax.random.split(key)
         vertices = draw_vertices(key_vertices, len(dataset.class_names), dim)
         noise = config.latent.init_noise

@@ -1,15 +1,125 @@
-"""Losses of cGLO; each returns one float32 value per example, [B]."""
+"""Losses of cGLO; each returns one float32 value per example, [B].
 
+`ReconstructionLoss` is what Algorithm 1 minimises: eq. (1) of VGG-16 features, or GLO's Laplacian
+loss, and a pixel term. The features of its targets never change, so that they can be kept.
+"""
+
+import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cglo_jax.data.dataset import batch_that_fits, to_float
+from cglo_jax.models.vgg import TAPS, VGG16, to_rgb
+from cglo_jax.training import memory, parallel
+
 # Burt & Adelson's generating kernel with a = 3/8: the binomial, sum 16.
 _BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16
+
+
+@dataclasses.dataclass(frozen=True)
+class ReconstructionLoss:
+    """The loss between an image and its reconstruction: constants of a compiled step.
+
+    Attributes:
+      vgg: the perceptual network of eq. (1); None: the Laplacian pyramid loss takes its place.
+      layer_weights: lambda_j of the layers `vgg.TAPS`; a layer of weight 0 is left out.
+      pixel_weight: weight of the mean absolute pixel difference, which is added.
+    """
+
+    vgg: VGG16 | None
+    layer_weights: tuple[float, ...]
+    pixel_weight: float
+
+    def __call__(
+        self,
+        x: jax.Array,
+        y: jax.Array,
+        params: Any,
+        features_y: dict[str, jax.Array] | None = None,
+    ) -> jax.Array:
+        """Computes eq. (1) plus the pixel term, or GLO's loss, per image.
+
+        Args:
+          x: reconstructions float32 [B, H, W, C] in [-1, 1].
+          y: targets [B, H, W, C] in [-1, 1], not differentiated.
+          params: of the perceptual network; {} without one.
+          features_y: of y, rows of what `compute_features` returns; computed if not given.
+
+        Returns:
+          float32 [B].
+        """
+        if self.vgg is None:
+            return laplacian_loss(x, y) + self.pixel_weight * pixel_l1(x, y)
+        features_x = self._features(x, params)
+        if not features_y:
+            features_y = jax.lax.stop_gradient(self._features(y, params))
+        perceptual = perceptual_loss(features_x, features_y, self._weights)
+        return perceptual + self.pixel_weight * pixel_l1(x, y)
+
+    def feature_shapes(
+        self, n: int, side: int, most_gb: float
+    ) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns shapes and types of the features of n images, {} if they are not to be kept.
+
+        Args:
+          side: of the images, pixels.
+          most_gb: memory that all features may take, GB.
+        """
+        if self.vgg is None:
+            return {}
+        image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+        (_, features), _ = jax.eval_shape(
+            self.vgg.init_with_output, jax.random.key(0), image
+        )
+        shapes = {
+            name: jax.ShapeDtypeStruct(
+                (n, *features[name].shape[1:]), features[name].dtype
+            )
+            for name in self._weights
+        }
+        return shapes if memory.tree_bytes(shapes) <= most_gb * memory.GB else {}
+
+    def compute_features(
+        self, images: np.ndarray, params: Any
+    ) -> dict[str, np.ndarray]:
+        """Computes the features xi_j(x) of all training images.
+
+        x is not augmented while cGLO is trained, so xi_j(x) of eq. (1) is the same at every step,
+        but for rounding.
+
+        Args:
+          images: uint8 [n, H, W, C]. params: of the perceptual network.
+
+        Returns:
+          {layer: [n, H_j, W_j, C_j]} in the network's compute type.
+        """
+        params = jax.device_put(params)
+        size = min(len(images), batch_that_fits(images.shape[1]))
+        compute = functools.partial(_features_of_uint8, params=params, loss=self)
+        return parallel.map_batches(compute, images, size)
+
+    @property
+    def _weights(self) -> dict[str, float]:
+        weights = zip(TAPS, self.layer_weights, strict=True)
+        return {tap: weight for tap, weight in weights if weight}
+
+    def _features(self, images: jax.Array, params: Any) -> dict[str, jax.Array]:
+        """Computes the features that count of images [B, H, W, C] in [-1, 1], by layer."""
+        _, features = self.vgg.apply({"params": params}, to_rgb(images))
+        return {name: features[name] for name in self._weights}
+
+
+@functools.partial(jax.jit, static_argnames="loss")
+def _features_of_uint8(
+    images: jax.Array, params: Any, *, loss: ReconstructionLoss
+) -> dict[str, jax.Array]:
+    return loss._features(to_float(images), params)
 
 
 def perceptual_loss(

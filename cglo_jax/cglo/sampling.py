@@ -1,19 +1,17 @@
 """New images from a trained cGLO, in memory: slerp between codes of a class (section 4.2)."""
 
 import functools
-import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax.cglo import algorithm, codes
-from cglo_jax.config.defaults import SIDES
-from cglo_jax.data.dataset import Dataset
-from cglo_jax.errors import UserError
+from cglo_jax.cglo import codes
+from cglo_jax.cglo.algorithm import Params, create_generator
 from cglo_jax.models.generator import Generator
-from cglo_jax.training import checkpoints
+from cglo_jax.training import parallel
 
 
 class Sampler(NamedTuple):
@@ -26,95 +24,84 @@ class Sampler(NamedTuple):
       classes: the labelled images of each class.
     """
 
-    variables: dict[str, Any]
+    variables: Params
     z: jax.Array
     labels: jax.Array
     classes: codes.ClassMembers
 
 
 class SampleSpec(NamedTuple):
-    """How images are sampled: constants of a compiled program."""
+    """How images are sampled: constants of a compiled program.
+
+    Attributes:
+      interpolation: of `codes.INTERPOLATIONS`.
+      t_values: that t is drawn from, in [0, 1].
+      batch_statistics: that the generator's batch norm uses, "running" or "batch".
+    """
 
     generator: Generator
-    noise_added: bool
-    noise_std: float
     interpolation: str
     t_values: tuple[float, ...]
     batch_statistics: str
 
 
-def create_spec(config: ConfigDict, dataset: Dataset) -> SampleSpec:
-    """Takes the generator of images of `dataset` and the fields that change what is sampled."""
+def create_sample_spec(
+    config: ConfigDict,
+    side: int,
+    channels: int,
+    axis_name: str | None = parallel.AXIS,
+) -> SampleSpec:
+    """Takes the fields of the config that change what is sampled.
+
+    Args:
+      side, channels, axis_name: see `algorithm.create_generator`.
+    """
     return SampleSpec(
-        generator=algorithm.create_spec(config, dataset).generator,
-        noise_added=config.latent.noise == "additive",
-        noise_std=config.latent.noise_std,
+        generator=create_generator(config, side, channels, axis_name),
         interpolation=config.sample.interpolation,
         t_values=tuple(config.sample.t_values),
         batch_statistics=config.sample.batch_statistics,
     )
 
 
-def check_generator(
-    config: ConfigDict, dataset: Dataset, model: dict[str, Any], where: pathlib.Path
-) -> None:
-    """Checks that restored arrays are those of the generator that the configuration describes.
+def create_sampler(
+    variables: Params, z: np.ndarray, labels: np.ndarray, num_classes: int
+) -> Sampler:
+    """Puts a trained generator and the codes and labels of its labelled images together.
 
-    Raises:
-      UserError: they are not; names `where`.
+    Args:
+      variables: `params` and `batch_stats` of the generator.
+      z: float32 [n, d], codes of all images, labelled ones first.
+      labels: int32 [n], -1 = unlabelled. num_classes: K.
     """
-    side, width, channels = dataset.images.shape[1:]
-    if side != width or side not in SIDES or channels not in (1, 3):
-        raise UserError(f"{where} is of images that no generator here makes")
-    generator = create_spec(config, dataset).generator.clone(axis_name=None)
-    noise = generator.noise_dim
-
-    def init(key: jax.Array) -> Any:
-        z = jnp.zeros((1, config.latent.dim))
-        return generator.init(
-            key, z, jnp.zeros((1, noise)) if noise else None, train=False
-        )
-
-    variables = {"params": model["params"], "batch_stats": model["batch_stats"]}
-    expected = jax.eval_shape(init, jax.random.key(0))
-    if model["z"].shape[1] != config.latent.dim or not checkpoints.fits(
-        variables, expected
-    ):
-        raise UserError(
-            f"{where} does not hold the generator that config.json describes: put the file back "
-            "that was there"
-        )
-
-
-def create_sampler(model: dict[str, Any], dataset: Dataset) -> Sampler:
-    """Puts a restored model and the labels of its images together."""
-    n = dataset.num_labelled
-    labels = dataset.labels[:n]
-    variables = {"params": model["params"], "batch_stats": model["batch_stats"]}
-    classes = codes.class_members(labels, len(dataset.class_names))
-    return Sampler(variables, model["z"][:n], labels, classes)
+    n = int((labels >= 0).sum())
+    classes = codes.class_members(labels[:n], num_classes)
+    return Sampler(variables, z[:n], labels[:n], classes)
 
 
 def generate(
-    variables: dict[str, Any], z: jax.Array, keys: jax.Array, *, spec: SampleSpec
+    variables: Params, z: jax.Array, keys: jax.Array, *, spec: SampleSpec
 ) -> jax.Array:
-    """Computes G([z, eps]), or G(z + eps), with fresh noise for each image.
+    """Generates images of codes with fresh noise for each, G([z, eps]) or G(z + eps).
 
     Args:
-      z: codes [B, d]. keys: typed keys [B], of the noise.
+      z: codes float32 [B, d]. keys: typed keys [B], of the noise.
 
     Returns:
       float32 [B, H, W, C] in [-1, 1].
     """
-    eps = algorithm.draw_noise_for(z, keys, spec=spec)
+    eps = spec.generator.draw_noise(keys, z.shape[-1])
     return generate_with(variables, z, eps, spec=spec)
 
 
 def generate_with(
-    variables: dict[str, Any], z: jax.Array, eps: jax.Array | None, *, spec: SampleSpec
+    variables: Params, z: jax.Array, eps: jax.Array | None, *, spec: SampleSpec
 ) -> jax.Array:
-    """Computes `generate` with the given noise, see `algorithm.draw_noise_for`."""
-    z, eps = algorithm.enter_noise(z, eps, spec=spec)
+    """Generates images of codes [B, d] with the given noise, see `Generator.draw_noise`.
+
+    Returns:
+      float32 [B, H, W, C] in [-1, 1].
+    """
     apply = functools.partial(spec.generator.apply, variables, z, eps)
     if spec.batch_statistics == "running":
         return apply(train=False)

@@ -4,73 +4,22 @@ To add one, write its function here, or import it, and put it into METHODS.
 """
 
 import difflib
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cglo_jax.cglo import codes, losses, sampling
 from cglo_jax.classifier import augment, autoaugment
-from cglo_jax.data.dataset import to_float
+from cglo_jax.classifier.step import Method, one_hot, take_images
 from cglo_jax.errors import UserError
-
-
-class Method(NamedTuple):
-    """What a method changes in a training step of the final classifier.
-
-    Attributes:
-      replace: makes a new image for each of the batch, which takes the image's place with
-        probability `classify.replace_probability`, before the random crop and flip:
-        (keys [B], key_t [B], indices int32 [B], shared, spec) -> (images float32
-        [B, H, W, C] in [-1, 1], targets float32 [B, K]). key_t are for what `classify.draw_per`
-        may have drawn once for the batch.
-      augment: changes an image, real or new, after the random crop and flip, with
-        probability `classify.augment_probability`: (key, x [H, W, C], spec) -> x.
-      loss: (outputs [B, K], targets [B, K]) -> float32 [B].
-      from_cglo: whether it needs a trained cGLO.
-      reads: the config's fields that it depends on, and the baseline does not, but for
-        those of a cGLO; "a." stands for all of section a. None: any field. Experiments run
-        what reads the same once.
-    """
-
-    replace: Callable[..., tuple[jax.Array, jax.Array]] | None = None
-    augment: Callable[..., jax.Array] | None = None
-    loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.soft_cross_entropy
-    from_cglo: bool = False
-    reads: tuple[str, ...] | None = None
-
-
-def one_hot(shared: Any, indices: jax.Array) -> jax.Array:
-    """Returns the targets float32 [B, K] of the images `indices` [B].
-
-    Args:
-      shared: a `step.Shared`.
-    """
-    labels = shared.sampler.labels[indices]
-    return jax.nn.one_hot(labels, len(shared.class_weights))
-
-
-def take_images(shared: Any, keys: jax.Array, indices: jax.Array) -> jax.Array:
-    """Takes real images: random crops where there is more to see than the squares.
-
-    Args:
-      shared: a `step.Shared`. keys: typed keys [B], of the crops. indices: int32 [B].
-
-    Returns:
-      float32 [B, H, W, C] in [-1, 1].
-    """
-    if shared.canvas is None:
-        return to_float(shared.images[indices])
-    crop = functools.partial(augment.random_crop_of_canvas, side=shared.images.shape[1])
-    return to_float(jax.vmap(crop)(keys, *(leaf[indices] for leaf in shared.canvas)))
+from cglo_jax.training import draws
 
 
 def _take_pairs(shared, keys, first, second):
-    """-> two batches of real images. 0 to 2 of `keys` are other draws'."""
-    crops = (jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in (3, 4))
+    """-> two batches of real images [B, H, W, C] in [-1, 1]."""
+    fold_in = jax.vmap(jax.random.fold_in, (0, None))
+    crops = [fold_in(keys, pair) for pair in draws.Pair]
     pairs = zip(crops, (first, second), strict=True)
     return [take_images(shared, key, indices) for key, indices in pairs]
 
@@ -148,8 +97,7 @@ METHODS = {
         _cglo, _autoaugment, from_cglo=True, reads=(*_SAMPLES, *_AUGMENTS)
     ),
     "mixup": Method(_mixup, reads=("classify.mixup_alpha", *_REPLACES)),
-    # It has a training step of its own, classifier/mixmatch.py.
-    "mixmatch": Method(reads=("mixmatch.", *_POOL)),
+    "mixmatch": Method(semi_supervised=True, reads=("mixmatch.", *_POOL)),
     "pixelmix_cosine": Method(
         _pixelmix, loss=losses.cosine_loss, reads=("sample.t_values", *_REPLACES)
     ),
@@ -194,24 +142,3 @@ def check_side(fields: ConfigDict, side: int) -> None:
 def need_cglo(names: Sequence[str]) -> bool:
     """Returns whether any of these methods trains on cGLO's images."""
     return any(METHODS[name].from_cglo for name in names)
-
-
-def apply_per_example(
-    function: Callable[..., jax.Array],
-    keys: jax.Array,
-    x: jax.Array,
-    probability: float,
-    spec: Any,
-) -> jax.Array:
-    """Applies an `augment` to each image [B, H, W, C] with a probability; keys [B].
-
-    Args:
-      spec: a `step.StepSpec`.
-    """
-
-    def one(key, image):
-        key_apply, key_function = jax.random.split(key)
-        changed = function(key_function, image, spec)
-        return jnp.where(jax.random.bernoulli(key_apply, probability), changed, image)
-
-    return jax.vmap(one)(keys, x)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from cglo_jax.cglo import codes, losses
 from cglo_jax.classifier import step as classifier
 from cglo_jax.data.dataset import Dataset
-from cglo_jax.training import parallel
+from cglo_jax.training import draws, parallel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +176,7 @@ def create_batches(
         return classifier.create_batch(shared, keys, members, spec=spec, key_batch=key)
 
     x, targets = create(shared, key, indices[:, 0])
-    key_pool = jax.random.fold_in(key, (1 << 31) + 1)  # far from image indices
+    key_pool = jax.random.fold_in(key, draws.Batch.UNLABELLED_IMAGES)
     if len(shared.images) > len(shared.sampler.labels):
         shared = shared._replace(canvas=None)
     # Their targets mean nothing: they have no labels, or those are hidden.
@@ -260,7 +260,7 @@ def train_step(
     """
     count = mixmatch.augmentations
     key = jax.random.fold_in(shared.key, state.step)
-    key_dropout = jax.random.fold_in(key, (1 << 31) + 3)  # as `step.train_step`
+    key_dropout = jax.random.fold_in(key, draws.Batch.DROPOUT)
     device = jax.lax.axis_index(parallel.AXIS)
     key_guess, key_train = jax.random.split(jax.random.fold_in(key_dropout, device))
     x, targets = create_batches(shared, key, indices, spec=spec, augmentations=count)
@@ -268,7 +268,7 @@ def train_step(
     logits, _ = _forward(spec, variables, x[1:], jax.random.split(key_guess, count))
     guesses = guess_labels(logits, mixmatch.temperature)
     targets = jnp.stack([targets] + [guesses] * count)
-    key_mix = jax.random.fold_in(key, (1 << 31) + 2)
+    key_mix = jax.random.fold_in(key, draws.Batch.MIX)
     x, targets, labelled = mix_batches(key_mix, x, targets, mixmatch.alpha)
     lambda_u = unlabelled_weight(state.step, mixmatch)
     keys = jax.random.split(key_train, 1 + count)

@@ -1,7 +1,8 @@
 """One training step of the final classifier, with every augmentation method (section 4.2)."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,14 +11,13 @@ import optax
 from flax import struct
 from ml_collections import ConfigDict
 
-from cglo_jax.cglo import codes, sampling
+from cglo_jax.cglo import codes, losses, sampling
 from cglo_jax.classifier import augment
-from cglo_jax.classifier.methods import METHODS, apply_per_example, one_hot, take_images
-from cglo_jax.data.dataset import Dataset
+from cglo_jax.data.dataset import to_float
 from cglo_jax.data.pixels import Canvas
 from cglo_jax.models.resnet import ResNet50
 from cglo_jax.models.wide_resnet import WideResNet
-from cglo_jax.training import parallel
+from cglo_jax.training import draws, parallel
 
 
 @struct.dataclass
@@ -55,12 +55,36 @@ class Shared(NamedTuple):
     sampler: sampling.Sampler
 
 
+class Method(NamedTuple):
+    """What a method changes in a training step of the final classifier.
+
+    Attributes:
+      replace: makes a new image for each of the batch, which takes the image's place with
+        probability `classify.replace_probability`, before the random crop and flip, see `Replace`.
+      augment: changes an image, real or new, after the random crop and flip, with
+        probability `classify.augment_probability`, see `Augment`.
+      loss: (outputs [B, K], targets [B, K]) -> float32 [B].
+      from_cglo: whether it needs a trained cGLO.
+      semi_supervised: whether it is MixMatch, which has a step of its own, `mixmatch.train_step`.
+      reads: the config's fields that it depends on, and the baseline does not, but for
+        those of a cGLO; "a." stands for all of section a. None: any field. Experiments run
+        what reads the same once.
+    """
+
+    replace: "Replace | None" = None
+    augment: "Augment | None" = None
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = losses.soft_cross_entropy
+    from_cglo: bool = False
+    semi_supervised: bool = False
+    reads: tuple[str, ...] | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class StepSpec:
     """The constants of a step, plain values: equal specs share one compiled step."""
 
     model: WideResNet | ResNet50
-    method: str
+    method: Method
     sample: sampling.SampleSpec
     replace_probability: float
     augment_probability: float
@@ -86,6 +110,16 @@ class StepSpec:
         )
 
 
+# (keys [B], key_t [B], indices int32 [B], shared, spec) -> (images float32 [B, H, W, C] in [-1, 1],
+# targets float32 [B, K]). What `classify.draw_per` may have drawn once for the batch comes from key_t.
+Replace = Callable[
+    [jax.Array, jax.Array | None, jax.Array, Shared, StepSpec],
+    tuple[jax.Array, jax.Array],
+]
+# (key, x float32 [H, W, C], spec) -> x
+Augment = Callable[[jax.Array, jax.Array, StepSpec], jax.Array]
+
+
 def create_network(
     config: ConfigDict, num_classes: int, axis_name: str | None = parallel.AXIS
 ) -> WideResNet | ResNet50:
@@ -97,13 +131,19 @@ def create_network(
     return WideResNet(num_classes, c.depth, c.width, c.dropout, **common)
 
 
-def create_spec(config: ConfigDict, dataset: Dataset, method: str) -> StepSpec:
-    """Builds the constants of training with `method` on the images of `dataset`."""
+def create_spec(
+    config: ConfigDict, side: int, channels: int, num_classes: int, method: Method
+) -> StepSpec:
+    """Builds the constants of training with a method.
+
+    Args:
+      side, channels: of the images. num_classes: K.
+    """
     c = config.classify
     return StepSpec(
-        model=create_network(config, len(dataset.class_names)),
+        model=create_network(config, num_classes),
         method=method,
-        sample=sampling.create_spec(config, dataset),
+        sample=sampling.create_sample_spec(config, side, channels),
         replace_probability=c.replace_probability,
         augment_probability=c.augment_probability,
         draw_per_batch=c.draw_per == "batch",
@@ -118,6 +158,44 @@ def create_spec(config: ConfigDict, dataset: Dataset, method: str) -> StepSpec:
         momentum=c.momentum,
         weight_decay=c.weight_decay,
     )
+
+
+def one_hot(shared: Shared, indices: jax.Array) -> jax.Array:
+    """Returns the targets float32 [B, K] of the images `indices`, int32 [B]."""
+    labels = shared.sampler.labels[indices]
+    return jax.nn.one_hot(labels, len(shared.class_weights))
+
+
+def take_images(shared: Shared, keys: jax.Array, indices: jax.Array) -> jax.Array:
+    """Takes real images: random crops where there is more to see than the squares.
+
+    Args:
+      keys: typed keys [B], of the crops. indices: int32 [B].
+
+    Returns:
+      float32 [B, H, W, C] in [-1, 1].
+    """
+    if shared.canvas is None:
+        return to_float(shared.images[indices])
+    crop = functools.partial(augment.random_crop_of_canvas, side=shared.images.shape[1])
+    return to_float(jax.vmap(crop)(keys, *(leaf[indices] for leaf in shared.canvas)))
+
+
+def apply_per_example(
+    function: Augment,
+    keys: jax.Array,
+    x: jax.Array,
+    probability: float,
+    spec: StepSpec,
+) -> jax.Array:
+    """Applies an augmentation to each image [B, H, W, C] with a probability; keys [B]."""
+
+    def one(key, image):
+        key_apply, key_function = jax.random.split(key)
+        changed = function(key_function, image, spec)
+        return jnp.where(jax.random.bernoulli(key_apply, probability), changed, image)
+
+    return jax.vmap(one)(keys, x)
 
 
 def create_batch(
@@ -139,11 +217,10 @@ def create_batch(
     """
     split = jax.vmap(jax.random.split, (0, None), 1)
     key_new, key_replace, key_augment = split(keys, 3)
-    # Not 0 or 1, which are `split`s of it.
-    key_crop, key_method = (
-        jax.vmap(jax.random.fold_in, (0, None))(key_augment, i) for i in (2, 3)
-    )
-    method, targets = METHODS[spec.method], one_hot(shared, indices)
+    fold_in = jax.vmap(jax.random.fold_in, (0, None))
+    key_crop = fold_in(key_augment, draws.Augment.CROP_OF_CANVAS)
+    key_method = fold_in(key_augment, draws.Augment.METHOD)
+    method, targets = spec.method, one_hot(shared, indices)
     x = take_images(shared, key_crop, indices)
     replaced = jnp.zeros(len(indices), bool)
     if method.replace is not None:
@@ -179,8 +256,8 @@ def train_step(
     """
     key = jax.random.fold_in(shared.key, state.step)
     keys = codes.example_keys(key, indices)
-    # Far from image indices, which `keys` are made of; 1 and 2 are mixmatch's.
-    key_batch, key_dropout = (jax.random.fold_in(key, (1 << 31) + i) for i in (0, 3))
+    key_batch = jax.random.fold_in(key, draws.Batch.REPLACEMENT)
+    key_dropout = jax.random.fold_in(key, draws.Batch.DROPOUT)
     x, targets = create_batch(shared, keys, indices, spec=spec, key_batch=key_batch)
     device = jax.lax.axis_index(parallel.AXIS)
     rngs = {"dropout": jax.random.fold_in(key_dropout, device)}
@@ -191,7 +268,7 @@ def train_step(
             variables, x, train=True, mutable="batch_stats", rngs=rngs
         )
         weights = targets @ shared.class_weights
-        loss = (weights * METHODS[spec.method].loss(logits, targets)).mean()
+        loss = (weights * spec.method.loss(logits, targets)).mean()
         accuracy = 100 * (logits.argmax(-1) == targets.argmax(-1)).mean()
         return loss, (new["batch_stats"], {"loss": loss, "train_accuracy": accuracy})
 
@@ -225,7 +302,7 @@ def init_state(key: jax.Array, *, spec: StepSpec) -> ClassifierState:
         batch_stats=variables["batch_stats"],
         opt_state=spec.tx.init(params),
         # Copies: a donated state must not hold an array twice.
-        averaged=jax.tree.map(jnp.copy, params) if spec.method == "mixmatch" else {},
+        averaged=jax.tree.map(jnp.copy, params) if spec.method.semi_supervised else {},
     )
 
 

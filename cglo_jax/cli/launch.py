@@ -212,7 +212,7 @@ def check_equal(what: str, value: str) -> None:
     """
     from cglo_jax.training import parallel
 
-    everyones = parallel.tell_all(what, value)
+    everyones = parallel.gather_strings(what, value)
     for i, other in enumerate(everyones):
         if other != everyones[0]:
             raise UserError(
@@ -230,7 +230,7 @@ def processes_here() -> int:
     from cglo_jax.training import parallel
 
     own = socket.gethostname()
-    return parallel.tell_all("host", own).count(own)
+    return parallel.gather_strings("host", own).count(own)
 
 
 def check_workdir(workdir: pathlib.Path) -> None:
@@ -242,7 +242,7 @@ def check_workdir(workdir: pathlib.Path) -> None:
     from cglo_jax.files import readback
     from cglo_jax.training import parallel
 
-    parallel.wait_for_all("the lock is taken")
+    parallel.barrier("the lock is taken")
     holder = ""
     with contextlib.suppress(OSError, readback.Unusable):
         holder = readback.read_bytes(workdir / "lock").decode(errors="replace")
@@ -300,7 +300,7 @@ def _end_together() -> int:
     from cglo_jax.training import parallel
 
     try:
-        parallel.wait_for_all("end")
+        parallel.barrier("end")
         jax.distributed.shutdown()
     except jax.errors.JaxRuntimeError:
         return LOST

@@ -58,6 +58,30 @@ class Dataset:
         return int((self.labels >= 0).sum())
 
     @property
+    def num_unlabelled(self) -> int:
+        """Number of images without a label."""
+        return len(self.labels) - self.num_labelled
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    @property
+    def side_and_channels(self) -> tuple[int, int]:
+        """(H, C) of the images, which are squares.
+
+        Raises:
+          UserError: they are none.
+        """
+        _, height, width, channels = self.images.shape
+        if height != width:
+            raise UserError(
+                f"images are {width}x{height} pixels: set --config.dataset.size to make them square"
+            )
+        return height, channels
+
+    @property
     def class_weights(self) -> np.ndarray:
         """Weights of the classes' cross-entropies, float32 [K], 1 on average over images.
 

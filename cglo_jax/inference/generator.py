@@ -17,13 +17,18 @@ from ml_collections import ConfigDict
 
 from cglo_jax.cglo import codes, sampling
 from cglo_jax.config import saved
-from cglo_jax.data.dataset import Dataset, batch_that_fits, to_uint8
+from cglo_jax.data.dataset import batch_that_fits, to_uint8
 from cglo_jax.errors import UserError, shorten
 from cglo_jax.files import readback
+from cglo_jax.inference.sampler import (
+    Restored,
+    put_on_device,
+    synthesize_classes,
+)
 from cglo_jax.process import numerics, setup
-from cglo_jax.stages import sample
 from cglo_jax.training import parallel
 from cglo_jax.workdir import trained
+from cglo_jax.workdir.trained import TrainedCglo
 
 Key = jax.Array | int  # of `jax.random.key`, or its seed
 
@@ -38,41 +43,27 @@ class TrainedModel:
 
     Attributes:
       seed, step: of the run, and of its checkpoint.
+      class_names: K names, indexed by label.
+      image_shape: (H, W, C).
+      ids: of the training images, n names.
+      labels: of the training images, int32 [n], -1 = unlabelled.
       config: the configuration it was trained with.
-      dataset: what is known of the training images, all but their pixels, which are zeros.
       restored: what `sample` makes images with.
     """
 
     seed: int
     step: int
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    ids: tuple[str, ...] = dataclasses.field(repr=False)
+    labels: np.ndarray = dataclasses.field(repr=False)
     config: ConfigDict = dataclasses.field(repr=False)
-    dataset: Dataset = dataclasses.field(repr=False)
-    restored: sample.Restored = dataclasses.field(repr=False)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """K names, indexed by label."""
-        return self.dataset.class_names
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """Of the n training images, hexadecimal; the labelled ones first."""
-        return self.dataset.ids
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Of the training images, int32 [n], -1 = unlabelled."""
-        return self.dataset.labels
+    restored: Restored = dataclasses.field(repr=False)
 
     @property
     def z(self) -> np.ndarray:
-        """Their codes, float32 [n, d], unit rows."""
+        """Codes of the training images, float32 [n, d], unit rows."""
         return self.restored.z
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
-        return self.dataset.images.shape[1:]
 
     @numerics.with_ours
     def sample(self, label: str | int, n: int = 1, key: Key = 0) -> np.ndarray:
@@ -94,7 +85,7 @@ class TrainedModel:
         )
         # G may normalise by the batch: it has all classes then, as in training.
         only = label if self.config.sample.batch_statistics == "running" else None
-        batches = sample.synthesize_classes(self.restored, _as_key(key), n, only)
+        batches = synthesize_classes(self.restored, _as_key(key), n, only)
         for k, images, *_ in batches:
             own = k // n == label
             made[k[own] % n] = images[own]
@@ -109,7 +100,7 @@ class TrainedModel:
         """
         setup.check_not_forked()
         found = [self._find(i) for i in ([ids] if isinstance(ids, str) else ids)]
-        return self._paint(self.z[found], np.array(found, np.int32), key)
+        return self._generate(self.z[found], np.array(found, np.int32), key)
 
     @numerics.with_ours
     def walk(
@@ -129,9 +120,9 @@ class TrainedModel:
         path = codes.INTERPOLATIONS[self.config.sample.interpolation]
         t = np.linspace(0, 1, steps, dtype=np.float32)
         z = _interpolate(self.z[start], self.z[end], t, path=path)
-        return self._paint(np.asarray(z), np.full(steps, start, np.int32), key)
+        return self._generate(np.asarray(z), np.full(steps, start, np.int32), key)
 
-    def _paint(self, z: np.ndarray, draws: np.ndarray, key: Key) -> np.ndarray:
+    def _generate(self, z: np.ndarray, draws: np.ndarray, key: Key) -> np.ndarray:
         """Generates images of codes [n, d] with the noise number draws [n] of the key."""
         n, typed = len(z), _as_key(key)
         if not n:
@@ -143,11 +134,11 @@ class TrainedModel:
             size = min(batch_that_fits(self.image_shape[0]), 1 << (n - 1).bit_length())
         sampler, spec = self.restored.sampler, self.restored.spec
 
-        def paint(rows: np.ndarray) -> jax.Array:
+        def generate(rows: np.ndarray) -> jax.Array:
             one = sampler.variables, z[rows], draws[rows], typed
-            return _generate(*one, spec=spec)
+            return _generate_uint8(*one, spec=spec)
 
-        return parallel.map_batches(paint, np.arange(n), size)
+        return parallel.map_batches(generate, np.arange(n), size)
 
     def _find_class(self, label: str | int) -> int:
         names = self.class_names
@@ -196,7 +187,7 @@ def _interpolate(
 
 
 @functools.partial(jax.jit, static_argnames="spec")
-def _generate(
+def _generate_uint8(
     variables: Any,
     z: jax.Array,
     draws: jax.Array,
@@ -220,9 +211,9 @@ def load(workdir: str | os.PathLike, seed: int | None = None) -> TrainedModel:
         seed = seeds[0]
     if seed not in seeds:
         raise UserError(f"{path} has no cGLO of seed {seed}: it has {_list(seeds)}")
-    model, meta, step = trained.restore_with_added(path, seed)
-    config = saved.restore_config(path, meta["fingerprint"])
-    return create(config, seed, model, meta, step, path)
+    cglo = trained.restore_with_added(path, seed)
+    config = saved.restore_config(path, cglo.meta["fingerprint"])
+    return create(config, seed, cglo, path)
 
 
 def trained_seeds(workdir: pathlib.Path) -> list[int]:
@@ -237,14 +228,9 @@ def trained_seeds(workdir: pathlib.Path) -> list[int]:
 
 
 def create(
-    config: ConfigDict,
-    seed: int,
-    model: dict[str, Any],
-    meta: dict[str, Any],
-    step: int,
-    where: pathlib.Path,
+    config: ConfigDict, seed: int, cglo: TrainedCglo, where: pathlib.Path
 ) -> TrainedModel:
-    """Puts a restored model, see `trained.restore_with_added`, on one device.
+    """Puts a trained cGLO on one device.
 
     Args:
       where: its work directory.
@@ -252,14 +238,17 @@ def create(
     Raises:
       UserError: it is not of this configuration; names `where`.
     """
-    labels = model["labels"]
-    # As large as its shape says in name only.
-    pixels = np.broadcast_to(np.uint8(0), (len(labels), *meta["shape"]))
-    ids = tuple(row.tobytes().hex() for row in model["ids"])
-    dataset = Dataset(pixels, labels, tuple(meta["names"]), ids, "train")
-    sampling.check_generator(config, dataset, model, where)
-    restored = sample.put_on_device(config, dataset, model, step)
-    return TrainedModel(seed, step, config, dataset, restored)
+    trained.check_generator(config, cglo, where)
+    return TrainedModel(
+        seed,
+        cglo.step,
+        tuple(cglo.meta["names"]),
+        cglo.shape,
+        tuple(row.tobytes().hex() for row in cglo.ids),
+        cglo.labels,
+        config,
+        put_on_device(config, cglo),
+    )
 
 
 def _as_key(key: Key) -> jax.Array:

@@ -44,7 +44,10 @@ class Generator(nn.Module):
       channels: Channels of the images.
       width: Channels of the last hidden map; each smaller map has twice as many.
       max_width: Limit to the channels of any map.
-      noise_dim: Length of the noise vector; 0 for a generator without noise.
+      noise: "concat": noise goes through a dense layer of its own and beside the codes; "additive":
+        it is added to the codes (section 5.2); "none".
+      noise_dim: Length of the noise that goes beside the codes.
+      noise_std: Standard deviation of the noise.
       dtype: Compute type; parameters and images are float32.
       axis_name: Mapped axis over which batch norm averages.
     """
@@ -53,7 +56,9 @@ class Generator(nn.Module):
     channels: int = 3
     width: int = 64
     max_width: int = 512
+    noise: str = "concat"
     noise_dim: int = 100
+    noise_std: float = 0.15
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
 
@@ -65,7 +70,7 @@ class Generator(nn.Module):
 
         Args:
           z: Codes [B, d], unit rows.
-          eps: Noise [B, noise_dim], or None for no noise input.
+          eps: Noise [B, e], see `draw_noise`; None: without noise.
           train: Normalise by batch statistics, else by running ones.
 
         Returns:
@@ -73,7 +78,7 @@ class Generator(nn.Module):
         """
         start, doublings = start_and_doublings(self.size)
         widths = stage_widths(doublings, self.width, self.max_width)
-        x = self._with_noise(z, eps)  # [B, d + noise_dim]
+        x = self._with_noise(z, eps)  # [B, d + noise_dim] or [B, d]
         x = nn.Dense(
             start * start * widths[0],
             use_bias=False,
@@ -97,14 +102,39 @@ class Generator(nn.Module):
         )(x)
         return jnp.tanh(x.astype(jnp.float32))
 
+    def noise_length(self, dim: int) -> int:
+        """Returns e, the length of the noise that goes with codes in R^dim; 0 without noise."""
+        return {"concat": self.noise_dim, "additive": dim, "none": 0}[self.noise]
+
+    def draw_noise(self, keys: jax.Array, dim: int) -> jax.Array | None:
+        """Draws eps ~ N(0, noise_std^2 I) for each image.
+
+        Args:
+          keys: Typed keys [B], one per image.
+          dim: d, the length of the codes that the noise goes with.
+
+        Returns:
+          float32 [B, e], see `noise_length`; None if e is 0.
+        """
+        if not (length := self.noise_length(dim)):
+            return None
+        draw = jax.vmap(lambda key: jax.random.normal(key, (length,)))
+        return self.noise_std * draw(keys)
+
     def _with_noise(self, z: jax.Array, eps: jax.Array | None) -> jax.Array:
-        """Appends the noise, passed through a dense layer of its own, to the codes."""
-        if eps is None or self.noise_dim == 0:
+        """Returns [z, eps], eps passed through a dense layer of its own, or z + eps (section 5.2).
+
+        z + eps is not projected: it lies beside the sphere, in a ball around z.
+        """
+        length = self.noise_length(z.shape[1])
+        if eps is None or not length:
             return z
-        if eps.shape != (z.shape[0], self.noise_dim):
+        if eps.shape != (z.shape[0], length):
             raise ValueError(
-                f"eps has shape {eps.shape}, expected {(z.shape[0], self.noise_dim)}"
+                f"eps has shape {eps.shape}, expected {(z.shape[0], length)}"
             )
+        if self.noise == "additive":
+            return z + eps
         eps = nn.Dense(
             self.noise_dim, dtype=self.dtype, kernel_init=_noise_init, name="noise"
         )(eps)

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cglo_jax.cglo.algorithm import Params
 from cglo_jax.cglo.sampling import create_sampler
 from cglo_jax.classifier import mixmatch
 from cglo_jax.classifier import step as classifier
@@ -29,7 +30,7 @@ from cglo_jax.pretrained import networks
 from cglo_jax.pretrained.networks import NO_WEIGHTS, RANDOM, Origin
 from cglo_jax.process import numerics
 from cglo_jax.report import model_cards
-from cglo_jax.training import loop, memory, parallel
+from cglo_jax.training import loop, parallel
 from cglo_jax.training.batches import BatchOrder
 from cglo_jax.training.checkpoints import Checkpoints
 from cglo_jax.workdir import trained
@@ -41,6 +42,9 @@ from cglo_jax.workdir.results import (
     result_path,
     top_k_accuracy,
 )
+from cglo_jax.workdir.trained import TrainedCglo
+
+Body = tuple[Params, Params]  # parameters and batch statistics
 
 
 @functools.cache
@@ -64,7 +68,7 @@ def compiled_step(
 def compiled_logits(model: nn.Module, devices: tuple[jax.Device, ...]) -> Callable:
     """Returns pmapped (variables, uint8 images [D, B, H, W, C]) -> logits [D * B, K]."""
 
-    def logits(variables: Any, images: jax.Array) -> jax.Array:
+    def logits(variables: Params, images: jax.Array) -> jax.Array:
         return model.apply(variables, to_float(images), train=False)[0]
 
     return parallel.pmap_batch(logits, devices)
@@ -143,11 +147,16 @@ def run(
             print(f"{name}: done before, top-1 {result['top1']:.2f} %", flush=True)
             return
     devices = tuple(parallel.choose_devices(config.devices))
-    spec = classifier.create_spec(config, train_set, method)
-    model, perceptual = _restore_cglo(config, workdir, data, spec, seed)
+    shape = train_set.side_and_channels
+    spec = classifier.create_spec(
+        config, *shape, train_set.num_classes, METHODS[method]
+    )
+    cglo = None
+    if spec.method.from_cglo:
+        cglo = _restore_complete(config, workdir, data, seed)
     _set_aside_old(workdir, method, seed, fingerprint)
-    state, rate = _train(
-        config, workdir, train_set, spec, model, body, seed, devices, fingerprint
+    state, lr_scale = _train(
+        config, workdir, train_set, spec, cglo, body, method, seed, devices, fingerprint
     )
     logits = evaluate(state, spec.model, test_set, devices)
     if not np.isfinite(logits).all():
@@ -164,10 +173,7 @@ def run(
         "fingerprint": fingerprint,
         "dataset": describe_data(config, train_set, test_set),
         "classifier_weights": origin.text,
-        "perceptual_weights": perceptual["weights"],
-        "perceptual_digest": perceptual["digest"],
-        "codes_added_later": perceptual["added"],
-        "rates_times": {"classifier": rate, **perceptual["rates"]},
+        **_describe_cglo(cglo, lr_scale),
         "environment": environment(devices),
         "confusion": confusion(logits, test_set.labels),
     }
@@ -207,7 +213,7 @@ def _set_aside_old(workdir: pathlib.Path, method: str, seed: int, now: Any) -> N
         return
     path = result_path(workdir, method, seed)
     saved = _read_fingerprint(path)
-    parallel.wait_for_all("old classifiers are read")
+    parallel.barrier("old classifiers are read")
     if "train" in fingerprints.find_longer(saved, now):
         both = ("train", "classify")
         check_fingerprint(saved, now, str(path.parent), may_grow=both)
@@ -228,7 +234,7 @@ def _set_aside_old(workdir: pathlib.Path, method: str, seed: int, now: Any) -> N
                 file=sys.stderr,
                 flush=True,
             )
-        parallel.wait_for_all("old classifiers are set aside")
+        parallel.barrier("old classifiers are set aside")
 
 
 def _move_metrics(
@@ -308,7 +314,7 @@ def _is_to_train(path: pathlib.Path, config: ConfigDict, method: str) -> bool:
     return _must_go_on(saved, classify_fingerprint(config), method)
 
 
-def load_body(config: ConfigDict) -> tuple[tuple[Any, Any] | None, Origin]:
+def load_body(config: ConfigDict) -> tuple[Body | None, Origin]:
     """Returns the (params, batch_stats) a classifier starts from but for its head, and their origin.
 
     Without weights of other images they are None.
@@ -323,83 +329,79 @@ def load_body(config: ConfigDict) -> tuple[tuple[Any, Any] | None, Origin]:
     return networks.resnet50_variables(tensors), provenance.summary
 
 
-def _restore_complete(config, workdir, data, seed) -> tuple[dict[str, Any], Any]:
-    """Returns (model, meta) of a fully trained cGLO that has not learnt the test images."""
+def _restore_complete(
+    config: ConfigDict, workdir: pathlib.Path, data: tuple[Dataset, Dataset], seed: int
+) -> TrainedCglo:
+    """Restores a fully trained cGLO that has not learnt the test images."""
     train_set, test_set = data
-    model, meta, _ = trained.restore_model(
-        config, workdir, train_set, seed, complete=True
-    )
-    trained.check_unseen(test_set, model)
-    return model, meta
+    cglo = trained.restore(config, workdir, train_set, seed, complete=True)
+    trained.check_unseen(test_set, cglo.generator_ids)
+    return cglo
 
 
-def _restore_cglo(config, workdir, data, spec, seed) -> tuple[dict[str, Any], Any]:
-    """Returns the fully trained cGLO of `seed`, and what a result tells of it.
-
-    An empty one if the method needs none.
-    """
-    if not METHODS[spec.method].from_cglo:
-        z = np.zeros((len(data[0].ids), 0))
-        told = {
-            "weights": NO_WEIGHTS.text,
-            "digest": NO_WEIGHTS.digest,
-            "added": 0,
-            "rates": {},
-        }
-        return {"params": {}, "batch_stats": {}, "z": z}, told
-    model, meta = _restore_complete(config, workdir, data, seed)
-    told = {"weights": meta["notes"]["weights"], "digest": meta["weights"]}
-    notes, rates = meta["notes"], {"cglo": meta["rate"]}
-    if "generator_rate" in notes:
-        rates = {"cglo": notes["generator_rate"], "codes": meta["rate"]}
-    return model, {**told, "added": notes["added"], "rates": rates}
+def _describe_cglo(cglo: TrainedCglo | None, lr_scale: float) -> dict[str, Any]:
+    """Returns the fields of a result that depend on the cGLO; None if the method needs none."""
+    if cglo is None:
+        weights, digest, added, scales = NO_WEIGHTS.text, NO_WEIGHTS.digest, 0, {}
+    else:
+        notes = cglo.meta["notes"]
+        weights, digest, added = notes["weights"], cglo.meta["weights"], notes["added"]
+        scales = {"cglo": cglo.meta["rate"]}
+        if "generator_rate" in notes:
+            scales = {"cglo": notes["generator_rate"], "codes": cglo.meta["rate"]}
+    return {
+        "perceptual_weights": weights,
+        "perceptual_digest": digest,
+        "codes_added_later": added,
+        "rates_times": {"classifier": lr_scale, **scales},
+    }
 
 
 def _train(
-    config, workdir, dataset, spec, model, body, seed, devices, fingerprint
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    dataset: Dataset,
+    spec: classifier.StepSpec,
+    cglo: TrainedCglo | None,
+    body: Body | None,
+    method: str,
+    seed: int,
+    devices: tuple[jax.Device, ...],
+    fingerprint: dict[str, Any],
 ) -> tuple[classifier.ClassifierState, float]:
+    """Returns the state after the last step, and what the learning rate was multiplied by."""
     c, n = config.classify, dataset.num_labelled
     # The same keys for every method: they differ in what a step makes of its images.
     keys = jax.random.split(jax.random.key(seed), 4)
     key_init, key_step, key_order, key_pool = keys
-    semi_supervised = spec.method == "mixmatch"
+    semi_supervised = spec.method.semi_supervised
     constants = mixmatch.MixMatch.create(config) if semi_supervised else None
     images = dataset.images if semi_supervised else dataset.images[:n]
-    sampler = create_sampler(model, dataset)
-    shared = classifier.Shared(
-        key_step, images, dataset.canvas, dataset.class_weights, sampler
-    )
+    z = cglo.z if cglo else np.zeros((len(dataset.ids), 0))
+    variables = cglo.variables if cglo else {"params": {}, "batch_stats": {}}
+    sampler = create_sampler(variables, z, dataset.labels, dataset.num_classes)
     size = parallel.per_device(c.batch_size, n, devices, "classify.batch_size")
     order = BatchOrder(key_order, np.arange(n), size)
     if semi_supervised:
         pool_order = BatchOrder(key_pool, mixmatch.choose_pool(dataset, size), size)
 
-    def create(rate: float) -> tuple[parallel.TakeSteps, classifier.ClassifierState]:
-        scaled = dataclasses.replace(spec, lr=spec.lr * rate)
-        step_fn = compiled_step(scaled, devices, constants)
+    def choose(step: int, lr_scale: float) -> tuple[parallel.MappedStep, np.ndarray]:
+        scaled = dataclasses.replace(spec, lr=spec.lr * lr_scale)
+        batch = order(step)
+        if semi_supervised:
+            batch = np.stack([batch, pool_order(step)], 1)
+        return compiled_step(scaled, devices, constants), batch
 
-        def choose(step: int) -> tuple[parallel.MappedStep, np.ndarray]:
-            batch = order(step)
-            if semi_supervised:
-                batch = np.stack([batch, pool_order(step)], 1)
-            return step_fn, batch
-
-        take_steps = parallel.create_take_steps(
-            choose,
-            lambda: shared,
-            devices,
-            config.steps_per_call,
-            functools.partial(memory.check, config, "classify", shared),
-        )
-        return take_steps, classifier.create_state(key_init, spec, body, devices)
-
-    directory = result_path(workdir, spec.method, seed).parent
     job = loop.Job(
-        create=create,
+        init=functools.partial(classifier.create_state, key_init, spec, body, devices),
+        choose=choose,
+        shared=classifier.Shared(
+            key_step, images, dataset.canvas, dataset.class_weights, sampler
+        ),
         split_state=classifier.split_state,
         merge_state=classifier.merge_state,
         devices=devices,
-        checkpoint_dir=directory / "checkpoints",
+        checkpoint_dir=result_path(workdir, method, seed).parent / "checkpoints",
         meta={
             "fingerprint": fingerprint,
             "names": list(dataset.class_names),
@@ -407,15 +409,16 @@ def _train(
             "conversion": dataset.conversion._asdict(),
         },
         workdir=workdir,
-        tags={"stage": "classify", "method": spec.method, "seed": seed},
+        tags={"stage": "classify", "method": method, "seed": seed},
+        section="classify",
         total=c.epochs * c.steps_per_epoch,
         steps_per_epoch=c.steps_per_epoch,
         images_per_step=size,
         log_every=c.log_every_steps,
         save_every=c.checkpoint_every_epochs * c.steps_per_epoch,
-        tell_done=False,  # `run` tells the accuracy
-        may_grow=_may_grow(config, spec.method),
-        cannot_grow=_cannot_grow(config, spec.method),
+        tell_done=False,  # `run` prints the accuracy
+        may_grow=_may_grow(config, method),
+        cannot_grow=_cannot_grow(config, method),
         **loop.settings(config),
     )
     return loop.run_steps(job)

@@ -69,11 +69,11 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _restore(config: ConfigDict, workdir: pathlib.Path, seed: int) -> TrainedModel:
-    model, meta, step = trained.restore_with_added(workdir, seed)
+    cglo = trained.restore_with_added(workdir, seed)
     where = str(trained.checkpoint_dir(workdir, seed))
-    now = train_fingerprint(config)
-    check_fingerprint(meta["fingerprint"], now, where, may_grow=("train",))
-    return generator.create(config, seed, model, meta, step, workdir)
+    saved, now = cglo.meta["fingerprint"], train_fingerprint(config)
+    check_fingerprint(saved, now, where, may_grow=("train",))
+    return generator.create(config, seed, cglo, workdir)
 
 
 def write_generator(directory: pathlib.Path, model: TrainedModel) -> None:
@@ -85,7 +85,7 @@ def write_generator(directory: pathlib.Path, model: TrainedModel) -> None:
     variables, spec = model.restored.sampler.variables, model.restored.spec
 
     def generate(z: jax.Array, noise: jax.Array) -> jax.Array:
-        eps = spec.noise_std * noise if noise.shape[1] else None
+        eps = spec.generator.noise_std * noise if noise.shape[1] else None
         return to_uint8(sampling.generate_with(variables, z, eps, spec=spec))
 
     (b,) = jax.export.symbolic_shape("b")
@@ -103,8 +103,7 @@ def write_generator(directory: pathlib.Path, model: TrainedModel) -> None:
 
 
 def _noise_dim(model: TrainedModel) -> int:
-    spec = model.restored.spec
-    return model.z.shape[1] if spec.noise_added else spec.generator.noise_dim
+    return model.restored.spec.generator.noise_length(model.z.shape[1])
 
 
 def write_classifier(directory: pathlib.Path, classifier: Classifier) -> None:

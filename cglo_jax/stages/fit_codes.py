@@ -1,8 +1,7 @@
-"""Adding images later: one code for each new image, eq. (2) over the codes alone.
+"""The stage train with `train.only_codes`: one code for each image that was added later.
 
-The generator and the weak classifier stay as Algorithm 1 left them and normalise by running
-statistics, as they do when sampling. Images that already have a code keep it; the codes of new
-ones start uniformly on the sphere, whatever `latent.init` was for those of training.
+Images that already have a code keep it; the codes of new ones start uniformly on the sphere, whatever
+`latent.init` was for those of training.
 """
 
 import contextlib
@@ -12,130 +11,34 @@ import itertools
 import math
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from ml_collections import ConfigDict
 
-from cglo_jax.cglo import algorithm, codes
+from cglo_jax.cglo import algorithm, code_fit, codes
+from cglo_jax.cglo.algorithm import Params, StepSpec
+from cglo_jax.cglo.code_fit import FitState, Frozen
 from cglo_jax.config.fingerprint import check_fingerprint
 from cglo_jax.data.dataset import Dataset
 from cglo_jax.errors import UserError
 from cglo_jax.process import numerics
 from cglo_jax.stages import train
-from cglo_jax.training import loop, memory, parallel
+from cglo_jax.training import draws, loop, parallel
 from cglo_jax.training.batches import BatchOrder
 from cglo_jax.training.checkpoints import Checkpoints, remove_all
-from cglo_jax.workdir import trained as restoring
-
-
-@struct.dataclass
-class FitState:
-    """Everything that fitting changes: steps taken, int32 [], and the codes of all images."""
-
-    step: jax.Array
-    codes: codes.Codes
-
-
-class Shared(NamedTuple):
-    """What a step reads and never changes; params and batch_stats of both networks."""
-
-    fixed: algorithm.Shared
-    params: dict[str, Any]
-    batch_stats: dict[str, Any]
-
-
-def fit_step(
-    state: FitState,
-    shared: Shared,
-    indices: jax.Array,
-    *,
-    spec: algorithm.StepSpec,
-    use_weak: bool,
-) -> tuple[FitState, dict[str, jax.Array]]:
-    """One step of eq. (2) over the codes of the batch: L_rec + gamma L_ce, G and phi frozen.
-
-    L_ce is of the labelled images. Runs inside a `parallel.MappedStep`; all draws depend on
-    (key, step, image) only, so N devices compute what one computes.
-
-    Args:
-      indices: int32 [B], this device's images, none twice on any device.
-      use_weak: whether L_ce counts.
-
-    Returns:
-      The new state and scalar metrics, means over the batch of all devices; those of f_phi
-      are means over its labelled images, 0 without any.
-    """
-    fixed = shared.fixed
-    keys = codes.example_keys(jax.random.fold_in(fixed.key, state.step), indices)
-    rows = codes.gather_codes(state.codes, indices)
-    eps = algorithm.draw_noise_for(rows.z, keys, spec=spec)
-
-    def loss_fn(z: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        loss, (_, metrics) = algorithm.compute_loss(
-            shared.params,
-            z,
-            eps,
-            indices,
-            batch_stats=shared.batch_stats,
-            shared=fixed,
-            spec=spec,
-            use_weak=use_weak,
-            train=False,
-        )
-        return loss, metrics
-
-    grads, metrics = jax.grad(loss_fn, has_aux=True)(rows.z)
-    lr = spec.lr_factor(state.step) * spec.code_lr
-    # As in training, a code has its own image's loss, undivided by the batch.
-    rows = codes.update_codes(rows, grads * len(indices), lr, spec.adam)
-    labelled = (fixed.labels[indices] >= 0).mean()
-    metrics, labelled = jax.lax.pmean((metrics, labelled), parallel.AXIS)
-    for name in metrics.keys() - {"loss", "reconstruction"}:
-        metrics[name] = jnp.where(labelled > 0, metrics[name] / labelled, 0)
-    indices, rows = jax.lax.all_gather((indices, rows), parallel.AXIS, tiled=True)
-    new_codes = codes.scatter_codes(state.codes, indices, rows)
-    return FitState(step=state.step + 1, codes=new_codes), metrics
+from cglo_jax.workdir import trained
+from cglo_jax.workdir.trained import TrainedCglo
 
 
 @functools.cache
 def compiled_step(
     spec: algorithm.StepSpec, use_weak: bool, devices: tuple[jax.Device, ...]
 ) -> parallel.MappedStep:
-    """Returns the mapped `fit_step`, the same object for the same arguments (one compilation)."""
-    step = functools.partial(fit_step, spec=spec, use_weak=use_weak)
+    """Returns the mapped `code_fit.fit_step`, the same object for the same arguments (one compilation)."""
+    step = functools.partial(code_fit.fit_step, spec=spec, use_weak=use_weak)
     return parallel.MappedStep(step, devices)
-
-
-def keep_codes(
-    drawn: np.ndarray, ids: np.ndarray, models: Sequence[dict[str, Any]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Gives each image the code that the first of `models` to know it has for it.
-
-    Args:
-      drawn: float32 [n, d], codes of images that none of them knows. ids: uint8 [n, 16].
-      models: with `z` and `ids`.
-
-    Returns:
-      (codes float32 [n, d], int64 [m], the images that none of them knows).
-    """
-    known = {}
-    for model in reversed(models):
-        names = (row.tobytes() for row in model["ids"])
-        known.update(zip(names, model["z"], strict=True))
-    names = [row.tobytes() for row in ids]
-    z = [known.get(name, row) for name, row in zip(names, drawn, strict=True)]
-    new = [i for i, name in enumerate(names) if name not in known]
-    return np.stack(z), np.array(new, np.int64)
-
-
-def scale_drops(config: ConfigDict, total: int) -> tuple[tuple[int, float], ...]:
-    """Returns (step, factor) of the rate's drops, at the fractions of `total` where training has them."""
-    t = config.train
-    return tuple((round(e / t.epochs * total), t.lr_drop) for e in t.lr_drop_epochs)
 
 
 @numerics.with_ours
@@ -147,7 +50,7 @@ def run(
 ) -> None:
     """Fits codes for the images that the trained cGLO of `seed` has none for, or goes on with it.
 
-    Writes checkpoints to `trained.codes_dir`, from where `trained.restore_model` takes them; those
+    Writes checkpoints to `trained.codes_dir`, from where `trained.restore` takes them; those
     of training stay as they are. What an earlier call fitted to the same generator is kept for
     the images that are still there, and its checkpoints are removed in the end.
 
@@ -160,66 +63,97 @@ def run(
     """
     dataset, test_set = data
     name = f"codes seed {seed}"
-    trained, meta = _restore_trained(config, workdir, dataset, seed)
-    if meta["images"] == dataset.digest:
+    cglo = _restore_trained(config, workdir, dataset, seed)
+    if cglo.meta["images"] == dataset.digest:
         print(f"{name}: no image was added: nothing to do", flush=True)
         return
-    directory = restoring.codes_dir(workdir, seed, dataset, trained)
-    if restoring.restore_finished(directory):
+    directory = trained.codes_dir(workdir, seed, dataset, cglo.variables)
+    if trained.restore_finished(directory):
         print(f"{name}: done before", flush=True)
         return
-    ids = restoring.hash_ids(dataset.ids)
-    z = np.asarray(codes.draw_codes(_split_key(seed)[0], ids, config.latent.dim))
-    others = [path for path in sorted(directory.parent.glob("*")) if path != directory]
-    earlier = [model for path in others if (model := restoring.restore_if_whole(path))]
-    z, new = keep_codes(z, ids, [trained, *earlier])
-    kept = len(z) - len(new)
+    fitted, new = _keep_codes(config, cglo, dataset, seed, directory)
+    kept = len(fitted.z) - len(new)
     print(f"{name}: {len(new)} images without a code, {kept} with one", flush=True)
-    # What the generator has learnt, without labels at most, may not be a test image now.
-    transductive = config.dataset.transductive
-    learnt = trained["ids"][: meta["n_labelled"] if transductive else None]
-    of_images = {"z": z, "ids": ids, "labels": dataset.labels}
-    model = {**trained, **of_images, "generator_ids": learnt}
-    restoring.check_unseen(test_set, model)
-    old = {row.tobytes() for row in trained["ids"]}
-    notes = {
-        **meta["notes"],
-        "added": sum(row.tobytes() not in old for row in ids),
-        "generator_rate": meta["rate"],
-    }
-    meta = {**meta, "images": dataset.digest, "notes": notes}
-    parallel.wait_for_all("codes are read")
+    trained.check_unseen(test_set, fitted.generator_ids)
+    parallel.barrier("codes are read")
     if len(new):
-        _fit(config, workdir, dataset, seed, model, meta, new)
+        _fit(config, workdir, dataset, seed, fitted, new)
     elif parallel.is_first_process():
         # Images were only left out, labelled or put in another order.
         with Checkpoints(directory) as checkpoints:
-            meta = {**meta, "total": 0, "rate": 1.0}
-            checkpoints.save(0, model, {"step": np.int32(0)}, meta)
-    if parallel.is_first_process():  # those of other images or of another generator
-        generator = directory.parent
-        for path in list(generator.parent.glob("generator-*/images-*")):
-            if path != directory:
-                remove_all(path)
-        for path in generator.parent.glob("generator-*"):
-            with contextlib.suppress(OSError):  # it holds something else
-                path.rmdir()
-    parallel.wait_for_all("codes are there")
+            meta = {**fitted.meta, "total": 0, "rate": 1.0}
+            checkpoints.save(0, _arrays(fitted), {"step": np.int32(0)}, meta)
+    if parallel.is_first_process():
+        _remove_others(directory)
+    parallel.barrier("codes are there")
+
+
+def _keep_codes(
+    config: ConfigDict,
+    cglo: TrainedCglo,
+    dataset: Dataset,
+    seed: int,
+    directory: pathlib.Path,
+) -> tuple[TrainedCglo, np.ndarray]:
+    """Returns the cGLO with a code for each image of `dataset`, and int64 [m], the new images.
+
+    Args:
+      directory: where the codes will be; earlier ones lie beside it.
+    """
+    ids = trained.hash_ids(dataset.ids)
+    drawn = np.asarray(codes.draw_codes(_split_key(seed)[0], ids, config.latent.dim))
+    others = [path for path in sorted(directory.parent.glob("*")) if path != directory]
+    earlier = [one for path in others if (one := trained.restore_if_whole(path))]
+    known = [(one.ids, one.z) for one in (cglo, *earlier)]
+    z, new = code_fit.keep_codes(drawn, ids, known)
+    # What the generator has learnt, without labels at most, may not be a test image now.
+    transductive = config.dataset.transductive
+    learnt = cglo.ids[: cglo.meta["n_labelled"] if transductive else None]
+    old = {row.tobytes() for row in cglo.ids}
+    notes = {
+        **cglo.meta["notes"],
+        "added": sum(row.tobytes() not in old for row in ids),
+        "generator_rate": cglo.meta["rate"],
+    }
+    meta = {**cglo.meta, "images": dataset.digest, "notes": notes}
+    fitted = cglo._replace(
+        z=z, ids=ids, labels=dataset.labels, generator_ids=learnt, meta=meta
+    )
+    return fitted, new
+
+
+def _remove_others(directory: pathlib.Path) -> None:
+    """Removes checkpoints of codes of other images or of another generator."""
+    generator = directory.parent
+    for path in list(generator.parent.glob("generator-*/images-*")):
+        if path != directory:
+            remove_all(path)
+    for path in generator.parent.glob("generator-*"):
+        with contextlib.suppress(OSError):  # it holds something else
+            path.rmdir()
+
+
+def _arrays(cglo: TrainedCglo) -> Params:
+    """Returns what a checkpoint of codes holds."""
+    names = ("params", "batch_stats", "z", "ids", "labels", "generator_ids")
+    return {name: getattr(cglo, name) for name in names}
 
 
 def _split_key(seed: int) -> jax.Array:
     """Returns the keys of the first codes, of the steps and of the order of images."""
-    key = jax.random.fold_in(jax.random.key(seed), 3)  # 0 to 2 are those of `train.run`
+    key = jax.random.fold_in(jax.random.key(seed), draws.Run.CODES_OF_ADDED_IMAGES)
     return jax.random.split(key, 3)
 
 
-def _restore_trained(config, workdir, dataset, seed) -> tuple[Any, dict[str, Any]]:
-    """Returns (model, meta) of the trained cGLO that codes can be fitted to."""
-    directory, command = restoring.checkpoint_dir(workdir, seed), "--stage=train"
+def _restore_trained(
+    config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, seed: int
+) -> TrainedCglo:
+    """Restores the trained cGLO that codes can be fitted to."""
+    directory, command = trained.checkpoint_dir(workdir, seed), "--stage=train"
     hint = "train one without --config.train.only_codes, or copy checkpoints/ and cglo_files.jsonl of one here"
-    model, meta, step = restoring.restore_newest(config, directory, hint)
-    restoring.check_complete(directory, command, meta, step, config.train.epochs)
-    names = itertools.zip_longest(meta["names"], dataset.class_names)
+    cglo = trained.restore_newest(config, directory, hint)
+    trained.check_complete(directory, command, cglo, config.train.epochs)
+    names = itertools.zip_longest(cglo.meta["names"], dataset.class_names)
     for label, (old, new) in enumerate(names):
         if old != new:
             raise UserError(
@@ -227,11 +161,13 @@ def _restore_trained(config, workdir, dataset, seed) -> tuple[Any, dict[str, Any
                 f"call has {new!r}): train a new cGLO for these, in another --workdir"
             )
     shape = list(dataset.images.shape[1:])
-    check_fingerprint({"shape": meta["shape"]}, {"shape": shape}, str(directory))
-    return model, meta
+    check_fingerprint({"shape": cglo.meta["shape"]}, {"shape": shape}, str(directory))
+    return cglo
 
 
-def _restore_state(directory, spec, devices) -> algorithm.TrainState:
+def _restore_state(
+    directory: pathlib.Path, spec: StepSpec, devices: Sequence[jax.Device]
+) -> algorithm.TrainState:
     """Returns the state after training."""
     with Checkpoints(directory, read_only=True) as checkpoints:
         step = checkpoints.latest_step()
@@ -244,61 +180,61 @@ def _restore_state(directory, spec, devices) -> algorithm.TrainState:
         return train.merge_state(*parallel.replicate(trees, devices))
 
 
-def _create_state(z: jax.Array, *, spec: algorithm.StepSpec) -> FitState:
+def _create_state(z: jax.Array, *, spec: StepSpec) -> FitState:
     return FitState(jnp.zeros((), jnp.int32), codes.create_codes(z, spec.adam))
 
 
-def _fit(config, workdir, dataset, seed, model, meta, new) -> None:
+def _fit(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    dataset: Dataset,
+    seed: int,
+    cglo: TrainedCglo,
+    new: np.ndarray,
+) -> None:
     """Takes the steps: a new image has as many updates as a code had in training on average."""
-    c, directory = config.train, restoring.checkpoint_dir(workdir, seed)
+    c, directory = config.train, trained.checkpoint_dir(workdir, seed)
     (vgg, _), origin = train.load_weights(config)
-    saved, now = {"weights": meta["weights"]}, {"weights": origin.digest}
+    saved, now = {"weights": cglo.meta["weights"]}, {"weights": origin.digest}
     check_fingerprint(saved, now, str(directory))
     devices = tuple(parallel.choose_devices(config.devices))
     devices = devices if len(new) >= len(devices) else tuple(parallel.one_device())
     size = parallel.per_device(c.batch_size, len(new), devices, "train.batch_size")
     spec = algorithm.create_spec(config, dataset)
-    trained = _restore_state(directory, spec, devices)
-    updates = float(np.mean(trained.codes.opt_state.count))
+    state = _restore_state(directory, spec, devices)
+    updates = float(np.mean(state.codes.opt_state.count))
     total = math.ceil(updates * len(new) / size)
-    spec = dataclasses.replace(spec, lr_drops=scale_drops(config, total))
+    spec = dataclasses.replace(spec, lr_drops=code_fit.scale_drops(config, total))
     use_weak = spec.gamma > 0 and bool((dataset.labels[new] >= 0).any())
     _, key_step, key_order = _split_key(seed)
-    fixed = algorithm.create_shared(key_step, dataset, vgg, cache_gb=0, spec=spec)
-    shared = Shared(fixed, trained.params, trained.batch_stats)
-    order = BatchOrder(key_order, new, size)
+    shared = algorithm.create_shared(key_step, dataset, vgg, cache_gb=0, spec=spec)
+    order, arrays = BatchOrder(key_order, new, size), _arrays(cglo)
 
-    def create(rate: float) -> tuple[parallel.TakeSteps, FitState]:
-        step_fn = compiled_step(algorithm.scale_rates(spec, rate), use_weak, devices)
-        take_steps = parallel.create_take_steps(
-            lambda step: (step_fn, order(step)),
-            lambda: shared,
-            devices,
-            config.steps_per_call,
-            functools.partial(memory.check, config, "train", shared),
-        )
-        z = model["z"]
-        return take_steps, parallel.create_replicated(
-            _create_state, devices, z, spec=spec
-        )
+    def choose(step: int, lr_scale: float) -> tuple[parallel.MappedStep, np.ndarray]:
+        return compiled_step(spec.scale_lr(lr_scale), use_weak, devices), order(step)
 
-    def split_state(state: FitState) -> tuple[dict[str, Any], dict[str, Any]]:
+    def split_state(state: FitState) -> tuple[Params, Params]:
         rest = {"step": state.step, "code_opt_state": state.codes.opt_state}
-        return {**model, "z": state.codes.z}, rest
+        return {**arrays, "z": state.codes.z}, rest
 
-    def merge_state(model: dict[str, Any], rest: dict[str, Any]) -> FitState:
+    def merge_state(model: Params, rest: Params) -> FitState:
         return FitState(rest["step"], codes.Codes(model["z"], rest["code_opt_state"]))
 
     per_epoch = max(1, total // c.epochs)
     job = loop.Job(
-        create=create,
+        init=functools.partial(
+            parallel.create_replicated, _create_state, devices, cglo.z, spec=spec
+        ),
+        choose=choose,
+        shared=Frozen(shared, state.params, state.batch_stats),
         split_state=split_state,
         merge_state=merge_state,
         devices=devices,
-        checkpoint_dir=restoring.codes_dir(workdir, seed, dataset, model),
-        meta={**meta, "total": total},
+        checkpoint_dir=trained.codes_dir(workdir, seed, dataset, cglo.variables),
+        meta={**cglo.meta, "total": total},
         workdir=workdir,
         tags={"stage": "codes", "seed": seed},
+        section="train",
         total=total,
         steps_per_epoch=per_epoch,
         images_per_step=size,

@@ -1,8 +1,6 @@
 """Pictures of a cGLO while it is trained: of the same images and from the same draws each time."""
 
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +8,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cglo_jax.cglo import codes, quality, sampling
+from cglo_jax.cglo.algorithm import TrainState
 from cglo_jax.cglo.sampling import Sampler, SampleSpec
 from cglo_jax.data.dataset import Dataset, to_uint8
 from cglo_jax.report import figures, fonts
-from cglo_jax.stages import sample
 
 _CLASSES = 8  # shown, spread over all
 _SAMPLES = 4  # of each
@@ -21,30 +19,36 @@ _SIDE = 128  # pixels: larger images are shrunk
 
 
 def draw(
-    config: ConfigDict, dataset: Dataset, model: Mapping[str, Any]
+    config: ConfigDict, dataset: Dataset, state: TrainState
 ) -> dict[str, np.ndarray]:
     """Draws training images above their reconstructions, and samples of their classes.
 
     The first device computes it, in one program. The draws are those of `sample.seed`.
 
     Args:
-      model: params, batch_stats and z of a `algorithm.TrainState`, replicated; it is only read.
+      state: replicated; it is only read.
 
     Returns:
       {"reconstructions", "samples"}: uint8 [height, width, 3].
     """
-    names = ("params", "batch_stats", "z")
-    model = {name: model[name] for name in names}
-    model = jax.tree.map(lambda leaf: leaf.addressable_data(0), model)
-    restored = sample.put_on_device(config, dataset, model, step=0)
-    members, counts, _ = restored.sampler.classes
+    generator = "generator"
+    variables = {
+        "params": state.params[generator],
+        "batch_stats": state.batch_stats[generator],
+    }
+    variables, z = jax.tree.map(
+        lambda leaf: leaf.addressable_data(0), (variables, state.codes.z)
+    )
+    spec = sampling.create_sample_spec(
+        config, *dataset.side_and_channels, axis_name=None
+    )
+    sampler = sampling.create_sampler(variables, z, dataset.labels, dataset.num_classes)
+    members, counts, _ = sampler.classes
     classes = quality.spread(len(counts), _CLASSES)
     rows = np.arange(_SAMPLES)[:, None] % counts[classes]  # [_SAMPLES, classes]
     beside = members[classes, rows]
     keys = jax.random.split(jax.random.key(config.sample.seed))
-    again, made = _compute(
-        restored.sampler, keys, beside[0], beside.ravel(), spec=restored.spec
-    )
+    again, made = _compute(sampler, keys, beside[0], beside.ravel(), spec=spec)
     labels = fonts.label_classes(dataset.class_names)
     titles = [labels[label] for label in classes]
     real, again, made = map(_shrink, (dataset.images[beside[0]], again, made))

@@ -1,13 +1,12 @@
 """The stage sample: new images of a trained cGLO, and pictures of what it learnt, on disk."""
 
-import functools
 import hashlib
 import json
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,73 +14,18 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cglo_jax.cglo import codes, quality, sampling
-from cglo_jax.cglo.sampling import Sampler, SampleSpec
-from cglo_jax.data.dataset import Dataset, batch_that_fits, to_uint8
+from cglo_jax.cglo import codes, quality
+from cglo_jax.data.dataset import Dataset
 from cglo_jax.files import ownership, storage
+from cglo_jax.inference import sampler
+from cglo_jax.inference.sampler import Restored
 from cglo_jax.process import numerics
 from cglo_jax.report import code_maps, figures, fonts
 from cglo_jax.stages import copies, sample_formats
-from cglo_jax.workdir import trained as restoring
+from cglo_jax.workdir import trained
 
 _GRID_IMAGES = 16  # of the reconstruction grid, and classes of the interpolation grid
 _WALK = 7  # images between two reconstructions (Fig. 5)
-
-
-class Restored(NamedTuple):
-    """A trained cGLO, to sample from.
-
-    Attributes:
-      z: float32 [n, d], the codes of all its images, also of unlabelled ones.
-      step: of its checkpoint.
-    """
-
-    sampler: Sampler
-    spec: SampleSpec
-    z: np.ndarray
-    step: int
-
-
-def restore(
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    dataset: Dataset,
-    seed: int,
-    *,
-    complete: bool = False,
-) -> Restored:
-    """Restores the newest generator and codes, for one device; see `trained.restore_model`."""
-    model, _, step = restoring.restore_model(
-        config, workdir, dataset, seed, complete=complete
-    )
-    return put_on_device(config, dataset, model, step)
-
-
-def put_on_device(
-    config: ConfigDict, dataset: Dataset, model: dict[str, Any], step: int
-) -> Restored:
-    """Puts a model, see `trained.restore_model`, on one device, to sample from."""
-    spec = sampling.create_spec(config, dataset)
-    spec = spec._replace(generator=spec.generator.clone(axis_name=None))
-    sampler = sampling.create_sampler(model, dataset)
-    variables, z = jax.device_put((sampler.variables, sampler.z))
-    sampler = sampler._replace(variables=variables, z=z)
-    return Restored(sampler, spec, model["z"], step)
-
-
-def paint(model: Restored, z: jax.Array, keys: jax.Array) -> np.ndarray:
-    """Computes images of codes [B, d] -> uint8 [B, H, W, C]; see `sampling.generate`."""
-    variables, spec = model.sampler.variables, model.spec
-    return np.asarray(to_uint8(sampling.generate(variables, z, keys, spec=spec)))
-
-
-@functools.partial(jax.jit, static_argnames="spec")
-def synthesize_uint8(
-    sampler: Sampler, keys: jax.Array, indices: jax.Array, *, spec: SampleSpec
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Computes `sampling.synthesize` with images as uint8 in [0, 255]."""
-    images, partners, t = sampling.synthesize(sampler, keys, indices, spec=spec)
-    return to_uint8(images), partners, t
 
 
 @numerics.with_ours
@@ -106,8 +50,8 @@ def run(
     """
     began = time.perf_counter()
     dataset, test_set = data
-    trained, _, step = restoring.restore_model(config, workdir, dataset, seed)
-    model = put_on_device(config, dataset, trained, step)
+    cglo = trained.restore(config, workdir, dataset, seed)
+    model = sampler.put_on_device(config, cglo)
     key_images, key_grids = jax.random.split(jax.random.key(config.sample.seed))
     origin = {
         "seed": seed,
@@ -118,7 +62,8 @@ def run(
     with ownership.replacing(workdir, "samples") as new:
         n = write_images(new, dataset, model, key_images, per_class, origin)
         write_figures(new, dataset, model, key_grids, config.sample.projection)
-        held_out = test_set.images[restoring.find_unseen(test_set, trained)]
+        unseen = trained.find_unseen(test_set, cglo.ids, cglo.generator_ids)
+        held_out = test_set.images[unseen]
         copies.write(new, dataset, held_out)
         if forms := config.sample.export:
             sample_formats.write(new, forms, dataset.class_names, config.dataset.name)
@@ -149,7 +94,7 @@ def write_figures(
     first, second = (_spread(model.sampler.classes, place) for place in (0, 1))
     grid = draw_reconstructions(dataset, model, key, first)
     grid.save(directory / "reconstructions.png")
-    images, t = paint_walks(model, key, first, second)
+    images, t = generate_walks(model, key, first, second)
     names = [dataset.class_names[dataset.labels[i]] for i in first]
     labels = fonts.label_classes(dataset.class_names)
     shown = [labels[dataset.labels[i]] for i in first]
@@ -166,46 +111,6 @@ def write_figures(
     code_map.save(directory / "codes.png")
 
 
-def synthesize_classes(
-    model: Restored,
-    key: jax.Array,
-    per_class: int,
-    only: int | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Synthesizes `per_class` images of each class, beside its labelled images in turn.
-
-    Image k is of class k // per_class. A batch has all classes in turn, as G may normalise by it.
-
-    Args:
-      only: leave out the images of all other classes; None: none.
-
-    Yields:
-      (k int [B], images uint8 [B, H, W, C], positions i of the images that they were made beside, j
-      of their partners, t), see `sampling.synthesize`.
-    """
-    members, counts, _ = model.sampler.classes
-    turn = np.arange(per_class) % counts[:, None]  # [K, per_class]
-    sources = np.take_along_axis(members, turn, 1).ravel()
-    keys = codes.example_keys(key, jnp.arange(len(sources)))
-    of_class = np.arange(len(sources)).reshape(-1, per_class)  # [K, per_class]
-    order = of_class.T.ravel() if only is None else of_class[only]
-    size = min(len(order), batch_that_fits(model.spec.generator.size))
-
-    def dispatch(start: int) -> tuple[np.ndarray, tuple[jax.Array, ...]]:
-        k = np.take(order, range(start, start + size), mode="wrap")  # of one shape
-        return k, synthesize_uint8(model.sampler, keys[k], sources[k], spec=model.spec)
-
-    starts = range(0, len(order), size)
-    waiting = dispatch(0)
-    for start in starts:
-        k, made = waiting
-        if start != starts[-1]:
-            waiting = dispatch(start + size)  # computed while others use these
-        images, partners, t = map(np.asarray, made)
-        parts = (k, images, sources[k], partners, t)
-        yield tuple(part[: len(order) - start] for part in parts)
-
-
 def write_images(
     directory: pathlib.Path,
     dataset: Dataset,
@@ -218,7 +123,7 @@ def write_images(
 
     Args:
       directory: where manifest.jsonl and images/<class>/*.png will be.
-      key: see `synthesize_classes`. origin: put into every line of the manifest.
+      key: see `sampler.synthesize_classes`. origin: put into every line of the manifest.
     """
     lines: dict[int, dict[str, Any]] = {}
     folders = sample_formats.folder_names(dataset.class_names)
@@ -242,7 +147,7 @@ def write_images(
         }
 
     with ThreadPoolExecutor() as threads:  # encoding lets others compute
-        for batch in synthesize_classes(model, key, per_class):
+        for batch in sampler.synthesize_classes(model, key, per_class):
             lines.update(threads.map(write, *batch))
     ordered = [json.dumps(lines[k]) for k in sorted(lines)]
     text = "".join(f"{line}\n" for line in ordered)
@@ -269,13 +174,13 @@ def draw_reconstructions(
     """
     shown = np.asarray(shown)
     keys = codes.example_keys(key, jnp.asarray(shown))
-    images = paint(model, model.sampler.z[shown], keys)
+    images = sampler.generate_uint8(model, model.sampler.z[shown], keys)
     labels = fonts.label_classes(dataset.class_names)
     names = [labels[dataset.labels[i]] for i in shown]
     return figures.reconstruction_grid(dataset.images[shown], images, names)
 
 
-def paint_walks(
+def generate_walks(
     model: Restored, key: jax.Array, first: Sequence[int], second: Sequence[int]
 ) -> tuple[np.ndarray, list[float]]:
     """Computes walks between the codes of two images of a class (Fig. 5).
@@ -292,5 +197,5 @@ def paint_walks(
     ends = (jnp.asarray(model.sampler.z[np.asarray(i)]) for i in (first, second))
     z = walk(*ends, t)
     keys = jnp.repeat(codes.example_keys(key, jnp.asarray(first)), len(t))
-    images = paint(model, z.reshape(-1, z.shape[-1]), keys)
+    images = sampler.generate_uint8(model, z.reshape(-1, z.shape[-1]), keys)
     return images.reshape(*z.shape[:2], *images.shape[1:]), t.tolist()

@@ -2,7 +2,6 @@
 
 import functools
 import pathlib
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cglo_jax.cglo import algorithm, code_init, codes
-from cglo_jax.cglo.train_step import train_step
+from cglo_jax.cglo.algorithm import Params
 from cglo_jax.config.fingerprint import train_fingerprint
 from cglo_jax.data.dataset import Dataset
 from cglo_jax.models.vgg import VGG16
@@ -19,8 +18,7 @@ from cglo_jax.pretrained.networks import NO_WEIGHTS, RANDOM, Origin
 from cglo_jax.process import numerics
 from cglo_jax.report import model_cards
 from cglo_jax.stages import previews
-from cglo_jax.training import loop, memory, parallel
-from cglo_jax.training.batches import Schedule
+from cglo_jax.training import loop, parallel
 from cglo_jax.workdir import trained
 
 
@@ -30,11 +28,11 @@ def compiled_step(
 ) -> parallel.MappedStep:
     """Returns the mapped `train_step`, the same object for the same arguments (one compilation)."""
     return parallel.MappedStep(
-        functools.partial(train_step, spec=spec, labelled=labelled), devices
+        functools.partial(algorithm.train_step, spec=spec, labelled=labelled), devices
     )
 
 
-def load_vgg(config: ConfigDict) -> tuple[dict[str, Any], Origin]:
+def load_vgg(config: ConfigDict) -> tuple[Params, Origin]:
     """Returns the perceptual network's parameters and their origin.
 
     They are {} if the loss does not use it.
@@ -52,7 +50,7 @@ def load_vgg(config: ConfigDict) -> tuple[dict[str, Any], Origin]:
     return networks.vgg16_params(tensors), provenance.summary
 
 
-def load_weights(config: ConfigDict) -> tuple[tuple[Any, Any], Origin]:
+def load_weights(config: ConfigDict) -> tuple[tuple[Params, Params | None], Origin]:
     """Returns the networks that training only reads, and the origin of both.
 
     Returns:
@@ -64,7 +62,7 @@ def load_weights(config: ConfigDict) -> tuple[tuple[Any, Any], Origin]:
     return (vgg, resnet), code_init.join_origins(of_vgg, of_resnet)
 
 
-def split_state(state: algorithm.TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_state(state: algorithm.TrainState) -> tuple[Params, Params]:
     """Splits a state into what sampling needs (generator and codes) and the rest."""
     model = {
         "params": state.params["generator"],
@@ -81,7 +79,7 @@ def split_state(state: algorithm.TrainState) -> tuple[dict[str, Any], dict[str, 
     return model, rest
 
 
-def merge_state(model: dict[str, Any], rest: dict[str, Any]) -> algorithm.TrainState:
+def merge_state(model: Params, rest: Params) -> algorithm.TrainState:
     """Inverse of `split_state`."""
     return algorithm.TrainState(
         step=rest["step"],
@@ -116,28 +114,21 @@ def run(
     spec = algorithm.create_spec(config, dataset)
     key_init, key_step, key_order = jax.random.split(jax.random.key(seed), 3)
     (vgg, resnet), origin = load_weights(config)
-    cache_gb = config.reconstruction.cache_gb
-    schedule = Schedule(config, dataset, key_order, devices)
+    schedule = algorithm.Schedule(config, dataset, key_order, devices)
     z = code_init.draw(config, key_init, dataset, resnet)
     ids = trained.hash_ids(dataset.ids)
 
-    def split_with_images(
-        state: algorithm.TrainState,
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def choose(step: int, lr_scale: float) -> tuple[parallel.MappedStep, np.ndarray]:
+        labelled, indices = schedule(step)
+        return compiled_step(spec.scale_lr(lr_scale), labelled, devices), indices
+
+    def split_with_images(state: algorithm.TrainState) -> tuple[Params, Params]:
         model, rest = split_state(state)
         return {**model, "ids": ids, "labels": dataset.labels}, rest
 
-    reads = (key_step, dataset, vgg, cache_gb)
-    outline = algorithm.outline_shared(*reads, spec=spec)
-
-    def create(rate: float) -> tuple[parallel.TakeSteps, algorithm.TrainState]:
-        scaled = algorithm.scale_rates(spec, rate)
-
-        def choose(step: int) -> tuple[parallel.MappedStep, np.ndarray]:
-            labelled, indices = schedule(step)
-            return compiled_step(scaled, labelled, devices), indices
-
-        state = parallel.create_replicated(
+    job = loop.Job(
+        init=functools.partial(
+            parallel.create_replicated,
             algorithm.init_state,
             devices,
             key_init,
@@ -145,18 +136,12 @@ def run(
             spec=spec,
             n=len(dataset.ids),
             dim=config.latent.dim,
-        )
-        take_steps = parallel.create_take_steps(
-            choose,
-            lambda: algorithm.create_shared(*reads, spec=spec),
-            devices,
-            config.steps_per_call,
-            functools.partial(memory.check, config, "train", outline),
-        )
-        return take_steps, state
-
-    job = loop.Job(
-        create=create,
+        ),
+        choose=choose,
+        shared=algorithm.create_shared(
+            key_step, dataset, vgg, config.reconstruction.cache_gb, spec=spec
+        ),
+        complete_shared=functools.partial(algorithm.compute_features, spec=spec),
         split_state=split_with_images,
         merge_state=merge_state,
         devices=devices,
@@ -173,6 +158,7 @@ def run(
         },
         workdir=workdir,
         tags={"stage": "train", "seed": seed},
+        section="train",
         total=schedule.total,
         steps_per_epoch=schedule.steps_per_epoch,
         images_per_step=schedule.batch_size,
@@ -181,7 +167,7 @@ def run(
         **loop.settings(config),
         may_grow=("train",),
         compare_images=lambda model: trained.compare_images(model["ids"], ids),
-        draw=lambda state: previews.draw(config, dataset, split_state(state)[0]),
+        draw=lambda state: previews.draw(config, dataset, state),
     )
     state, _ = loop.run_steps(job)
     if parallel.is_first_process():

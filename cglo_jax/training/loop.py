@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
@@ -17,7 +18,14 @@ from cglo_jax.config.fingerprint import check_fingerprint, describe_longer, find
 from cglo_jax.errors import UserError
 from cglo_jax.files import ownership
 from cglo_jax.process import interrupts
-from cglo_jax.training import finite, logged, manifest, parallel, wandb_run
+from cglo_jax.training import (
+    finite,
+    logged,
+    manifest,
+    memory,
+    parallel,
+    wandb_run,
+)
 from cglo_jax.training.checkpoints import Checkpoints
 from cglo_jax.training.run_log import RunLog
 
@@ -27,28 +35,39 @@ class Job:
     """What one trainer gives to the loop.
 
     Attributes:
-      create: factor of the learning rates -> (what takes steps, see `parallel.create_take_steps`,
-        the state before step 0, replicated). A call donates its state.
+      init: returns the state before step 0, replicated; steps donate it.
+      choose: (step, factor of the learning rates) -> (the mapped step, its batch [B, ...]); called
+        once for each step, in order.
+      shared: what steps read and never change, on the host.
+      complete_shared: computes the arrays that `shared` has only shapes and types of, after it is
+        known that they fit into memory.
       split_state, merge_state: state <-> (model, rest), the two items of a checkpoint.
       devices: that steps are taken on.
       checkpoint_dir, workdir: where checkpoints, and where metrics.jsonl and timings.jsonl go.
-      meta: saved in a checkpoint, with the batch size and the rates' factor; the `fingerprint` dict
-        and all other values but `notes`, which are for people, must be the same when resuming.
+      meta: saved in a checkpoint, with the batch size and the learning rates' factor; the
+        `fingerprint` dict and all other values but `notes`, which are for people, must be the same
+        when resuming.
       tags: put into every line of metrics.jsonl and timings.jsonl; identify this run in them.
+      section: of the config that has this trainer's `batch_size`.
       total: steps in all.
       log_every, save_every: in steps; the last step is logged and saved in any case.
+      steps_per_call: that one call from Python takes, see `parallel.create_take_steps`.
+      check_memory: whether to refuse what does not fit into the memory that is free.
       rollbacks: how often to go back to the newest checkpoint, with lower learning rates, when a value
         is not finite; 0 = never.
       rollback_factor: what they are multiplied by then.
-      compare_images: tells, of the `model` of a checkpoint of other images, how they differ.
-      draw: of a state that is saved: pictures uint8 [H, W, 3] by name, for TensorBoard and W&B; the
-        loop does not ask for them where nothing shows them.
-      tell_done: whether to tell of the end; who has more to tell of it says False.
+      compare_images: describes how the images of a checkpoint's `model` differ from those of this
+        call.
+      draw: state that is saved -> pictures uint8 [H, W, 3] by name, for TensorBoard and W&B; called
+        only where something shows them.
+      tell_done: whether to print a line at the end.
       wandb: the project of W&B that metrics and pictures go to.
       may_grow, cannot_grow: see `fingerprint.check_fingerprint`.
     """
 
-    create: Callable[[float], tuple[parallel.TakeSteps, Any]]
+    init: Callable[[], Any]
+    choose: Callable[[int, float], tuple[parallel.MappedStep, np.ndarray]]
+    shared: Any
     split_state: Callable[[Any], tuple[Any, Any]]
     merge_state: Callable[[Any, Any], Any]
     devices: Sequence[jax.Device]
@@ -56,13 +75,17 @@ class Job:
     workdir: pathlib.Path
     meta: Mapping[str, Any]
     tags: Mapping[str, Any]
+    section: str
     total: int
     steps_per_epoch: int
     images_per_step: int
     log_every: int
     save_every: int
+    steps_per_call: int
+    check_memory: bool
     rollbacks: int
     rollback_factor: float
+    complete_shared: Callable[[Any], Any] = lambda shared: shared
     compare_images: Callable[[Any], str] | None = None
     draw: Callable[[Any], Mapping[str, np.ndarray]] | None = None
     tell_done: bool = True
@@ -81,6 +104,8 @@ class Job:
 def settings(config: ConfigDict) -> dict[str, Any]:
     """Returns the attributes of a `Job` that are the same for every trainer."""
     return {
+        "steps_per_call": config.steps_per_call,
+        "check_memory": config.check_memory,
         "rollbacks": config.rollbacks,
         "rollback_factor": config.rollback_factor,
         "wandb": wandb_run.Project.create(config),
@@ -100,36 +125,36 @@ def run_steps(job: Job) -> tuple[Any, float]:
         finite.
       interrupts.Interrupted: after such a signal.
     """
-    rate = None
+    lr_scale = None
     for rollbacks in itertools.count():
         try:
-            return _take_all(job, rate)
-        except _Spoiled as error:
+            return _take_all(job, lr_scale)
+        except _NonFinite as error:
             if signum := _agree_to_stop():
                 raise interrupts.Interrupted(signum) from None
             since = "since the last checkpoint" if error.saved else "yet"
             text = f"{job.name}: {error}; nothing was saved {since}"
             if rollbacks == job.rollbacks:
-                raise UserError(f"{text}: {_advise(rollbacks, error)}") from None
-            rate = error.rate * job.rollback_factor
+                raise UserError(f"{text}: {_hint(rollbacks, error)}") from None
+            lr_scale = error.lr_scale * job.rollback_factor
             if parallel.is_first_process():
                 again = "going on from there" if error.saved else "starting over"
-                again += f" with learning rates times {rate:g}"
+                again += f" with learning rates times {lr_scale:g}"
                 print(f"{text}: {again}", file=sys.stderr, flush=True)
 
 
-class _Spoiled(finite.NotFinite):
-    """The same with the learning rates' factor that it came with, and whether a step was saved."""
+class _NonFinite(finite.NotFinite):
+    """A value is not finite; with the learning rates' factor, and whether a step was saved."""
 
-    def __init__(self, why: finite.NotFinite, rate: float, saved: bool):
+    def __init__(self, why: finite.NotFinite, lr_scale: float, saved: bool):
         super().__init__(str(why))
-        self.rate, self.saved = rate, saved
+        self.lr_scale, self.saved = lr_scale, saved
 
 
-def _advise(rollbacks: int, error: _Spoiled) -> str:
+def _hint(rollbacks: int, error: _NonFinite) -> str:
     if rollbacks:
         return (
-            f"that was after {rollbacks} rollbacks, with learning rates times {error.rate:g}: use "
+            f"that was after {rollbacks} rollbacks, with learning rates times {error.lr_scale:g}: use "
             "much lower ones"
         )
     again = "go on from there" if error.saved else "start over"
@@ -138,32 +163,27 @@ def _advise(rollbacks: int, error: _Spoiled) -> str:
     )
 
 
-def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
-    """Takes the steps with learning rates times `rate`, by default as the checkpoint has them."""
+def _take_all(job: Job, lr_scale: float | None) -> tuple[Any, float]:
+    """Takes the steps with learning rates times `lr_scale`, by default as the checkpoint has them."""
     first = parallel.is_first_process()  # the one that writes
     devices, lines = len(job.devices), None
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
             Checkpoints(job.checkpoint_dir, devices=devices, read_only=not first)
         )
-        start, saved_rate = _find_start(checkpoints, job)
+        start, saved_scale = _find_start(checkpoints, job)
         if first:
-            _tell_start(checkpoints, start, job, again=rate is not None)
+            _report_start(checkpoints, start, job, again=lr_scale is not None)
             lines = stack.enter_context(ownership.Log(job.workdir, "metrics.jsonl"))
             lines.drop(job.tags, after_step=start)
-        rate = rate or saved_rate
-        take_steps, state = job.create(rate)
+        lr_scale = lr_scale or saved_scale
+        take_steps, state = _create_take_steps(job, lr_scale), job.init()
         if start:
             state = _restore(checkpoints, start, state, job)
         log = stack.enter_context(RunLog(job, start, lines))
         watch, step, saved, stop = finite.Watch(), start, start, 0
         while step < job.total and not stop:
-            ends = (
-                (step // job.log_every + 1) * job.log_every,
-                (step // job.save_every + 1) * job.save_every,
-            )
-            most = min(*ends, job.total) - step
-            state, metrics, taken = take_steps(state, step, most)
+            state, metrics, taken = take_steps(state, step, _most(job, step))
             step += taken
             watch.note(metrics, step)
             log.tick(step, metrics)
@@ -181,12 +201,12 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
                     watch.check(state, step)
                 except finite.NotFinite as why:
                     log.end(step)
-                    raise _Spoiled(why, rate, saved > 0) from None
+                    raise _NonFinite(why, lr_scale, saved > 0) from None
             if write:
                 log.write(step, metrics)
             if first and (save or stop):
                 lines.sync()  # no checkpoint without the lines before it
-                meta = {**_complete_meta(job), "rate": rate}
+                meta = {**_complete_meta(job), "rate": lr_scale}
                 checkpoints.save(step, *job.split_state(state), meta)
             if save:
                 saved = step
@@ -197,16 +217,38 @@ def _take_all(job: Job, rate: float | None) -> tuple[Any, float]:
         else:
             log.tell_saved(step)
         log.end(step)
-        parallel.wait_for_all("saved")
+        parallel.barrier("saved")
         if stop := stop or _agree_to_stop():  # in the last save, too
             raise interrupts.Interrupted(stop)
-    return state, rate
+    return state, lr_scale
+
+
+def _most(job: Job, step: int) -> int:
+    """Returns how many steps may be taken at once: to the next line, checkpoint or the end."""
+    ends = ((step // every + 1) * every for every in (job.log_every, job.save_every))
+    return min(*ends, job.total) - step
+
+
+def _create_take_steps(job: Job, lr_scale: float) -> parallel.TakeSteps:
+    def create_shared(
+        step_fn: parallel.MappedStep, state: Any, batch: jax.Array
+    ) -> Any:
+        if job.check_memory:
+            memory.check(step_fn, state, job.shared, batch, section=job.section)
+        return job.complete_shared(job.shared)
+
+    return parallel.create_take_steps(
+        functools.partial(job.choose, lr_scale=lr_scale),
+        create_shared,
+        job.devices,
+        job.steps_per_call,
+    )
 
 
 def _agree_to_stop() -> int:
     """Returns the signal after which to stop, 0 without one; any process may have got it."""
-    told = parallel.tell_all("signal", str(interrupts.requested()))
-    return max(map(int, told))
+    heard = parallel.gather_strings("signal", str(interrupts.requested()))
+    return max(map(int, heard))
 
 
 def _complete_meta(job: Job) -> dict[str, Any]:
@@ -236,11 +278,11 @@ def _find_start(checkpoints: Checkpoints, job: Job) -> tuple[int, float]:
         may_grow=job.may_grow,
         cannot_grow=job.cannot_grow,
     )
-    # Other images change much else; they are what people should hear of.
+    # Other images change much else; the message should name them.
     if job.compare_images and saved.get("images") != meta["images"]:
-        told = job.compare_images(checkpoints.restore_model(step))
+        difference = job.compare_images(checkpoints.restore_model(step))
         raise UserError(
-            f"{where} was made with other images than this call reads ({told}): use another "
+            f"{where} was made with other images than this call reads ({difference}): use another "
             "--workdir or the old ones"
         )
     others = {"fingerprint", "notes", "rate", *(["total"] if grown else [])}
@@ -266,7 +308,7 @@ def _agree_on_step(checkpoints: Checkpoints) -> int | None:
         except UserError as error:
             refusal = str(error)
     found, refusal = json.loads(
-        parallel.tell_all("checkpoint", json.dumps([step, refusal]))[0]
+        parallel.gather_strings("checkpoint", json.dumps([step, refusal]))[0]
     )
     if refusal:
         raise UserError(refusal)
@@ -280,8 +322,10 @@ def _restore(checkpoints: Checkpoints, step: int, state: Any, job: Job) -> Any:
     return job.merge_state(*parallel.replicate(trees, job.devices))
 
 
-def _tell_start(checkpoints: Checkpoints, start: int, job: Job, *, again: bool) -> None:
-    """Tells of a start that people may not expect; `again`: after a rollback, which was told."""
+def _report_start(
+    checkpoints: Checkpoints, start: int, job: Job, *, again: bool
+) -> None:
+    """Prints what people may not expect of a start; `again`: after a rollback, printed before."""
     if again:
         return
     text = ""
@@ -292,7 +336,7 @@ def _tell_start(checkpoints: Checkpoints, start: int, job: Job, *, again: bool) 
         fingerprints = checkpoints.meta(start)["fingerprint"], job.meta["fingerprint"]
         for part in find_longer(*fingerprints):
             if part in job.may_grow[-1:]:  # what this job trains
-                _tell(job, describe_longer(part, *fingerprints))
+                _warn(job, describe_longer(part, *fingerprints))
         now = manifest.describe_environment(len(job.devices))
         saved = checkpoints.environment(start)
         others = [
@@ -306,8 +350,8 @@ def _tell_start(checkpoints: Checkpoints, start: int, job: Job, *, again: bool) 
                 "is computed from them may round otherwise"
             )
     if text:
-        _tell(job, text)
+        _warn(job, text)
 
 
-def _tell(job: Job, text: str) -> None:
+def _warn(job: Job, text: str) -> None:
     print(f"{job.name}: {text}", file=sys.stderr, flush=True)

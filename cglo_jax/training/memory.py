@@ -1,22 +1,17 @@
-"""What training needs of a device's memory, projected before anything is compiled."""
+"""What training needs of a device's memory, known before anything of it is allocated."""
 
-import collections
 import contextlib
 import math
 import pathlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import Literal
-from ml_collections import ConfigDict
 
 from cglo_jax.cli import launch
 from cglo_jax.errors import UserError
 
 GB = 1e9
-# What XLA reads where its operand lies, mostly.
-_VIEWS = {"broadcast_in_dim", "expand_dims", "pad", "reshape", "slice", "squeeze"}
 _MEMINFO = pathlib.Path("/proc/meminfo")
 _OWN_CGROUPS = pathlib.Path("/proc/self/cgroup")
 _CGROUP = pathlib.Path("/sys/fs/cgroup")
@@ -30,25 +25,25 @@ def tree_bytes(tree: Any) -> int:
 
 
 def project(
-    step_fn: Callable, state: Any, shared: NamedTuple, batch: Any
+    step_fn: Any, state: Any, shared: NamedTuple, batch: jax.Array
 ) -> dict[str, int]:
-    """Projects the bytes that a step needs on each device, by what they are for.
+    """Returns the bytes that a step needs on each device, by what they are for.
 
-    "a step" are its temporary arrays: those of its operations one after the other, each kept until
-    its last use, new state in the place of the old. XLA fuses and reorders operations and adds
-    buffers of its own; docs/measurements.md has both figures side by side.
+    The step is compiled, as it is at the first step, and XLA's own plan is read: nothing that is
+    counted here is allocated for it.
 
     Args:
       step_fn: a `parallel.MappedStep`.
       state, shared, batch: its arguments, or shapes and types of them.
 
     Returns:
-      {"state": bytes, a field of `shared`: bytes, ..., "a step": bytes}.
+      {"state": bytes, a field of `shared`: bytes, ..., "a step": bytes of its temporary arrays and of
+      the results that do not take the place of the old state}.
     """
-    jaxpr = jax.make_jaxpr(step_fn)(state, shared, batch).jaxpr
-    in_place = set(jaxpr.outvars[: len(jax.tree.leaves(state))])
+    plan = step_fn.lower(state, shared, batch).compile().memory_analysis()
+    results = plan.output_size_in_bytes - plan.alias_size_in_bytes
     parts = {"state": tree_bytes(state), **_by_field(shared)}
-    return parts | {"a step": _peak(jaxpr, in_place)}
+    return parts | {"a step": plan.temp_size_in_bytes + results}
 
 
 def _by_field(shared: NamedTuple) -> dict[str, int]:
@@ -59,78 +54,6 @@ def _by_field(shared: NamedTuple) -> dict[str, int]:
             _by_field(tree) if hasattr(tree, "_asdict") else {name: tree_bytes(tree)}
         )
     return parts
-
-
-def _peak(jaxpr: Any, in_place: Collection[Any]) -> int:
-    """Returns the most bytes that results of a program's operations have at once.
-
-    Args:
-      in_place: results that take no memory of their own.
-    """
-    source = {}  # of what XLA does not store: the variable that it is a view of
-    last = {}  # operation that needs a variable last; of a view its source
-    for i, equation in enumerate(jaxpr.eqns):
-        used = [source.get(v, v) for v in equation.invars if not isinstance(v, Literal)]
-        last |= dict.fromkeys(used, i)
-        if equation.primitive.name in _VIEWS:
-            source |= dict.fromkeys(equation.outvars, used[0] if used else None)
-    kept = {source.get(v, v) for v in jaxpr.outvars if not isinstance(v, Literal)}
-    last |= dict.fromkeys(kept, len(jaxpr.eqns))
-    ends = collections.defaultdict(list)
-    for v, i in last.items():
-        ends[i].append(v)
-
-    sizes: dict[Any, int] = {}
-    live = most = 0
-    for i, equation in enumerate(jaxpr.eqns):
-        new = {
-            v: _bytes(v)
-            for v in equation.outvars
-            if v not in source and v not in in_place
-        }
-        inside, results = _peak_inside(equation, in_place), sum(new.values())
-        # A loop's results grow beside what its body needs; a call's are among that.
-        loops = equation.primitive.name in ("scan", "while")
-        most = max(most, live + (inside + results if loops else max(inside, results)))
-        sizes |= {v: size for v, size in new.items() if v in last}
-        live += sum(size for v, size in new.items() if v in last)
-        live -= sum(sizes.get(v, 0) for v in ends[i])
-    return most
-
-
-def _peak_inside(equation: Any, in_place: Collection[Any]) -> int:
-    """Returns the `_peak` of the largest program that an operation runs, 0 if it runs none."""
-    return max(
-        (
-            _peak(
-                inner,
-                {
-                    of_inner
-                    for of_inner, v in zip(
-                        inner.outvars, equation.outvars, strict=False
-                    )
-                    if v in in_place and not isinstance(of_inner, Literal)
-                },
-            )
-            for inner in _programs(equation)
-        ),
-        default=0,
-    )
-
-
-def _programs(equation: Any) -> Iterator[Any]:
-    """Yields the programs in an operation's parameters."""
-    for value in equation.params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            inner = getattr(part, "jaxpr", part)
-            if hasattr(inner, "eqns"):
-                yield inner
-
-
-def _bytes(variable: Any) -> int:
-    aval = variable.aval
-    itemsize = getattr(getattr(aval, "dtype", None), "itemsize", 0)
-    return math.prod(getattr(aval, "shape", ())) * itemsize
 
 
 def free_bytes(device: jax.Device) -> int | None:
@@ -183,27 +106,22 @@ def _control_groups() -> Iterator[tuple[pathlib.Path, tuple[str, str]]]:
 
 
 def check(
-    config: ConfigDict,
-    stage: str,
-    shared: NamedTuple,
-    step_fn: Callable,
-    state: Any,
-    batch: jax.Array,
+    step_fn: Any, state: Any, shared: NamedTuple, batch: jax.Array, *, section: str
 ) -> None:
     """Checks that what a run needs besides its state fits into what is free on its devices.
 
     CPU devices share the host's memory, with those of other processes of the run.
 
     Args:
-      stage: section of the config that has the batch size, for the message.
-      shared, step_fn, batch: see `project`. state: is on the devices.
+      step_fn, shared, batch: see `project`. state: is on the devices.
+      section: of the config that has the batch size, for the message.
 
     Raises:
-      UserError: it does not; the message has the arithmetic. Never with `check_memory` False.
+      UserError: it does not; the message has the arithmetic.
     """
     devices = batch.sharding.device_set
     device = next(iter(devices))
-    free = free_bytes(device) if config.check_memory else None
+    free = free_bytes(device)
     if free is None:
         return
     parts = project(step_fn, state, shared, batch)
@@ -217,7 +135,7 @@ def check(
         return
     largest = max(parts, key=parts.get)
     advice = {
-        "a step": f"lower config.{stage}.batch_size or the networks' widths",
+        "a step": f"lower config.{section}.batch_size or the networks' widths",
         "features": "lower config.reconstruction.cache_gb",
     }.get(largest, "use fewer or smaller images")
     small = {name for name, size in parts.items() if copies * size < needed / 100}

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cglo_jax.errors import UserError
 
 AXIS = "data"
-_told = itertools.count()  # how often `tell_all` was called
+_gathered = itertools.count()  # how often `gather_strings` was called
 _A_MONTH_MS = 30 * 24 * 3600 * 1000
 _STEPS_PER_CALL = 10  # on accelerators; not measured on one yet
 Step = Callable[[Any, Any, jax.Array], tuple[Any, Any]]
@@ -33,7 +33,7 @@ def is_first_process() -> bool:
     return jax.process_index() == 0
 
 
-def wait_for_all(name: str) -> None:
+def barrier(name: str) -> None:
     """Waits, however long, until all processes have come here; the name is the same in all.
 
     No device waits. When a process is lost meanwhile, it takes half a minute to be noticed.
@@ -42,14 +42,14 @@ def wait_for_all(name: str) -> None:
         global_state.client.wait_at_barrier(name, _A_MONTH_MS)
 
 
-def tell_all(name: str, value: str) -> list[str]:
+def gather_strings(name: str, value: str) -> list[str]:
     """Returns the values of all processes, which come here equally often."""
     count = jax.process_count()
     if count == 1:
         return [value]
-    client, name = global_state.client, f"{name} {next(_told)}"  # a key is set once
+    client, name = global_state.client, f"{name} {next(_gathered)}"  # a key is set once
     client.key_value_set(f"{name}/{jax.process_index()}", value)
-    wait_for_all(name)
+    barrier(name)
     return [
         client.blocking_key_value_get(f"{name}/{i}", _A_MONTH_MS) for i in range(count)
     ]
@@ -87,7 +87,7 @@ def per_device(
 ) -> int:
     """Returns the batch size to use: at most `available` images, divisible by the devices.
 
-    Tells people, once, of one that is not `batch_size`.
+    Prints, once, that it is not `batch_size`.
 
     Raises:
       UserError: there are fewer images than devices, or `batch_size` (named `field`) does not
@@ -107,7 +107,7 @@ def per_device(
             f"{available} images do not fill a batch on {n} devices: use {fewer}"
         )
     if size < batch_size and is_first_process():
-        _tell_once(
+        _print_once(
             f"config.{field} is {batch_size}, but there are {available} images for {n} "
             f"device(s): a batch has {size}"
         )
@@ -115,12 +115,12 @@ def per_device(
 
 
 # Every classifier has the same batches.
-_tell_once = functools.cache(functools.partial(print, flush=True))
+_print_once = functools.cache(functools.partial(print, flush=True))
 
 
 def begin_run() -> None:
-    """Lets another run in this process tell people what an earlier one told them."""
-    _tell_once.cache_clear()
+    """Lets another run in this process print what an earlier one printed."""
+    _print_once.cache_clear()
 
 
 def host_device() -> jax.Device:
@@ -171,7 +171,7 @@ def shard(batch: np.ndarray, devices: Sequence[jax.Device]) -> jax.Array:
 
 
 def shard_steps(batches: np.ndarray, devices: Sequence[jax.Device]) -> jax.Array:
-    """Splits the batches of several steps [S, B, ...] likewise -> [D, S, B / D, ...]."""
+    """Splits the batches of several steps [S, B, ...] among all devices -> [D, S, B / D, ...]."""
     split = batches.reshape(len(batches), len(devices), -1, *batches.shape[2:])
     own = split.swapaxes(0, 1)[_own(devices)]
     return jax.device_put(own, _sharding(devices, AXIS))
@@ -221,18 +221,17 @@ def _take_several(
 
 def create_take_steps(
     choose: Callable[[int], tuple[MappedStep, np.ndarray]],
-    create_shared: Callable[[], Any],
+    create_shared: Callable[[MappedStep, Any, jax.Array], Any],
     devices: Sequence[jax.Device],
     per_call: int,
-    check: Callable[[MappedStep, Any, jax.Array], None],
 ) -> TakeSteps:
     """Creates what `loop.run_steps` takes steps by: `per_call` at once where one program takes them.
 
     Args:
       choose: step -> what takes it, and its batch [B, ...]; asked once for each step, in order.
-      create_shared: returns what the steps read, on the host; called at the first step.
+      create_shared: returns what the steps read, on the host; called once, with the first step's
+        program, state and batch.
       per_call: 0: one on CPU, where more are slow, 10 elsewhere.
-      check: called before that with the first step's program, state and batch.
     """
     if not per_call:
         per_call = 1 if devices[0].platform == "cpu" else _STEPS_PER_CALL
@@ -251,8 +250,8 @@ def create_take_steps(
         step_fn = ahead[step][0]
         batches = np.stack([ahead.pop(i)[1] for i in range(step, step + count)])
         if shared is None:
-            check(step_fn, state, shard(batches[0], devices))
-            shared = replicate(create_shared(), devices)
+            first = shard(batches[0], devices)
+            shared = replicate(create_shared(step_fn, state, first), devices)
         if count == 1:
             return *step_fn(state, shared, shard(batches[0], devices)), 1
         return *step_fn.several(state, shared, shard_steps(batches, devices)), count

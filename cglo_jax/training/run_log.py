@@ -72,7 +72,7 @@ class RunLog(contextlib.AbstractContextManager):
             if self._first and self._start < self._job.total:
                 self._open_trackers(stack)
             self._open = stack.pop_all()
-        parallel.wait_for_all("logs are open")  # others wait here, not in a step
+        parallel.barrier("logs are open")  # others wait here, not in a step
         self._draw = self._job.draw if self._trackers else None
         self._progress.begin()
         return self
@@ -112,7 +112,7 @@ class RunLog(contextlib.AbstractContextManager):
         """Writes pictures of the state after `step`, where there is something that shows them."""
         if self._draw:
             self._write_pictures(step, state)
-        parallel.wait_for_all("pictures are drawn")  # likewise
+        parallel.barrier("pictures are drawn")  # likewise
 
     def _write_pictures(self, step: int, state: Any) -> None:
         try:

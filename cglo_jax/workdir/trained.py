@@ -1,34 +1,40 @@
 """A trained cGLO on disk: where it is, restoring it, and whether it may be used."""
 
 import collections
+import functools
 import hashlib
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, NamedTuple, NotRequired, TypedDict
 
 import jax
 import msgspec
 import numpy as np
 from ml_collections import ConfigDict
 
-from cglo_jax.cglo import sampling
+from cglo_jax.cglo.algorithm import Params, create_generator, init_generator
+from cglo_jax.config.defaults import SIDES
 from cglo_jax.config.fingerprint import check_fingerprint, train_fingerprint
 from cglo_jax.data.dataset import Dataset
 from cglo_jax.errors import UserError, printable, shorten
 from cglo_jax.files import readback
 from cglo_jax.files.readback import Count, Fields, Number, Positive, String
 from cglo_jax.pretrained.networks import Origin
-from cglo_jax.training.checkpoints import restore_latest, restore_latest_model
+from cglo_jax.training.checkpoints import (
+    fits,
+    restore_latest,
+    restore_latest_model,
+)
 
 
-class _Notes(TypedDict):
+class Notes(TypedDict):
     weights: String
     added: Count
     generator_rate: NotRequired[Number]
 
 
-class _Meta(TypedDict):
+class Meta(TypedDict):
     """What is saved beside the arrays of a cGLO, see `train.run` and `fit_codes.run`."""
 
     fingerprint: Fields
@@ -38,14 +44,48 @@ class _Meta(TypedDict):
     total: Count
     weights: String
     n_labelled: Count
-    notes: _Notes
+    notes: Notes
     rate: Number
+
+
+class TrainedCglo(NamedTuple):
+    """A trained generator with the codes of its images, as a checkpoint has them.
+
+    Attributes:
+      params, batch_stats: of the generator, NumPy arrays.
+      z: float32 [n, d], the codes of all images, unit rows.
+      ids: uint8 [n, 16], the images' `hash_ids`.
+      labels: int32 [n], -1 = unlabelled; labelled images first.
+      meta: saved beside the arrays.
+      step: of the checkpoint.
+      generator_ids: uint8 [m, 16], the images that the generator learnt before codes were fitted to
+        those of `ids`, see `stages.fit_codes`; none if it was trained on them.
+    """
+
+    params: Params
+    batch_stats: Params
+    z: np.ndarray
+    ids: np.ndarray
+    labels: np.ndarray
+    meta: Meta
+    step: int
+    generator_ids: np.ndarray = np.zeros((0, 16), np.uint8)
+
+    @property
+    def variables(self) -> Params:
+        """`params` and `batch_stats` of the generator."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images."""
+        return tuple(self.meta["shape"])
 
 
 def hash_ids(ids: Sequence[str]) -> np.ndarray:
     """Returns uint8 [n, 16], the ids of n images in a form that is saved beside their codes.
 
-    Copies of an image, such as a test image that is also a training image, are told apart.
+    Copies of an image, for example a test image that is also a training image, have ids of their own.
     """
     seen: collections.Counter[str] = collections.Counter()
     digests = []
@@ -56,7 +96,7 @@ def hash_ids(ids: Sequence[str]) -> np.ndarray:
 
 
 def compare_images(saved: np.ndarray, now: np.ndarray) -> str:
-    """Tells how the images of a checkpoint differ from those of a call.
+    """Describes how the images of a checkpoint differ from those of a call.
 
     Args:
       saved, now: uint8 [n, 16], their `hash_ids`.
@@ -74,17 +114,15 @@ def checkpoint_dir(workdir: pathlib.Path, seed: int) -> pathlib.Path:
 
 
 def codes_dir(
-    workdir: pathlib.Path, seed: int, dataset: Dataset, model: dict[str, Any]
+    workdir: pathlib.Path, seed: int, dataset: Dataset, variables: Params
 ) -> pathlib.Path:
-    """Returns where codes of these images are that were fitted to the generator of `model`."""
-    return _fitted_dir(workdir, seed, model) / f"images-{dataset.digest[:16]}"
+    """Returns where codes of these images are that were fitted to a generator."""
+    return _fitted_dir(workdir, seed, variables) / f"images-{dataset.digest[:16]}"
 
 
-def _fitted_dir(
-    workdir: pathlib.Path, seed: int, model: dict[str, Any]
-) -> pathlib.Path:
+def _fitted_dir(workdir: pathlib.Path, seed: int, variables: Params) -> pathlib.Path:
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves((model["params"], model["batch_stats"])):
+    for leaf in jax.tree.leaves((variables["params"], variables["batch_stats"])):
         digest.update(np.ascontiguousarray(leaf))
     generator = f"generator-{digest.hexdigest()[:16]}"
     return workdir / "codes" / f"seed-{seed}" / generator
@@ -92,41 +130,33 @@ def _fitted_dir(
 
 def restore_newest(
     config: ConfigDict, directory: pathlib.Path, hint: str
-) -> tuple[dict[str, Any], dict[str, Any], int]:
+) -> TrainedCglo:
     """Restores the newest generator and codes in `directory`; `hint` says what makes them.
-
-    Returns:
-      ({params, batch_stats, z, ids, labels}, meta, step), NumPy arrays.
 
     Raises:
       UserError: there is no checkpoint, it is of another configuration, or it has weights
         of other images in it and `external_weights` is False.
     """
-    model, meta, step = restore_latest_model(directory, hint)
-    _check_codes(model, meta, directory)
+    cglo = _convert(restore_latest_model(directory, hint), directory)
     now = train_fingerprint(config)
-    check_fingerprint(meta["fingerprint"], now, str(directory), may_grow=("train",))
-    origin = Origin(meta["weights"], meta["notes"]["weights"])
+    saved = cglo.meta["fingerprint"]
+    check_fingerprint(saved, now, str(directory), may_grow=("train",))
+    origin = Origin(cglo.meta["weights"], cglo.meta["notes"]["weights"])
     if origin.external and not config.external_weights:
         raise UserError(
             f"{directory} was trained with {origin.text}, but config.external_weights is "
             "False: use another --workdir"
         )
-    return model, meta, step
+    return cglo
 
 
-def restore_with_added(
-    workdir: pathlib.Path, seed: int
-) -> tuple[dict[str, Any], dict[str, Any], int]:
+def restore_with_added(workdir: pathlib.Path, seed: int) -> TrainedCglo:
     """Restores the newest generator of a seed with the codes of all images it has any for.
 
-    Those are the images that were added later too, if their codes are fitted to the last step.
-
-    Returns:
-      ({params, batch_stats, z, ids, labels}, meta, step), NumPy arrays.
+    Images that were added later are among them, if their codes are fitted to the last step.
 
     Raises:
-      UserError: there is no checkpoint, all are damaged, or it is of an older version.
+      UserError: there is no checkpoint, or all are damaged.
     """
     directory = checkpoint_dir(workdir, seed)
     found = restore_latest_model(directory, "run --stage=train first")
@@ -134,55 +164,74 @@ def restore_with_added(
     names = [n for n in readback.list_names(fitted_dir) if n.startswith("images-")]
     # Of several, which a killed `fit_codes` leaves, one is of fewer images.
     if fitted := [f for name in names if (f := restore_finished(fitted_dir / name))]:
-        found = max(fitted, key=lambda one: len(one[0]["z"]))
-    if "labels" not in found[0]:
-        raise UserError(
-            f"{directory} is of an older version, which saved no labels: train anew, with --fresh"
-        )
-    _check_codes(found[0], found[1], directory)
-    return found
+        return max(fitted, key=lambda cglo: len(cglo.z))
+    return _convert(found, directory)
 
 
-def _check_codes(
-    model: dict[str, Any], meta: dict[str, Any], directory: pathlib.Path
-) -> None:
-    """Checks that what a checkpoint has is what one of a cGLO has.
+def _convert(
+    found: tuple[dict[str, Any], dict[str, Any], int], directory: pathlib.Path
+) -> TrainedCglo:
+    """Returns what a checkpoint holds, checked.
+
+    Args:
+      found: (model, meta, step), as `checkpoints` restores them.
 
     Raises:
-      UserError: it is not.
+      UserError: it is not what a checkpoint of a cGLO holds.
     """
+    model, meta, step = found
     try:
-        readback.convert(meta, _Meta)
-        n, k = len(model["ids"]), len(meta["names"])
-        dim = model["z"].shape[-1]
-        labels = model.get("labels", np.zeros(n, np.int32))
-        shapes = (model["z"].shape, model["ids"].shape, labels.shape)
-        if shapes != ((n, dim), (n, 16), (n,)) or model["ids"].dtype != np.uint8:
+        readback.convert(meta, Meta)
+        cglo = TrainedCglo(**model, meta=meta, step=step)
+        n, k, dim = len(cglo.ids), len(meta["names"]), cglo.z.shape[-1]
+        shapes = (cglo.z.shape, cglo.ids.shape, cglo.labels.shape)
+        if shapes != ((n, dim), (n, 16), (n,)) or cglo.ids.dtype != np.uint8:
             raise ValueError("codes, ids and labels are not of the same images")
-        if not np.issubdtype(labels.dtype, np.integer):
+        if not np.issubdtype(cglo.labels.dtype, np.integer):
             raise ValueError("labels are no whole numbers")
-        known = labels[labels >= 0]
-        if set(known.tolist()) != set(range(k)) or (labels[: len(known)] < 0).any():
+        known = cglo.labels[cglo.labels >= 0]
+        if (
+            set(known.tolist()) != set(range(k))
+            or (cglo.labels[: len(known)] < 0).any()
+        ):
             raise ValueError("labels are not of the classes that are named")
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
             f"{directory} does not hold a cGLO of this program ({shorten(printable(error))}): name "
             "another --workdir, or use the version that wrote it"
         ) from None
+    return cglo
+
+
+def check_generator(config: ConfigDict, cglo: TrainedCglo, where: pathlib.Path) -> None:
+    """Checks that arrays are those of the generator that the configuration describes.
+
+    Raises:
+      UserError: they are not; names `where`.
+    """
+    side, width, channels = cglo.shape
+    if side != width or side not in SIDES or channels not in (1, 3):
+        raise UserError(f"{where} is of images that no generator here makes")
+    generator = create_generator(config, side, channels, axis_name=None)
+    dim = config.latent.dim
+    init = functools.partial(init_generator, generator, dim=dim)
+    expected = jax.eval_shape(init, jax.random.key(0))
+    if cglo.z.shape[1] != dim or not fits(cglo.variables, expected):
+        raise UserError(
+            f"{where} does not hold the generator that config.json describes: put the file back "
+            "that was there"
+        )
 
 
 def check_complete(
-    directory: pathlib.Path,
-    command: str,
-    meta: dict[str, Any],
-    step: int,
-    epochs: int = 0,
+    directory: pathlib.Path, command: str, cglo: TrainedCglo, epochs: int = 0
 ) -> None:
-    """Raises UserError unless `step` is the last one of what `command` makes.
+    """Raises UserError unless the checkpoint is the last one of what `command` makes.
 
     Args:
       epochs: of training now, which may be more than the checkpoint was made for; 0: as many.
     """
+    meta, step = cglo.meta, cglo.step
     saved = meta["fingerprint"]["train.epochs"]
     total = meta["total"] // saved * epochs if epochs else meta["total"]
     if step < total:
@@ -191,14 +240,14 @@ def check_complete(
         )
 
 
-def restore_model(
+def restore(
     config: ConfigDict,
     workdir: pathlib.Path,
     dataset: Dataset,
     seed: int,
     *,
     complete: bool = False,
-) -> tuple[dict[str, Any], dict[str, Any], int]:
+) -> TrainedCglo:
     """Restores the newest generator and codes, nothing else.
 
     The codes are those of training or, if the images are others now, those of `fit_codes`.
@@ -207,54 +256,53 @@ def restore_model(
       complete: whether to refuse what is not trained or fitted to its last step.
 
     Returns:
-      ({params, batch_stats, z, ids, labels}, meta, step): NumPy arrays; code i belongs to image
-      i of `dataset`, ids are its `hash_ids`; meta is what was saved beside them.
+      Code i belongs to image i of `dataset`.
 
     Raises:
       UserError: there is no checkpoint, or it is of another configuration or other images,
         or see `complete`.
     """
     directory, command = checkpoint_dir(workdir, seed), "--stage=train"
-    model, meta, step = restore_newest(config, directory, f"run {command} first")
+    cglo = restore_newest(config, directory, f"run {command} first")
     if complete:
-        check_complete(directory, command, meta, step, config.train.epochs)
-    if meta["images"] != dataset.digest:
-        fitted = codes_dir(workdir, seed, dataset, model)
+        check_complete(directory, command, cglo, config.train.epochs)
+    if cglo.meta["images"] != dataset.digest:
+        fitted = codes_dir(workdir, seed, dataset, cglo.variables)
         command += " --config.train.only_codes=True"
         if not fitted.is_dir():
-            told = compare_images(model["ids"], hash_ids(dataset.ids))
+            difference = compare_images(cglo.ids, hash_ids(dataset.ids))
             raise UserError(
-                f"{directory} was made with other images than this call reads ({told}): use "
+                f"{directory} was made with other images than this call reads ({difference}): use "
                 f"another --workdir or the old data, or fit codes for the new images: {command}"
             )
         directory = fitted
-        model, meta, step = restore_newest(config, directory, f"run {command} first")
+        cglo = restore_newest(config, directory, f"run {command} first")
         if complete:
-            check_complete(directory, command, meta, step)
-    sampling.check_generator(config, dataset, model, directory)
-    return model, meta, step
+            check_complete(directory, command, cglo)
+    check_generator(config, cglo, directory)
+    return cglo
 
 
-def find_unseen(dataset: Dataset, model: dict[str, Any]) -> np.ndarray:
-    """Returns bool [n]: the images that the generator of `model` was not trained on.
+def find_unseen(dataset: Dataset, *learnt: np.ndarray) -> np.ndarray:
+    """Returns bool [n]: the images of `dataset` that are not among those of `learnt`.
 
     Args:
-      model: its `ids` and `generator_ids`, of the images that codes and generator were fitted to.
+      learnt: uint8 [m, 16], `hash_ids` of images.
     """
-    ids = [row for name in ("ids", "generator_ids") for row in model.get(name, ())]
-    learnt = {row.tobytes() for row in ids}
-    return np.array(
-        [row.tobytes() not in learnt for row in hash_ids(dataset.ids)], bool
-    )
+    known = {row.tobytes() for ids in learnt for row in ids}
+    return np.array([row.tobytes() not in known for row in hash_ids(dataset.ids)], bool)
 
 
-def check_unseen(test_set: Dataset, model: dict[str, Any]) -> None:
+def check_unseen(test_set: Dataset, generator_ids: np.ndarray) -> None:
     """Checks that a generator whose codes were fitted later has not learnt the test images.
+
+    Args:
+      generator_ids: uint8 [m, 16], see `TrainedCglo`.
 
     Raises:
       UserError: it has, before other images were added.
     """
-    seen = ~find_unseen(test_set, {"generator_ids": model.get("generator_ids", ())})
+    seen = ~find_unseen(test_set, generator_ids)
     if seen.any():
         raise UserError(
             f"{seen.sum()} of the test images are images that the generator was trained on, before "
@@ -263,10 +311,8 @@ def check_unseen(test_set: Dataset, model: dict[str, Any]) -> None:
         )
 
 
-def restore_finished(
-    directory: pathlib.Path,
-) -> tuple[dict[str, Any], dict[str, Any], int] | None:
-    """Returns (model, meta, step) of a fit that was taken to its last step, else None.
+def restore_finished(directory: pathlib.Path) -> TrainedCglo | None:
+    """Returns the result of a fit that was taken to its last step, else None.
 
     Raises:
       UserError: its checkpoints are damaged.
@@ -276,22 +322,22 @@ def restore_finished(
         return isinstance(meta.get("total"), int) and step >= meta["total"]
 
     try:
-        return restore_latest(directory, is_finished)
+        found = restore_latest(directory, is_finished)
     except UserError:
         if (
             not directory.is_dir()
         ):  # `fit_codes` removed it when it had fitted newer ones
             return None
         raise
+    return found and _convert(found, directory)
 
 
-def restore_if_whole(directory: pathlib.Path) -> dict[str, Any] | None:
-    """Returns the model of an earlier fit, None if it was not finished or is damaged."""
+def restore_if_whole(directory: pathlib.Path) -> TrainedCglo | None:
+    """Returns the result of an earlier fit, None if it was not finished or is damaged."""
     try:
-        finished = restore_finished(directory)
+        return restore_finished(directory)
     except UserError as error:
         print(
             f"warning: {error}; fitting these codes anew", file=sys.stderr, flush=True
         )
         return None
-    return finished and finished[0]

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset
 
 from cglo_jax.cglo import algorithm, codes
 from cglo_jax.errors import UserError
+from cglo_jax.models.generator import Generator
+from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset
 
 
 def test_in_evaluation_statistics_stay_and_an_image_has_its_loss_in_any_batch():
@@ -53,13 +54,14 @@ def test_in_evaluation_statistics_stay_and_an_image_has_its_loss_in_any_batch():
 
 def test_noise_is_a_function_of_the_images_key_with_the_given_deviation():
     keys = codes.example_keys(jax.random.key(0), jnp.arange(500))
-    eps = algorithm.draw_noise(keys, 20, 0.15)
+    generator = Generator(8, noise_dim=20)
+    eps = generator.draw_noise(keys, 8)
     assert eps.shape == (500, 20)
     assert float(eps.std()) == pytest.approx(0.15, rel=0.03)
     assert abs(float(eps.mean())) < 0.01
     some = jnp.array([7, 3, 400])
-    np.testing.assert_array_equal(algorithm.draw_noise(keys[some], 20, 0.15), eps[some])
-    assert algorithm.draw_noise(keys, 0, 0.15) is None
+    np.testing.assert_array_equal(generator.draw_noise(keys[some], 8), eps[some])
+    assert Generator(8, noise="none").draw_noise(keys, 8) is None
 
 
 def test_lr_factor_drops_with_the_first_step_of_an_epoch():
@@ -68,7 +70,7 @@ def test_lr_factor_drops_with_the_first_step_of_an_epoch():
     )
     dataset = create_dataset(20, unlabelled=6)  # 3 labelled + 1 unlabelled steps
     spec = algorithm.create_spec(config, dataset)
-    factors = np.array([float(spec.lr_factor(jnp.asarray(s))) for s in range(24)])
+    factors = np.array([float(spec.lr_schedule(jnp.asarray(s))) for s in range(24)])
     np.testing.assert_allclose(factors, [1.0] * 8 + [0.5] * 12 + [0.25] * 4)
 
 
@@ -85,15 +87,18 @@ def test_noise_enters_as_the_config_says():
     z = jnp.asarray(np.eye(3, 8, dtype=np.float32))
     entered = {}
     for noise in ("concat", "additive", "none"):
-        spec = algorithm.create_spec(create_config(**{"latent.noise": noise}), dataset)
-        eps = algorithm.draw_noise_for(z, keys, spec=spec)
-        entered[noise] = (eps, *algorithm.enter_noise(z, eps, spec=spec))
-        assert spec.generator.noise_dim == (4 if noise == "concat" else 0)
+        config = create_config(**{"latent.noise": noise})
+        generator = algorithm.create_spec(config, dataset).generator
+        eps = generator.draw_noise(keys, 8)
+        length = {"concat": 4, "additive": 8, "none": 0}[noise]
+        assert generator.noise_length(8) == length
+        assert (eps is None) if not length else (eps.shape == (3, length))
+        entered[noise] = (eps, generator)
     normal = jax.vmap(lambda k: jax.random.normal(k, (8,)))(keys)
-    eps, noisy, beside = entered["additive"]
+    eps, generator = entered["additive"]
+    noisy = generator._with_noise(z, eps)
     np.testing.assert_allclose(eps, 0.15 * normal, rtol=1e-6)
     np.testing.assert_allclose(noisy, z + 0.15 * normal, rtol=1e-6)
-    assert beside is None
     # Not on the sphere any more: 1 + 2 * .15 n_i + .15^2 |n|^2 is the squared length.
     squared = 1 + 0.3 * np.diag(normal) + 0.15**2 * (normal**2).sum(1)
     np.testing.assert_allclose((noisy**2).sum(1), squared, rtol=1e-5)

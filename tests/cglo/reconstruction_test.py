@@ -1,4 +1,4 @@
-"""Tests of cglo_jax/cglo/reconstruction.py: cached features change speed and rounding, nothing else."""
+"""Tests of `losses.ReconstructionLoss`: cached features change speed and rounding, nothing else."""
 
 import re
 
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from cglo_jax.cglo import algorithm
-from cglo_jax.cglo.reconstruction import cache_features, cached_shapes
 from cglo_jax.models.vgg import BLOCK_WIDTHS, VGG16
 from cglo_jax.stages import train
 from cglo_jax.training import parallel
@@ -59,9 +58,9 @@ def test_four_devices_with_cached_features_compute_what_one_computes():
 @pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-5), ("bfloat16", 1e-2)])
 def test_the_cache_is_what_the_network_computes(dtype, atol):
     dataset = create_dataset(24, size=16)  # grey
-    spec = algorithm.create_spec(config(dtype=dtype), dataset)
+    loss = algorithm.create_spec(config(dtype=dtype), dataset).reconstruction
     vgg, _ = train.load_vgg(config())
-    features = cache_features(dataset.images, vgg, 1.0, spec=spec)
+    features = loss.compute_features(dataset.images, vgg)
     images = (dataset.images / 127.5 - 1).astype(np.float32).repeat(3, -1)
     network = VGG16(dtype=jnp.dtype(dtype))
     _, expected = jax.jit(network.apply)({"params": vgg}, images)
@@ -72,12 +71,12 @@ def test_the_cache_is_what_the_network_computes(dtype, atol):
             values.astype(np.float32), expected[name].astype(np.float32), atol=atol
         )
     size = sum(values.nbytes for values in features.values())
-    shapes = cached_shapes(24, 1.0, spec=spec)
+    shapes = loss.feature_shapes(24, 16, 1.0)
     assert shapes == {
         k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in features.items()
     }
-    assert cache_features(dataset.images, vgg, size / 1e9, spec=spec)
-    assert cache_features(dataset.images, vgg, 0.99 * size / 1e9, spec=spec) == {}
+    assert loss.feature_shapes(24, 16, size / 1e9) == shapes
+    assert loss.feature_shapes(24, 16, 0.99 * size / 1e9) == {}
 
 
 def test_layers_that_do_not_count_are_neither_cached_nor_computed():
@@ -95,8 +94,9 @@ def test_layers_that_do_not_count_are_neither_cached_nor_computed():
 def test_without_a_network_there_is_nothing_to_cache():
     dataset = create_dataset()
     spec = algorithm.create_spec(create_config(), dataset)
-    assert cached_shapes(24, 1.0, spec=spec) == {}
-    assert cache_features(dataset.images, {}, 1.0, spec=spec) == {}
+    assert spec.reconstruction.feature_shapes(24, 8, 1.0) == {}
+    shared = algorithm.create_shared(jax.random.key(0), dataset, {}, 1.0, spec=spec)
+    assert algorithm.compute_features(shared, spec=spec).features == {}
 
 
 def lower(bench):

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.helpers.tiny import create_config, create_dataset
 
 from cglo_jax.cglo import algorithm, codes, sampling
 from cglo_jax.stages import train
+from tests.helpers import tiny
+from tests.helpers.tiny import create_config, create_dataset
 
 
 def create_sampler(config, dataset, seed=0):
@@ -21,9 +22,11 @@ def create_sampler(config, dataset, seed=0):
         )
     )
     model, _ = train.split_state(create(jax.random.key(seed)))
-    sampler = jax.tree.map(jnp.asarray, sampling.create_sampler(model, dataset))
-    spec = sampling.create_spec(config, dataset)
-    return sampler, spec._replace(generator=spec.generator.clone(axis_name=None))
+    sampler = jax.tree.map(jnp.asarray, tiny.create_sampler(model, dataset))
+    spec = sampling.create_sample_spec(
+        config, *dataset.side_and_channels, axis_name=None
+    )
+    return sampler, spec
 
 
 def test_batch_statistics_normalise_by_the_batch():

@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset, differ
+from cglo_jax.cglo.reconstruction import reconstruction_loss
 
 from cglo_jax.cglo import algorithm, codes, losses
-from cglo_jax.cglo.reconstruction import reconstruction_loss
 from cglo_jax.data import dataset as data
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.stages import train
 from cglo_jax.training import parallel
 from cglo_jax.training.batches import BatchOrder
+from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset, differ
 
 BATCH = np.arange(8)
 

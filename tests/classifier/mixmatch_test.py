@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
-from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset
 
-from cglo_jax.cglo import sampling
 from cglo_jax.classifier import mixmatch
 from cglo_jax.classifier import step as classifier
+from cglo_jax.classifier.methods import METHODS
 from cglo_jax.classifier.mixmatch import MixMatch
 from cglo_jax.data.pixels import Canvas
 from cglo_jax.models.layers import Conv3x3, batch_norm
 from cglo_jax.stages import classify
 from cglo_jax.training import parallel
 from cglo_jax.training.batches import BatchOrder
+from tests.helpers import tiny
+from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset
 
 CONSTANTS = MixMatch(
     augmentations=2, temperature=0.5, alpha=0.75, lambda_u=8.0, ramp_steps=6, ema=0.75
@@ -156,11 +157,16 @@ class Normalised(nn.Module):
 
 def create_run(dataset, method="mixmatch", canvas=None, **changes):
     """Returns (spec, shared on the host); by default linear, without crops and flips."""
-    spec = classifier.create_spec(create_config(), dataset, method)
+    spec = classifier.create_spec(
+        create_config(),
+        *dataset.side_and_channels,
+        dataset.num_classes,
+        METHODS[method],
+    )
     changes = {"model": Linear(), "pad": 0, "flip": False, **changes}
     spec = dataclasses.replace(spec, **changes)
     model = {"params": {}, "batch_stats": {}, "z": np.zeros((24, 0), np.float32)}
-    sampler = sampling.create_sampler(model, dataset)
+    sampler = tiny.create_sampler(model, dataset)
     weights = np.array([1, 2, 4], np.float32)
     return spec, classifier.Shared(
         jax.random.key(1), dataset.images, canvas, weights, sampler

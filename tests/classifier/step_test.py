@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.helpers.tiny import create_config, create_dataset
 
 from cglo_jax.cglo import algorithm, codes, sampling
 from cglo_jax.classifier import step as classifier
+from cglo_jax.classifier.methods import METHODS
 from cglo_jax.data.pixels import Canvas
 from cglo_jax.stages import classify, train
 from cglo_jax.training import parallel
 from cglo_jax.training.batches import BatchOrder
+from tests.helpers import tiny
+from tests.helpers.tiny import create_config, create_dataset
 
 INDICES = np.arange(1200, dtype=np.int32) % 24
 
@@ -30,7 +32,7 @@ def shared():
     # Codes far apart and lively weights: an untrained generator's images are all alike.
     lively = jax.tree.map(lambda p: 10 * p, state.params)
     model, _ = train.split_state(state.replace(params=lively))
-    sampler = sampling.create_sampler(model, dataset)
+    sampler = tiny.create_sampler(model, dataset)
     created = classifier.Shared(
         jax.random.key(1), dataset.images, None, dataset.class_weights, sampler
     )
@@ -39,7 +41,13 @@ def shared():
 
 def create_spec(method, **changes):
     """The spec of a method on one device, by default without crops and flips."""
-    spec = classifier.create_spec(create_config(), create_dataset(), method)
+    dataset = create_dataset()
+    spec = classifier.create_spec(
+        create_config(),
+        *dataset.side_and_channels,
+        dataset.num_classes,
+        METHODS[method],
+    )
     generator = spec.sample.generator.clone(axis_name=None)
     changes = {"pad": 0, "flip": False, **changes}
     return dataclasses.replace(
@@ -51,7 +59,7 @@ def create_batch(shared, spec, indices=INDICES, seed=2):
     keys = codes.example_keys(jax.random.key(seed), jnp.arange(len(indices)))
     create = jax.jit(functools.partial(classifier.create_batch, spec=spec))
     x, targets = create(shared, keys, indices, key_batch=jax.random.key(seed + 100))
-    if spec.method != "mixup":
+    if spec.method != METHODS["mixup"]:
         labels = np.asarray(shared.sampler.labels)[indices]
         np.testing.assert_array_equal(targets, np.eye(3)[labels])
     return np.asarray(x), keys
@@ -216,9 +224,14 @@ def test_real_images_are_random_crops_of_whole_ones(shared):
 
 def test_class_weights_weigh_the_loss():
     dataset = create_dataset()
-    spec = classifier.create_spec(create_config(), dataset, "baseline")
+    spec = classifier.create_spec(
+        create_config(),
+        *dataset.side_and_channels,
+        dataset.num_classes,
+        METHODS["baseline"],
+    )
     model = {"params": {}, "batch_stats": {}, "z": np.zeros((24, 0), np.float32)}
-    sampler = sampling.create_sampler(model, dataset)
+    sampler = tiny.create_sampler(model, dataset)
     devices = tuple(jax.local_devices()[:1])
     step = classify.compiled_step(spec, devices)
     indices = parallel.shard(np.arange(3, dtype=np.int32), devices)  # one of each class
@@ -238,10 +251,12 @@ def test_class_weights_weigh_the_loss():
 
 def test_four_devices_compute_what_one_computes():
     dataset, config = create_dataset(), create_config()
-    spec = classifier.create_spec(config, dataset, "baseline")
+    spec = classifier.create_spec(
+        config, *dataset.side_and_channels, dataset.num_classes, METHODS["baseline"]
+    )
     spec = dataclasses.replace(spec, lr=0.01)  # at .1 rounding is 2e-5 by then
     model = {"params": {}, "batch_stats": {}, "z": np.zeros((24, 0), np.float32)}
-    sampler = sampling.create_sampler(model, dataset)
+    sampler = tiny.create_sampler(model, dataset)
     host = classifier.Shared(
         jax.random.key(1), dataset.images, None, dataset.class_weights, sampler
     )

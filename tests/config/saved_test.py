@@ -4,12 +4,12 @@ import json
 import pathlib
 
 import pytest
-from tests.helpers.tiny import create_config
 
 from cglo_jax.config import defaults
 from cglo_jax.config import saved as saved_config
 from cglo_jax.errors import UserError
 from cglo_jax.workdir import directory
+from tests.helpers.tiny import create_config
 
 
 def error_of(function, *args) -> str:

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from cglo_jax.cglo.algorithm import total_steps
 from cglo_jax.data import dataset
 from cglo_jax.models.weak_classifier import WeakClassifier
 from cglo_jax.models.wide_resnet import WideResNet
-from cglo_jax.training.batches import total_steps
 from experiments import estimate, runs, table1, table3
 from experiments.runs import Choice
 

@@ -8,25 +8,26 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tests.helpers.tiny import create_config, create_dataset
 
 from cglo_jax.cglo import codes, quality, sampling
 from cglo_jax.config.validation import validate
 from cglo_jax.data import dataset as data
 from cglo_jax.errors import UserError
-from cglo_jax.stages import classify, sample
+from cglo_jax.inference import sampler
+from cglo_jax.stages import classify
 from cglo_jax.workdir import directory
 from cglo_jax.workdir import trained as restoring
 from cglo_jax.workdir.results import read_result, result_path
 from experiments import figure2, figure3, figure4, figure5, trained
 from experiments import quality as experiment
+from tests.helpers.tiny import create_config, create_dataset
 
 
 @pytest.fixture
 def finished(trained):
     """The tiny cGLO of conftest.py as figures get it."""
     config, dataset, workdir = trained
-    return dataset, sample.restore(config, workdir, dataset, 0)
+    return dataset, sampler.restore(config, workdir, dataset, 0)
 
 
 def paint(model, z, keys):
@@ -218,10 +219,8 @@ def test_quality_of_a_run(run, tmp_path, monkeypatch, capsys):
     # What classify.evaluate found on the same images by another path.
     top1 = read_result(result_path(workdir, "baseline", 0))["top1"]
     assert checks["seen as their class, %"][1] == pytest.approx(top1)
-    model, *_ = restoring.restore_model(
-        experiment.read_config(workdir), workdir, train_set, 0
-    )
-    angles = quality.code_angles(model["z"], train_set.labels)
+    model = restoring.restore(experiment.read_config(workdir), workdir, train_set, 0)
+    angles = quality.code_angles(model.z, train_set.labels)
     names = [
         f"angle of codes {x}, degrees" for x in ("within a class", "between classes")
     ]
@@ -232,7 +231,7 @@ def test_quality_of_a_run(run, tmp_path, monkeypatch, capsys):
 def test_synthetic_images_have_parents_of_their_class(run):
     workdir, (train_set, _) = run
     config = experiment.read_config(workdir)
-    model = sample.restore(config, workdir, train_set, 0)
+    model = sampler.restore(config, workdir, train_set, 0)
     images, labels, parents = experiment.synthesize(model, 10)
     assert images.shape == (30, 8, 8, 1)
     assert images.dtype == np.uint8

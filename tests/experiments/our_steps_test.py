@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-from tests.helpers.tiny import create_config, create_dataset
 
 from cglo_jax.errors import UserError
 from cglo_jax.files import storage
@@ -16,6 +15,7 @@ from experiments import (
     benchmark_scale,
     our_steps,
 )
+from tests.helpers.tiny import create_config, create_dataset
 
 
 def test_programs_take_turns():
@@ -33,8 +33,7 @@ def test_steps_are_taken_and_measured():
     ours = our_steps.our_cglo(create_config(), dataset, 0)
     assert ours.count_flops() > 1e5
     sizes = benchmark_scale.measure_memory(ours)
-    assert sizes["arguments"] == pytest.approx(sizes["xla_arguments"], rel=0.01)
-    assert 0.5 < sizes["own"] / sizes["xla_own"] < 2
+    assert sizes["arguments"] > 0 and sizes["own"] > 0
     program = ours.create_program()
     assert [program()["loss"] > 0 for _ in range(2)] == [True, True]
     one, three = (
@@ -62,7 +61,7 @@ def test_a_step_takes_no_more_time_and_memory_with_more_images():
             ids=tuple(map(str, range(n))),
         )
         ours = our_steps.our_cglo(create_config(), dataset, 0)
-        own.append(benchmark_scale.measure_memory(ours)["xla_own"])
+        own.append(benchmark_scale.measure_memory(ours)["own"])
         programs[n] = ours.create_program()
     assert own[0] == own[1]
     times = our_steps.take_turns(programs, turns=7, steps=5)
@@ -77,9 +76,9 @@ def test_lines_of_the_scale_tables_by_hand():
         "| 10 | 2000.0 (1000.0-3000.0) | 1.000 |",
         "| 1,000,000 | 2000.0 (1100.0-3600.0) | 1.100 |",
     ]
-    row = {"arguments": 10**9, "xla_arguments": 2e6, "own": 3e6, "xla_own": 4e6}
+    row = {"arguments": 10**9, "own": 3e6}
     text = benchmark_scale.memory_to_markdown({"net": row})
-    assert text.splitlines()[2:] == ["| net | 1,000.0 | 2.0 | 3.0 | 4.0 | 0.75 |"]
+    assert text.splitlines()[2:] == ["| net | 1,000.0 | 3.0 |"]
 
 
 def test_all_ways_of_sampling_make_as_many_images():

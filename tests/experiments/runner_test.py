@@ -11,13 +11,13 @@ import subprocess
 import sys
 
 import pytest
-from tests.helpers.tiny import create_config
 
 from cglo_jax.errors import UserError
 from cglo_jax.files import ownership, storage
 from cglo_jax.stages import classify, train
 from experiments import runner, runs, scales, tables, work
 from experiments.tables import Row, Table, by_shots
+from tests.helpers.tiny import create_config
 
 TABLE = Table(
     name="tiny",

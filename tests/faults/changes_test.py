@@ -5,7 +5,6 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from tests.helpers.tiny import create_config, create_dataset
 
 from cglo_jax.config.defaults import flatten, get_config
 from cglo_jax.data import dataset as data
@@ -13,6 +12,7 @@ from cglo_jax.errors import UserError
 from cglo_jax.stages import train
 from cglo_jax.workdir import directory, trained
 from tests.helpers.small_run import write_images
+from tests.helpers.tiny import create_config, create_dataset
 
 # Another valid value of every field that a cGLO depends on, and that this run uses.
 MATTER = {
@@ -214,7 +214,7 @@ def test_other_images_or_classes_are_refused(copied, change):
     config, dataset = of_folder(copied / "images")
     for use in (
         lambda: train.run(config, copied / "run", dataset, 0),
-        lambda: trained.restore_model(config, copied / "run", dataset, 0),
+        lambda: trained.restore(config, copied / "run", dataset, 0),
     ):
         with pytest.raises(
             UserError, match="was made with other images than this call"
@@ -227,12 +227,12 @@ def test_the_same_images_keep_their_codes_whatever_their_files_are_called(
     copied, change
 ):
     config, before = of_folder(copied / "images")
-    codes = trained.restore_model(config, copied / "run", before, 0)[0]["z"]
+    codes = trained.restore(config, copied / "run", before, 0).z
     by_content = dict(zip((i.tobytes() for i in before.images), codes, strict=True))
     SAME_DATA[change](copied)
     config, now = of_folder(next(copied.glob("images*")))
     train.run(config, copied / "run", now, 0)
-    after = trained.restore_model(config, copied / "run", now, 0)[0]["z"]
+    after = trained.restore(config, copied / "run", now, 0).z
     assert len(by_content) == len(after) == 24
     for image, code in zip(now.images, after, strict=True):
         np.testing.assert_array_equal(by_content[image.tobytes()], code)

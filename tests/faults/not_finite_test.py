@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.helpers.tiny import create_config, create_dataset
 
 from cglo_jax.cglo import algorithm
 from cglo_jax.errors import UserError
 from cglo_jax.stages import train
 from cglo_jax.training import checkpoints, loop
 from cglo_jax.workdir import trained
+from tests.helpers.tiny import create_config, create_dataset
 
 AT, LOG_EVERY = 7, 3  # the step that is spoiled, and steps between checks
 BAD = [np.nan, np.inf, -np.inf]

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from cglo_jax.cglo import algorithm
 from cglo_jax.classifier import step as classifier
+from cglo_jax.classifier.methods import METHODS
 from cglo_jax.config.fingerprint import classify_fingerprint, train_fingerprint
 from cglo_jax.data.dataset import Dataset
 from cglo_jax.stages import train
@@ -86,7 +87,9 @@ def put_cglo(workdir, config, dataset, seed) -> None:
 
 def put_classifier(workdir, config, dataset, method, seed, step=STEP) -> dict:
     """Adds a classifier and its result; returns its {params, batch_stats}."""
-    spec = classifier.create_spec(config, dataset, method)
+    spec = classifier.create_spec(
+        config, *dataset.side_and_channels, dataset.num_classes, METHODS[method]
+    )
     outline = jax.eval_shape(
         lambda key: classifier.init_state(key, spec=spec), jax.random.key(0)
     )

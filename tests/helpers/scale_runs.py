@@ -21,12 +21,14 @@ import jax
 import numpy as np
 
 from cglo_jax.cglo import algorithm, sampling
-from cglo_jax.classifier import mixmatch
+from cglo_jax.classifier import methods, mixmatch
 from cglo_jax.classifier import step as classifier
 from cglo_jax.files import storage
+from cglo_jax.models.generator import Generator
 from cglo_jax.stages import classify, previews, train
 from cglo_jax.training import memory, parallel
 from cglo_jax.training.batches import BatchOrder, Schedule
+from tests.helpers import tiny
 from tests.helpers.tiny import create_config, create_dataset
 
 _BYTES = {"f32": 4, "s32": 4, "u32": 4, "pred": 1}
@@ -80,12 +82,14 @@ def train_on(workdir: pathlib.Path, devices: int) -> tuple[Draws, list[float]]:
         order.append(batch)
         return labelled, batch
 
-    def noise(eps: jax.Array, z: jax.Array, keys: jax.Array) -> dict[str, jax.Array]:
+    def noise(
+        eps: jax.Array, generator: Generator, keys: jax.Array, dim: int
+    ) -> dict[str, jax.Array]:
         return {"noise": eps}
 
     with (
         mock.patch.object(Schedule, "__call__", choose),
-        recorded(algorithm, "draw_noise_for", noise) as draws,
+        recorded(Generator, "draw_noise", noise) as draws,
     ):
         run(workdir, devices)
     lines = storage.read_records(workdir / "metrics.jsonl")
@@ -104,7 +108,9 @@ class Linear(nn.Module):
 def classify_on(method: str, devices: int, steps: int = 3) -> Draws:
     """Takes steps of a classifier's training; returns what its images were made of."""
     dataset, config = create_dataset(unlabelled=9), create_config()
-    spec = classifier.create_spec(config, dataset, method)
+    spec = classifier.create_spec(
+        config, *dataset.side_and_channels, dataset.num_classes, methods.METHODS[method]
+    )
     spec = dataclasses.replace(spec, model=Linear())
     of_cglo = train.split_state(
         algorithm.init_state(
@@ -116,7 +122,7 @@ def classify_on(method: str, devices: int, steps: int = 3) -> Draws:
         dataset.images,
         None,
         dataset.class_weights,
-        sampling.create_sampler(jax.device_get(of_cglo), dataset),
+        tiny.create_sampler(jax.device_get(of_cglo), dataset),
     )
     places = tuple(jax.local_devices()[:devices])
     order = BatchOrder(jax.random.key(2), np.arange(15), 8)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from cglo_jax.cglo import sampling
+from cglo_jax.cglo.sampling import Sampler
 from cglo_jax.config import defaults
 from cglo_jax.data import dataset as data
 from cglo_jax.data.dataset import Dataset
@@ -102,6 +104,13 @@ def create_config(**changes: object) -> ConfigDict:
     }
     config.update_from_flattened_dict({**tiny, **changes})
     return config
+
+
+def create_sampler(model, dataset: Dataset) -> Sampler:
+    """Puts networks and codes of a dict (params, batch_stats, z) and the labels together."""
+    variables = {name: model[name] for name in ("params", "batch_stats")}
+    z, labels = model["z"], dataset.labels
+    return sampling.create_sampler(variables, z, labels, dataset.num_classes)
 
 
 def assert_trees_equal(one, other) -> None:

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tests.helpers.tiny import create_config, create_dataset
 
 import cglo_jax
 from cglo_jax.classifier import step
@@ -17,6 +16,7 @@ from cglo_jax.errors import UserError
 from cglo_jax.training import checkpoints
 from cglo_jax.workdir import results
 from tests.helpers.saved_run import STEP, put_classifier, put_run
+from tests.helpers.tiny import create_config, create_dataset
 
 IMAGES = create_dataset(5, seed=3).images
 

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+
 from tests.helpers.tiny import create_dataset
 
 ROOT = pathlib.Path(__file__).parents[2]

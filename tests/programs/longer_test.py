@@ -5,15 +5,10 @@ import json
 import pathlib
 
 import pytest
-from tests.helpers.tiny import (
-    Run,
-    assert_trees_equal,
-    create_config,
-    create_dataset,
-)
 
 from cglo_jax.cglo import algorithm
 from cglo_jax.classifier import step as classifier
+from cglo_jax.classifier.methods import METHODS
 from cglo_jax.errors import UserError
 from cglo_jax.files import storage
 from cglo_jax.inference import classifier as ensemble
@@ -22,6 +17,12 @@ from cglo_jax.stages import classify, train
 from cglo_jax.training.checkpoints import Checkpoints
 from cglo_jax.workdir import directory
 from cglo_jax.workdir import trained as restoring
+from tests.helpers.tiny import (
+    Run,
+    assert_trees_equal,
+    create_config,
+    create_dataset,
+)
 
 TEST_SET = create_dataset(13, seed=1, split="test")
 
@@ -54,7 +55,9 @@ def test_learning_rates_do_not_depend_on_the_number_of_epochs():
         fields = {"train.epochs": epochs, "train.lr_drop_epochs": (1, 3)}
         fields |= {"classify.epochs": epochs, "classify.lr_drop_epochs": (1, 3)}
         config, dataset = create_config(**fields), create_dataset()
-        of_classifier = classifier.create_spec(config, dataset, "cglo")
+        of_classifier = classifier.create_spec(
+            config, *dataset.side_and_channels, dataset.num_classes, METHODS["cglo"]
+        )
         specs.add((algorithm.create_spec(config, dataset), of_classifier))
     assert len(specs) == 1
 
@@ -134,7 +137,7 @@ def test_what_was_made_of_a_shorter_cglo_is_made_anew_and_never_mixed(run, capsy
     assert told.endswith(
         "is at step 60 of 90: run --stage=train first, it goes on from there"
     )
-    assert restoring.restore_model(config, workdir, dataset, 0)[2] == 60  # to look at
+    assert restoring.restore(config, workdir, dataset, 0).step == 60  # to look at
     train.run(config, workdir, dataset, 0)
     assert classify.find_old(config, workdir) == ["cglo-0"]
     told = refused(write.write, workdir, config)

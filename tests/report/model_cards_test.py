@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from tests.helpers.tiny import create_config, create_dataset
 
 import cglo_jax
 from cglo_jax.config.fingerprint import classify_fingerprint
@@ -16,6 +15,7 @@ from cglo_jax.report import model_cards
 from cglo_jax.training import checkpoints
 from cglo_jax.workdir import trained
 from tests.helpers.saved_run import create_result, put_classifier, put_run
+from tests.helpers.tiny import create_config, create_dataset
 
 NAMES = ("plain", "<b>&", "a_b|c*")
 
@@ -96,7 +96,9 @@ def test_it_tells_no_place_of_this_machine(run, generator_card):
 def test_priors_and_lowered_rates_are_told(run, tmp_path):
     workdir, config, dataset = run
     copy = shutil.copytree(workdir, tmp_path / "run")
-    model, meta, step = trained.restore_with_added(copy, 0)
+    model, meta, step = checkpoints.restore_latest_model(
+        trained.checkpoint_dir(copy, 0), ""
+    )
     meta |= {"weights": "abc123", "rate": 0.25}
     meta["notes"] = {"weights": "ImageNet weights", "added": 0}
     shutil.rmtree(copy / "checkpoints")

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset
 
 from cglo_jax.classifier import step as classifier
 from cglo_jax.classifier.methods import METHODS
@@ -19,6 +18,7 @@ from cglo_jax.stages import classify
 from cglo_jax.training import checkpoints, parallel
 from cglo_jax.training.batches import BatchOrder
 from cglo_jax.workdir import trained as restoring
+from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset
 
 TEST_SET = create_dataset(13, seed=1, split="test")
 
@@ -27,7 +27,7 @@ TEST_SET = create_dataset(13, seed=1, split="test")
 def test_evaluate_is_exact_with_a_ragged_last_batch(devices, monkeypatch):
     # 13 = 5 + 5 + 3 or 8 + 5
     monkeypatch.setattr(classify, "batch_that_fits", lambda side: 5)
-    spec = classifier.create_spec(create_config(), create_dataset(), "baseline")
+    spec = classifier.create_spec(create_config(), 8, 1, 3, METHODS["baseline"])
     state = jax.jit(functools.partial(classifier.init_state, spec=spec))(
         jax.random.key(0)
     )
@@ -53,7 +53,7 @@ def test_evaluate_is_exact_with_a_ragged_last_batch(devices, monkeypatch):
 
 def test_a_resnet_starts_from_the_given_body_and_a_head_of_its_own():
     config = create_config(**{"classify.network": "resnet50"})
-    spec = classifier.create_spec(config, create_dataset(size=32), "mixmatch")
+    spec = classifier.create_spec(config, 32, 1, 3, METHODS["mixmatch"])
     devices = tuple(jax.local_devices()[:2])
     key = jax.random.key(3)
     plain = classifier.create_state(key, spec, None, devices)
@@ -101,12 +101,12 @@ def test_all_methods_see_the_same_images_in_the_same_order(trained, monkeypatch)
 
     def compiled_step(spec, devices, constants):
         def step(state, shared, batch):
-            assert (constants is not None) == (spec.method == "mixmatch")
+            assert (constants is not None) == spec.method.semi_supervised
             if constants:
                 pool.append(np.asarray(batch[..., 1]))
                 batch = batch[..., 0]
             key = jax.random.key_data(shared.key)
-            seen[spec.method] += [np.asarray(batch), np.asarray(key)]
+            seen[method] += [np.asarray(batch), np.asarray(key)]
             return state, {"loss": jnp.zeros(())}
 
         return step

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from tests.helpers.tiny import create_config, create_dataset
 
 import cglo_jax
 from cglo_jax.data import dataset as data
@@ -21,6 +20,7 @@ from cglo_jax.files import ownership
 from cglo_jax.inference import classifier
 from cglo_jax.stages import export
 from tests.helpers.saved_run import put_classifier, put_run
+from tests.helpers.tiny import create_config, create_dataset
 
 # Runs the Python of a README as a program that cannot import cglo_jax, and keeps what it made.
 OTHER_PROGRAM = """

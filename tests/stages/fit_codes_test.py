@@ -10,19 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+from cglo_jax.cglo import algorithm, code_fit, codes, losses
+from cglo_jax.errors import UserError
+from cglo_jax.pretrained import networks as pretrained
+from cglo_jax.stages import classify, fit_codes, sample, train
+from cglo_jax.training import batches, checkpoints, parallel
+from cglo_jax.workdir import trained
 from tests.helpers.tiny import (
     Run,
     assert_trees_equal,
     create_config,
     create_dataset,
 )
-
-from cglo_jax.cglo import algorithm, codes, losses
-from cglo_jax.errors import UserError
-from cglo_jax.pretrained import networks as pretrained
-from cglo_jax.stages import classify, fit_codes, sample, train
-from cglo_jax.training import batches, checkpoints, parallel
-from cglo_jax.workdir import trained
 
 MORE = create_dataset(36)  # the first 24 are trained on
 
@@ -102,11 +102,11 @@ def fit(run, dataset):
 
 
 def restore(run, dataset):
-    return trained.restore_model(run.config, run.workdir, dataset, 0, complete=True)[0]
+    return trained.restore(run.config, run.workdir, dataset, 0, complete=True)
 
 
 def codes_by_id(model, dataset):
-    return dict(zip(dataset.ids, model["z"], strict=True))
+    return dict(zip(dataset.ids, model.z, strict=True))
 
 
 def fits_in(run) -> list[pathlib.Path]:
@@ -124,7 +124,7 @@ def compute_losses(generator, variables, z, x):
 def reconstruction(run, model, z):
     """Losses of codes [m, d] for the last m images of ALL."""
     spec = algorithm.create_spec(run.config, ALL)
-    variables = {name: model[name] for name in ("params", "batch_stats")}
+    variables = model.variables
     x = ALL.images[-len(z) :].astype(np.float32) / 127.5 - 1
     return np.asarray(compute_losses(spec.generator, variables, z, x))
 
@@ -214,10 +214,10 @@ def test_the_first_model_that_knows_an_image_gives_its_code():
     ids = np.arange(5, dtype=np.uint8)[:, None].repeat(16, 1)
     drawn = np.full((5, 2), 9, np.float32)
     models = [
-        {"ids": ids[[3, 1]], "z": np.array([[1, 3], [1, 1]], np.float32)},
-        {"ids": ids[[1, 4]], "z": np.array([[2, 1], [2, 4]], np.float32)},
+        (ids[[3, 1]], np.array([[1, 3], [1, 1]], np.float32)),
+        (ids[[1, 4]], np.array([[2, 1], [2, 4]], np.float32)),
     ]
-    z, new = fit_codes.keep_codes(drawn, ids, models)
+    z, new = code_fit.keep_codes(drawn, ids, models)
     np.testing.assert_array_equal(z, [[9, 9], [1, 1], [9, 9], [1, 3], [2, 4]])
     np.testing.assert_array_equal(new, [0, 2])
 
@@ -266,8 +266,8 @@ def test_a_codes_gradient_is_that_of_its_images_loss_labelled_or_not(grown):
         key, weights = jax.random.key(1), ALL.class_weights
         state, shared = parallel.replicate(
             (
-                fit_codes.FitState(np.int32(0), networks.codes),
-                fit_codes.Shared(
+                code_fit.FitState(np.int32(0), networks.codes),
+                code_fit.Frozen(
                     algorithm.Shared(key, ALL.images, labels, weights, {}, {}),
                     networks.params,
                     networks.batch_stats,
@@ -328,10 +328,10 @@ def test_an_interrupted_fit_resumes_bit_for_bit_and_is_not_done_twice(
         r"images-\w+ is at step 25 of 50: run --stage=train .*only_codes=True first"
     )
     with pytest.raises(UserError, match=message):
-        trained.restore_model(cut.config, cut.workdir, ALL, 0, complete=True)
-    partly, _, step = trained.restore_model(cut.config, cut.workdir, ALL, 0)
-    assert step == 25
-    assert (partly["z"] != whole["z"]).any(1).tolist() == [False] * 24 + [True] * 6
+        trained.restore(cut.config, cut.workdir, ALL, 0, complete=True)
+    partly = trained.restore(cut.config, cut.workdir, ALL, 0)
+    assert partly.step == 25
+    assert (partly.z != whole.z).any(1).tolist() == [False] * 24 + [True] * 6
     capsys.readouterr()
     assert_trees_equal(fit(cut, ALL), whole)
     printed = capsys.readouterr()
@@ -390,7 +390,7 @@ def test_a_generator_trained_anew_has_its_own_codes(fitted, capsys):
     shutil.rmtree(fitted.workdir / "checkpoints")
     train.run(fitted.config, fitted.workdir, take(range(2, 26)), 0)
     with pytest.raises(UserError, match="fit codes for the new images"):
-        trained.restore_model(fitted.config, fitted.workdir, ALL, 0)
+        trained.restore(fitted.config, fitted.workdir, ALL, 0)
     capsys.readouterr()
     fit(fitted, ALL)
     assert (
@@ -434,8 +434,8 @@ def test_a_test_image_that_the_generator_was_trained_on_is_refused(grown, fitted
         classify.run(fitted.config, fitted.workdir, data, "cglo", 0)
     assert not (fitted.workdir / "classifiers").exists()
     model = restore(fitted, ALL)
-    trained.check_unseen(TEST, model)
-    trained.check_unseen(data[1], {**model, "generator_ids": model["ids"][:20]})
+    trained.check_unseen(TEST, model.generator_ids)
+    trained.check_unseen(data[1], model.ids[:20])
 
 
 def test_transductive_test_images_were_learnt_without_labels_only(tmp_path):
@@ -501,4 +501,4 @@ def test_a_loss_that_is_not_finite_is_not_saved(grown, monkeypatch):
     ):
         fit_codes.run(grown.config, grown.workdir, (ALL, TEST), 0)
     with pytest.raises(UserError, match=r"made with other images .*only_codes=True"):
-        trained.restore_model(grown.config, grown.workdir, ALL, 0)
+        trained.restore(grown.config, grown.workdir, ALL, 0)

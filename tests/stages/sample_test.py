@@ -14,6 +14,7 @@ from PIL import Image
 from cglo_jax.cglo import algorithm
 from cglo_jax.errors import UserError
 from cglo_jax.files import ownership
+from cglo_jax.inference import sampler
 from cglo_jax.report import figures, fonts
 from cglo_jax.stages import sample, train
 from cglo_jax.training import checkpoints
@@ -115,16 +116,16 @@ def test_everything_written_is_what_the_manifest_says(trained):
 def test_pngs_are_the_generators_images_of_the_drawn_pairs(
     trained, no_figures, monkeypatch
 ):
-    monkeypatch.setattr(sample, "batch_that_fits", lambda side: 4)  # several
+    monkeypatch.setattr(sampler, "batch_that_fits", lambda side: 4)  # several
     config, dataset, workdir = trained
     config.sample.per_class = 5
     lines = manifest(sample.run(config, workdir, (dataset, TEST_SET), 0))
-    model, *_ = restoring.restore_model(config, workdir, dataset, 0)
+    model = restoring.restore(config, workdir, dataset, 0)
     index = {image_id: i for i, image_id in enumerate(dataset.ids)}
     z = [
         numpy_slerp(
-            model["z"][index[line["source"]]],
-            model["z"][index[line["partner"]]],
+            model.z[index[line["source"]]],
+            model.z[index[line["partner"]]],
             line["t"],
         )
         for line in lines
@@ -153,16 +154,16 @@ def test_pngs_are_the_generators_images_of_the_drawn_pairs(
 
 def test_batches_have_one_size_and_the_classes_in_turn(trained, monkeypatch):
     config, dataset, workdir = trained
-    model, sizes = sample.restore(config, workdir, dataset, 0), []
-    make = sample.synthesize_uint8
+    model, sizes = sampler.restore(config, workdir, dataset, 0), []
+    make = sampler._synthesize_uint8
 
-    def watched(sampler, keys, i, *, spec):
+    def watched(trained, keys, i, *, spec):
         sizes.append(len(i))
-        return make(sampler, keys, i, spec=spec)
+        return make(trained, keys, i, spec=spec)
 
-    monkeypatch.setattr(sample, "synthesize_uint8", watched)
-    monkeypatch.setattr(sample, "batch_that_fits", lambda side: 4)
-    batches = list(sample.synthesize_classes(model, jax.random.key(0), 2))
+    monkeypatch.setattr(sampler, "_synthesize_uint8", watched)
+    monkeypatch.setattr(sampler, "batch_that_fits", lambda side: 4)
+    batches = list(sampler.synthesize_classes(model, jax.random.key(0), 2))
     assert sizes == [4, 4]
     k, images, i, j, t = map(np.concatenate, zip(*batches, strict=True))
     assert k.tolist() == [0, 2, 4, 1, 3, 5]
@@ -272,7 +273,7 @@ def test_without_a_checkpoint_the_error_names_the_stage(tmp_path):
 
 def test_names_that_no_font_has_are_numbered_and_listed(trained, tmp_path, monkeypatch):
     config, dataset, workdir = trained
-    model = sample.restore(config, workdir, dataset, 0)
+    model = sampler.restore(config, workdir, dataset, 0)
     names = ("a", "\u540d\u524d", "c")
     monkeypatch.setattr(fonts, "_installed", tuple)
     fonts._find.cache_clear()

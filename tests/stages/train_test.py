@@ -115,13 +115,13 @@ def test_a_work_directory_of_another_config_or_other_images_is_refused(tmp_path)
     with pytest.raises(UserError, match=r"train\.code_lr=0\.001, .* 0\.25: use"):
         calls[1](dataset, 0)
     with pytest.raises(UserError, match=r"train\.code_lr=0\.001, .* 0\.25: use"):
-        trained.restore_model(other, tmp_path, dataset, 0)
+        trained.restore(other, tmp_path, dataset, 0)
     changed = create_dataset(seed=1)
     with pytest.raises(UserError, match="made with other images than this call reads"):
         calls[0](changed, 0)
     match = r"made with other images than this call reads.* --config\.train\.only_codes=True$"
     with pytest.raises(UserError, match=match):
-        trained.restore_model(config, tmp_path, changed, 0)
+        trained.restore(config, tmp_path, changed, 0)
     calls[0](dataset, 0)  # and the right one is not
 
 
@@ -155,13 +155,13 @@ def test_equal_weights_of_another_file_are_the_same_run_and_not_for_the_strict_m
         origin = networks.Origin("0123", f"VGG-16 from {name}")
         monkeypatch.setattr(train, "load_vgg", lambda config, o=origin: ({}, o))
         train.run(config, tmp_path, dataset, 0)
-    _, meta, _ = trained.restore_model(config, tmp_path, dataset, 0)
+    meta = trained.restore(config, tmp_path, dataset, 0).meta
     assert meta["notes"]["weights"] == "VGG-16 from a"
     config.external_weights = False
     with pytest.raises(
         UserError, match=r"with VGG-16 from a, but config.external_weig"
     ):
-        trained.restore_model(config, tmp_path, dataset, 0)
+        trained.restore(config, tmp_path, dataset, 0)
 
 
 def test_other_images_are_named_before_what_follows_from_them(tmp_path):
@@ -178,14 +178,14 @@ def test_external_weights_of_the_first_codes_are_told_and_not_for_the_strict_mod
     other = networks.Origin("34", "ResNet-50 from b")
     monkeypatch.setattr(code_init, "load_resnet", lambda config: (None, other))
     train.run(config, tmp_path, dataset, 0)
-    _, meta, _ = trained.restore_model(config, tmp_path, dataset, 0)
+    meta = trained.restore(config, tmp_path, dataset, 0).meta
     assert meta["weights"] == "none+34"
     assert meta["notes"]["weights"] == "none; codes started from ResNet-50 from b"
     config.external_weights = False
     with pytest.raises(
         UserError, match=r"codes started from ResNet-50 from b, but conf"
     ):
-        trained.restore_model(config, tmp_path, dataset, 0)
+        trained.restore(config, tmp_path, dataset, 0)
     config.external_weights = True
     changed = networks.Origin("56", "ResNet-50 from c")
     monkeypatch.setattr(code_init, "load_resnet", lambda config: (None, changed))
@@ -221,8 +221,8 @@ def test_pictures_for_tensorboard_change_nothing_and_cost_nothing_without_it(
         if name == "again":
             assert len(compilations) == before
         metrics.append((workdir / "metrics.jsonl").read_bytes())
-        model, *_ = trained.restore_model(config, workdir, dataset, 0)
-        np.testing.assert_array_equal(model["z"], states[0].codes.z)
+        model = trained.restore(config, workdir, dataset, 0)
+        np.testing.assert_array_equal(model.z, states[0].codes.z)
     for state in states[1:]:
         assert_trees_equal(states[0], state)
     assert len(set(metrics)) == 1
@@ -288,8 +288,8 @@ def test_variants_train_resume_sample_and_take_added_images(
     more = create_dataset(28, unlabelled=8)  # 4 more, and other labels are known
     more = dataclasses.replace(more, labels=np.arange(28, dtype=np.int32) % 3)
     fit_codes.run(config, cut, (more, create_dataset(8, seed=1)), 0)
-    model, *_ = trained.restore_model(config, cut, more, 0, complete=True)
-    np.testing.assert_array_equal(model["z"][:24], whole.codes.z)
-    np.testing.assert_allclose(np.linalg.norm(model["z"][24:], axis=1), 1, rtol=1e-6)
+    model = trained.restore(config, cut, more, 0, complete=True)
+    np.testing.assert_array_equal(model.z[:24], whole.codes.z)
+    np.testing.assert_allclose(np.linalg.norm(model.z[24:], axis=1), 1, rtol=1e-6)
     last = json.loads((cut / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["stage"] == "codes" and np.isfinite(last[name])

@@ -4,11 +4,12 @@ import functools
 
 import jax
 import numpy as np
-from tests.helpers.tiny import create_config, create_dataset
 
+from cglo_jax.cglo.algorithm import Schedule, total_steps
 from cglo_jax.training import batches as order
 from cglo_jax.training import parallel
-from cglo_jax.training.batches import BatchOrder, Schedule, total_steps
+from cglo_jax.training.batches import BatchOrder
+from tests.helpers.tiny import create_config, create_dataset
 
 
 def test_batch_order_takes_all_images_and_none_twice_in_a_batch():

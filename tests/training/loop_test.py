@@ -4,6 +4,7 @@ import dataclasses
 import io
 import signal
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,9 @@ class Trainer:
             "meta": {"fingerprint": {"latent.dim": 8}, "images": "abc"},
             "workdir": workdir,
             "tags": TAGS,
+            "section": "train",
+            "steps_per_call": 1,
+            "check_memory": False,
             "total": 10,
             "steps_per_epoch": 4,
             "images_per_step": 8,
@@ -65,15 +69,18 @@ class Trainer:
             state, metrics = self.take_step(state, step + i)
         return state, metrics, self.calls[-1]
 
-    def create(self, rate):
-        self.rates.append(rate)
+    def init(self):
         state = {"x": jnp.ones(()), "step": jnp.zeros((), jnp.int32)}
-        return self.take_steps, parallel.replicate(state, DEVICES)
+        return parallel.replicate(state, DEVICES)
+
+    def create(self, job, lr_scale):
+        self.rates.append(lr_scale)
+        return self.take_steps
 
     def run(self):
-        state, self.rate = loop.run_steps(
-            loop.Job(create=self.create, **self.arguments)
-        )
+        job = loop.Job(init=self.init, choose=None, shared=None, **self.arguments)
+        with mock.patch.object(loop, "_create_take_steps", self.create):
+            state, self.rate = loop.run_steps(job)
         return state
 
     def records(self, name="metrics"):

@@ -149,22 +149,17 @@ class Kind:
     ],
 )
 def test_steps_are_taken_together_where_one_program_takes_them(per_call, calls):
-    first, second, asked, told = Kind("first"), Kind("second"), [], []
+    first, second, asked, created = Kind("first"), Kind("second"), [], []
 
     def choose(step):
         asked.append(step)
         return first if step < 5 else second, np.array([step, -step])
 
-    def create_shared():
-        told.append("shared")
+    def create_shared(step_fn, state, batch):
+        created.append((step_fn, state, batch.shape))
         return np.zeros(3)
 
-    def check(step_fn, state, batch):
-        told.append((step_fn, state, batch.shape))
-
-    take_steps = parallel.create_take_steps(
-        choose, create_shared, FOUR[:1], per_call, check
-    )
+    take_steps = parallel.create_take_steps(choose, create_shared, FOUR[:1], per_call)
     state, step, counts = [], 0, []
     while step < 10:
         state, metrics, taken = take_steps(state, step, 10 - step)
@@ -174,7 +169,7 @@ def test_steps_are_taken_together_where_one_program_takes_them(per_call, calls):
     assert counts == calls
     assert asked == list(range(10))
     assert state == [("first" if i < 5 else "second", [i, -i]) for i in range(10)]
-    assert told == [(first, [], (1, 2)), "shared"]
+    assert created == [(first, [], (1, 2))]
 
 
 def test_pmap_batch_returns_the_rows_of_all_devices_in_order():
@@ -210,8 +205,8 @@ def test_several_processes_use_all_devices_and_say_so(monkeypatch):
 
 def test_one_process_is_the_first_and_waits_for_nobody():
     assert parallel.is_first_process()
-    parallel.wait_for_all("here")
-    assert parallel.tell_all("here", "a") == ["a"]
+    parallel.barrier("here")
+    assert parallel.gather_strings("here", "a") == ["a"]
 
 
 @pytest.mark.parametrize("n", [1, 4, 7, 8])

@@ -6,11 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from cglo_jax.cglo import algorithm, sampling
+from cglo_jax.cglo import algorithm, code_fit
 from cglo_jax.classifier import mixmatch
 from cglo_jax.classifier import step as classifier
+from cglo_jax.classifier.methods import METHODS
 from cglo_jax.stages import classify, fit_codes, train
 from cglo_jax.training import run_log
+from tests.helpers import tiny
 from tests.helpers.tiny import create_config, create_dataset
 from tests.training.loop_test import Trainer
 
@@ -45,17 +47,19 @@ def trace(name: str) -> set[str]:
     if stage == "train":
         step = train.compiled_step(spec, name != "unlabelled", DEVICES)
     elif stage == "codes":
-        shared = fit_codes.Shared(shared, state.params, state.batch_stats)
-        state = fit_codes.FitState(state.step, state.codes)
+        shared = code_fit.Frozen(shared, state.params, state.batch_stats)
+        state = code_fit.FitState(state.step, state.codes)
         step = fit_codes.compiled_step(spec, True, DEVICES)
     else:
         model, _ = train.split_state(state)
-        sampler = sampling.create_sampler(
+        sampler = tiny.create_sampler(
             {**model, "z": np.zeros((24, 8), np.float32)}, dataset
         )
         weights = dataset.class_weights
         shared = classifier.Shared(key, dataset.images, None, weights, sampler)
-        spec = classifier.create_spec(config, dataset, name)
+        spec = classifier.create_spec(
+            config, *dataset.side_and_channels, dataset.num_classes, METHODS[name]
+        )
         state = jax.eval_shape(lambda: classifier.init_state(key, spec=spec))
         constants = None
         if name == "mixmatch":

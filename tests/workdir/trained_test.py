@@ -7,34 +7,36 @@ import hashlib
 import jax
 import numpy as np
 import pytest
-from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset
 
 from cglo_jax.errors import UserError
 from cglo_jax.stages import train
 from cglo_jax.workdir import trained
+from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset
 
 
 def test_restore_model_returns_generator_and_codes(tmp_path):
     config, dataset = create_config(), create_dataset()
     state = train.run(config, tmp_path, dataset, 0)
-    model, _, step = trained.restore_model(config, tmp_path, dataset, 0)
-    assert step == 6
+    cglo = trained.restore(config, tmp_path, dataset, 0)
+    assert cglo.step == 6
     expected, rest = train.split_state(state)
-    of_images = {"ids": trained.hash_ids(dataset.ids), "labels": dataset.labels}
-    assert_trees_equal(model, {**jax.device_get(expected), **of_images})
+    assert_trees_equal({**cglo.variables, "z": cglo.z}, jax.device_get(expected))
+    np.testing.assert_array_equal(cglo.ids, trained.hash_ids(dataset.ids))
+    np.testing.assert_array_equal(cglo.labels, dataset.labels)
+    assert cglo.shape == (8, 8, 1)
     assert_trees_equal(train.merge_state(expected, rest), state)
     with pytest.raises(UserError, match=r"seed-1.*--stage=train"):
-        trained.restore_model(config, tmp_path, dataset, 1)
+        trained.restore(config, tmp_path, dataset, 1)
 
 
 def test_restore_model_refuses_what_is_not_trained_to_its_end_if_asked_to(tmp_path):
     config, dataset = create_config(), create_dataset(20, unlabelled=8)  # 3 + 1 steps
     train.run(config, tmp_path, dataset, 0)
-    restore = functools.partial(trained.restore_model, config, tmp_path, dataset, 0)
-    assert restore(complete=True)[-1] == 8
+    restore = functools.partial(trained.restore, config, tmp_path, dataset, 0)
+    assert restore(complete=True).step == 8
     directory = trained.checkpoint_dir(tmp_path, 0)
     (directory / "8").rename(tmp_path / "moved")
-    assert restore()[-1] == 4
+    assert restore().step == 4
     with pytest.raises(UserError) as error:
         restore(complete=True)
     assert str(error.value) == (
@@ -53,11 +55,10 @@ def test_ids_are_hashed_one_by_one_and_copies_told_apart():
 def test_images_that_the_generator_learnt_are_known_wherever_they_are_now():
     learnt, added, unseen = (create_dataset(2, seed=s).ids for s in (1, 2, 3))
     test_set = dataclasses.replace(create_dataset(6), ids=(*learnt, *added, *unseen))
-    model = {"ids": trained.hash_ids([*added, learnt[1]])}
-    found = trained.find_unseen(test_set, model).tolist()
+    ids = trained.hash_ids([*added, learnt[1]])
+    found = trained.find_unseen(test_set, ids).tolist()
     assert found == [True, False, False, False, True, True]
-    model["generator_ids"] = trained.hash_ids(learnt)
-    found = trained.find_unseen(test_set, model).tolist()
+    found = trained.find_unseen(test_set, ids, trained.hash_ids(learnt)).tolist()
     assert found == [False, False, False, False, True, True]
 
 
