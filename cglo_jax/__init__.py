@@ -43,8 +43,8 @@ def load_classifier(
 
     Args:
       workdir: the --workdir of the run, wherever it lies now.
-      method: of `config.classify.methods`, such as "cglo" or "baseline".
-      seed: the classifier of one seed; None: those of all seeds.
+      method: a method of `config.classify.methods`: "cglo", "baseline", ...
+      seed: of the run; None: the classifiers of all seeds.
 
     Raises:
       errors.UserError: there is no such run, or no trained classifier of this method and seed,

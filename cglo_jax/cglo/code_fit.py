@@ -52,8 +52,8 @@ def fit_step(
       use_weak: whether L_ce counts.
 
     Returns:
-      The new state and scalar metrics, means over the batch of all devices; those of f_phi
-      are means over its labelled images, 0 without any.
+      The new state and scalar metrics, means over the batch of all devices; metrics of
+      f_phi are means over the batch's labelled images, 0 without any.
     """
     shared = frozen.training
     keys = codes.example_keys(jax.random.fold_in(shared.key, state.step), indices)

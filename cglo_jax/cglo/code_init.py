@@ -42,7 +42,7 @@ def load_resnet(config: ConfigDict) -> tuple[dict[str, Any] | None, Origin]:
 def join_origins(perceptual: Origin, start: Origin) -> Origin:
     """Returns the origin of the perceptual network and of the one that codes start from.
 
-    It is external if one of them is. The config tells unlike ones apart that are not.
+    It is external if one of the two is.
     """
     if start == NO_WEIGHTS:
         return perceptual

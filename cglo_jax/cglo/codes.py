@@ -15,7 +15,7 @@ import optax
 from flax import struct
 
 # Below this sine of the angle two codes count as equal: there lerp and slerp differ by less
-# than float32 can tell (angle^2 / 8 = 1e-7).
+# than float32 resolves (angle^2 / 8 = 1e-7).
 _SIN_EQUAL = 1e-3
 # Above 90 degrees the great circle stays well defined much closer to the opposite point.
 _SIN_OPPOSITE = 1e-5
@@ -109,7 +109,7 @@ def update_codes(
       grads: float32 [B, d], gradient of the sum of the batch's losses (each image's own but
         for batch norm).
       lr: scalar learning rate.
-      tx: transformation without a learning rate, such as `optax.scale_by_adam()`.
+      tx: transformation without a learning rate, for example `optax.scale_by_adam()`.
     """
     updates, opt_state = jax.vmap(tx.update)(grads, rows.opt_state, rows.z)
     return Codes(z=project_codes(rows.z - lr * updates), opt_state=opt_state)

@@ -8,7 +8,7 @@ pixels that a geometric operation moves in are mid-grey, not black, as in the co
 et al., which sets them to 0 after normalisation.
 
 The code of the paper of cGLO has the same pairs but other magnitudes: it cuts the range
-from the least to the largest value, such as -30 to 30 degrees, into ten bins and draws
+from the least to the largest value (-30 to 30 degrees, say) into ten bins and draws
 from bin m, so a sign is not random but follows from m. It warps with cubic splines, shears
 about the centre too, fills with black, and its ShearY shears along x.
 

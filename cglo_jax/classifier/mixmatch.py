@@ -55,7 +55,8 @@ def choose_pool(dataset: Dataset, size: int) -> np.ndarray:
     """Returns the images that MixMatch takes for unlabelled, int [m], m >= size.
 
     Those without a label (the reference code adds the labelled ones); if there are none, those
-    with one. Fewer than `size`, a batch, count several times: batches stay those of other methods.
+    with one. If there are fewer than `size`, a batch, they are repeated: batches stay as large as with
+    other methods.
     """
     pool = np.flatnonzero(dataset.labels < 0)
     if not len(pool):
@@ -191,7 +192,8 @@ def mix_batches(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mixes each image with a random one of all devices' and interleaves the batches.
 
-    Each device gathers all images and mixes those of its places: N compute what one computes.
+    Each device gathers all images and mixes the ones of its own places, so that N devices compute what
+    one computes.
 
     Args:
       x: this device's [M, B, H, W, C], labelled ones first. targets: [M, B, K].

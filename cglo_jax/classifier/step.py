@@ -67,7 +67,7 @@ class Method(NamedTuple):
       from_cglo: whether it needs a trained cGLO.
       semi_supervised: whether it is MixMatch, which has a step of its own, `mixmatch.train_step`.
       reads: the config's fields that it depends on, and the baseline does not, but for
-        those of a cGLO; "a." stands for all of section a. None: any field. Experiments run
+        the fields that a cGLO depends on; "a." stands for all of section a. None: any field. Experiments run
         what reads the same once.
     """
 

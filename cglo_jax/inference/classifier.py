@@ -40,7 +40,7 @@ class Classifier:
       class_names: K names, indexed by label.
       image_shape: (H, W, C) that the networks take.
       size: pixels that the short side of a file's image is brought to.
-      conversion: how files become images, as those of training did.
+      conversion: how image files become arrays, as in training.
       network: the module; variables: {params, batch_stats} of each seed.
     """
 
@@ -79,7 +79,7 @@ class Classifier:
         return names, probabilities
 
     def read(self, files: Sequence[Path]) -> list[np.ndarray | decode.UnusableImage]:
-        """Decodes image files as those of training: uint8 [H, W, C] each, or why not."""
+        """Decodes image files as in training -> for each uint8 [H, W, C], or why it cannot be used."""
         setup.check_not_forked()
         paths = [pathlib.Path(file) for file in files]
         return decode.decode_each(paths, self._fit, conversion=self.conversion)

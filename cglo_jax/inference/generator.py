@@ -159,7 +159,7 @@ class TrainedModel:
             raise UserError(
                 f"there is no training image {place}: they are 0 to {n - 1}"
             )
-        # Of two copies, such as one that is also a test image, the first has the label.
+        # Of two copies (one may be a test image, too) the first has the label.
         hashed = trained.hash_ids([image])[0].tobytes().hex()
         for name in (image, hashed):
             if name in self._places:

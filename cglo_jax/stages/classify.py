@@ -128,28 +128,15 @@ def run(
         "test_images": test_set.digest,
         "weights": origin.digest,
     }
-    if path.exists():
-        result = read_result(path)
-        numbers = (
-            f"{result['dataset'].get('n_labelled')} labelled and {result['n_test']} test images "
-            f"then, {train_set.num_labelled} and {len(test_set.labels)} now"
-        )
-        saved = result["fingerprint"]
-        check_fingerprint(
-            saved,
-            fingerprint,
-            str(path.parent),
-            numbers,
-            may_grow=("train", *_may_grow(config, method)),
-            cannot_grow=_cannot_grow(config, method),
-        )
-        if not _must_go_on(saved, fingerprint, method):
-            print(f"{name}: done before, top-1 {result['top1']:.2f} %", flush=True)
-            return
+    if path.exists() and (
+        done := _find_result(config, path, data, method, fingerprint)
+    ):
+        print(f"{name}: done before, top-1 {done['top1']:.2f} %", flush=True)
+        return
     devices = tuple(parallel.choose_devices(config.devices))
-    shape = train_set.side_and_channels
+    side, channels = train_set.side_and_channels
     spec = classifier.create_spec(
-        config, *shape, train_set.num_classes, METHODS[method]
+        config, side, channels, train_set.num_classes, METHODS[method]
     )
     cglo = None
     if spec.method.from_cglo:
@@ -162,13 +149,12 @@ def run(
     if not np.isfinite(logits).all():
         raise UserError(f"{name}: its logits are not finite: use a lower classify.lr")
     top1, top5 = (top_k_accuracy(logits, test_set.labels, k) for k in (1, 5))
-    n_test = len(test_set.labels)
     result = {
         "method": method,
         "seed": seed,
         "top1": top1,
         "top5": top5,
-        "n_test": n_test,
+        "n_test": len(test_set.labels),
         "steps": int(state.step),
         "fingerprint": fingerprint,
         "dataset": describe_data(config, train_set, test_set),
@@ -181,8 +167,38 @@ def run(
         model_cards.write_classifier_card(config, workdir, result)
         below = path.relative_to(workdir).as_posix()
         ownership.write(workdir, below, json.dumps(result, indent=1) + "\n")
-    text = f"top-1 {top1:.2f} %, top-5 {top5:.2f} % of {n_test} images"
+    text = f"top-1 {top1:.2f} %, top-5 {top5:.2f} % of {len(test_set.labels)} images"
     print(f"{name}: {text}", flush=True)
+
+
+def _find_result(
+    config: ConfigDict,
+    path: pathlib.Path,
+    data: tuple[Dataset, Dataset],
+    method: str,
+    fingerprint: dict[str, Any],
+) -> dict[str, Any] | None:
+    """Returns the result of a classifier that is there, None if training must go on.
+
+    Raises:
+      UserError: it is another run's.
+    """
+    train_set, test_set = data
+    result = read_result(path)
+    numbers = (
+        f"{result['dataset'].get('n_labelled')} labelled and {result['n_test']} test images "
+        f"then, {train_set.num_labelled} and {len(test_set.labels)} now"
+    )
+    saved = result["fingerprint"]
+    check_fingerprint(
+        saved,
+        fingerprint,
+        str(path.parent),
+        numbers,
+        may_grow=("train", *_may_grow(config, method)),
+        cannot_grow=_cannot_grow(config, method),
+    )
+    return None if _must_go_on(saved, fingerprint, method) else result
 
 
 def _must_go_on(saved: Any, now: Any, method: str) -> bool:

@@ -1,7 +1,7 @@
 """The stage train with `train.only_codes`: one code for each image that was added later.
 
 Images that already have a code keep it; the codes of new ones start uniformly on the sphere, whatever
-`latent.init` was for those of training.
+`latent.init` was in training.
 """
 
 import contextlib

@@ -85,7 +85,7 @@ def write_figures(
     """Writes reconstructions.png, interpolations.png, walks.png, walks.json and codes.png.
 
     walks.png has the images of interpolations.png only, for pages that show one at a time;
-    walks.json tells the class of each row, t of each column and the size of a tile in pixels.
+    walks.json has the class of each row, t of each column and the size of a tile in pixels.
     class_names.txt is there if the pictures have numbers for names that no font can draw.
 
     Args:
@@ -104,8 +104,8 @@ def write_figures(
         storage.write_atomically(directory / "class_names.txt", text)
     picture, tile = figures.sprite(images)
     picture.save(directory / "walks.png")
-    told = json.dumps({"classes": names, "t": t, "tile": tile})
-    (directory / "walks.json").write_text(told + "\n", encoding="utf-8")
+    text = json.dumps({"classes": names, "t": t, "tile": tile})
+    (directory / "walks.json").write_text(text + "\n", encoding="utf-8")
     points = code_maps.project(model.z, projection)
     code_map = code_maps.code_map(points, dataset.labels, dataset.class_names)
     code_map.save(directory / "codes.png")

@@ -123,7 +123,7 @@ def run_steps(job: Job) -> tuple[Any, float]:
     Raises:
       UserError: the checkpoints are of another run or damaged, or a metric or the state is not
         finite.
-      interrupts.Interrupted: after such a signal.
+      interrupts.Interrupted: after SIGINT or SIGTERM.
     """
     lr_scale = None
     for rollbacks in itertools.count():

@@ -10,6 +10,7 @@ import jax
 
 from cglo_jax.cli import launch
 from cglo_jax.errors import UserError
+from cglo_jax.training import parallel
 
 GB = 1e9
 _MEMINFO = pathlib.Path("/proc/meminfo")
@@ -25,7 +26,7 @@ def tree_bytes(tree: Any) -> int:
 
 
 def project(
-    step_fn: Any, state: Any, shared: NamedTuple, batch: jax.Array
+    step_fn: parallel.MappedStep, state: Any, shared: NamedTuple, batch: jax.Array
 ) -> dict[str, int]:
     """Returns the bytes that a step needs on each device, by what they are for.
 
@@ -33,21 +34,21 @@ def project(
     counted here is allocated for it.
 
     Args:
-      step_fn: a `parallel.MappedStep`.
-      state, shared, batch: its arguments, or shapes and types of them.
+      state, shared, batch: the arguments of `step_fn`; of `shared` shapes and types are enough.
 
     Returns:
       {"state": bytes, a field of `shared`: bytes, ..., "a step": bytes of its temporary arrays and of
       the results that do not take the place of the old state}.
     """
-    plan = step_fn.lower(state, shared, batch).compile().memory_analysis()
+    shapes = parallel.replicated_shapes(shared, step_fn.devices)
+    plan = step_fn.lower(state, shapes, batch).compile().memory_analysis()
     results = plan.output_size_in_bytes - plan.alias_size_in_bytes
     parts = {"state": tree_bytes(state), **_by_field(shared)}
     return parts | {"a step": plan.temp_size_in_bytes + results}
 
 
 def _by_field(shared: NamedTuple) -> dict[str, int]:
-    """Returns the bytes of each field; those of a field with fields of its own by them."""
+    """Returns the bytes of each field; a field with fields of its own is split into them."""
     parts: dict[str, int] = {}  # names are distinct in what trainers share
     for name, tree in shared._asdict().items():
         parts |= (
@@ -106,7 +107,12 @@ def _control_groups() -> Iterator[tuple[pathlib.Path, tuple[str, str]]]:
 
 
 def check(
-    step_fn: Any, state: Any, shared: NamedTuple, batch: jax.Array, *, section: str
+    step_fn: parallel.MappedStep,
+    state: Any,
+    shared: NamedTuple,
+    batch: jax.Array,
+    *,
+    section: str,
 ) -> None:
     """Checks that what a run needs besides its state fits into what is free on its devices.
 

@@ -3,8 +3,8 @@
 State has no leading device axis: it goes in replicated (`in_axes=None`) and comes out replicated
 (`out_axes=None`), so checkpoints, tests and evaluation see ordinary arrays.
 
-One process or several (`distributed`): `devices` are those of all processes, arrays lie on this
-process's own ones among them, batches are whole in every process until `shard` takes its part.
+One process or several (`cli.launch`): `devices` are the devices of all processes, arrays lie on the
+ones of this process, batches are whole in every process until `shard` takes its part.
 """
 
 import functools
@@ -56,7 +56,7 @@ def gather_strings(name: str, value: str) -> list[str]:
 
 
 def choose_devices(count: int) -> list[jax.Device]:
-    """Returns the first `count` devices, all of them for 0; those of all processes.
+    """Returns the first `count` devices, all of them for 0; with several processes the devices of all.
 
     Raises:
       UserError: there are fewer, or several processes, which use all of theirs.
@@ -164,6 +164,14 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     return jax.device_put(tree, _sharding(devices))
 
 
+def replicated_shapes(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Returns shapes, types and places of what `replicate` would make of host arrays."""
+    place = _sharding(devices)
+    return jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), tree
+    )
+
+
 def shard(batch: np.ndarray, devices: Sequence[jax.Device]) -> jax.Array:
     """Splits a batch [B, ...] among all devices -> [D, B / D, ...] of this process's D."""
     split = batch.reshape(len(devices), -1, *batch.shape[1:])
@@ -193,6 +201,7 @@ class MappedStep:
             donate_argnums=0,
             devices=devices,
         )
+        self.devices = devices
         self._once = pmap(step)
         self._several = pmap(functools.partial(_take_several, step))
         self.lower = self._once.lower

@@ -59,7 +59,7 @@ class TrainedCglo(NamedTuple):
       meta: saved beside the arrays.
       step: of the checkpoint.
       generator_ids: uint8 [m, 16], the images that the generator learnt before codes were fitted to
-        those of `ids`, see `stages.fit_codes`; none if it was trained on them.
+        the images of `ids`, see `stages.fit_codes`; none if it was trained on them.
     """
 
     params: Params
@@ -96,7 +96,7 @@ def hash_ids(ids: Sequence[str]) -> np.ndarray:
 
 
 def compare_images(saved: np.ndarray, now: np.ndarray) -> str:
-    """Describes how the images of a checkpoint differ from those of a call.
+    """Describes how the images of a checkpoint differ from the images of a call.
 
     Args:
       saved, now: uint8 [n, 16], their `hash_ids`.
@@ -204,7 +204,7 @@ def _convert(
 
 
 def check_generator(config: ConfigDict, cglo: TrainedCglo, where: pathlib.Path) -> None:
-    """Checks that arrays are those of the generator that the configuration describes.
+    """Checks that arrays have the shapes of the generator that the configuration describes.
 
     Raises:
       UserError: they are not; names `where`.
@@ -250,7 +250,7 @@ def restore(
 ) -> TrainedCglo:
     """Restores the newest generator and codes, nothing else.
 
-    The codes are those of training or, if the images are others now, those of `fit_codes`.
+    The codes come from training or, if the images are others now, from `stages.fit_codes`.
 
     Args:
       complete: whether to refuse what is not trained or fitted to its last step.
@@ -284,7 +284,7 @@ def restore(
 
 
 def find_unseen(dataset: Dataset, *learnt: np.ndarray) -> np.ndarray:
-    """Returns bool [n]: the images of `dataset` that are not among those of `learnt`.
+    """Returns bool [n]: which images of `dataset` are not among `learnt`.
 
     Args:
       learnt: uint8 [m, 16], `hash_ids` of images.

@@ -1,4 +1,4 @@
-"""Tests of cglo_jax/cglo/train_step.py: one step of Algorithm 1 on one and on more devices."""
+"""Tests of `algorithm.train_step`: one step of Algorithm 1 on one and on more devices."""
 
 import dataclasses
 import functools
@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from cglo_jax.cglo.reconstruction import reconstruction_loss
 
 from cglo_jax.cglo import algorithm, codes, losses
 from cglo_jax.data import dataset as data
@@ -35,6 +34,7 @@ class Bench:
         shared = algorithm.create_shared(
             self.key, dataset, vgg, cache_gb, spec=self.spec
         )
+        shared = algorithm.compute_features(shared, spec=self.spec)
         self.shared = parallel.replicate(shared, self.devices)
         self.state = parallel.create_replicated(
             algorithm.init_state,
@@ -298,7 +298,7 @@ def test_perceptual_step_with_random_weights_computes_equation_1():
     taps = ("conv1_2", "conv2_2", "conv3_2", "conv4_2", "conv5_2")
     for tap, weight in zip(taps, (1.0, 0.5, 2.0, 0.0, 3.0), strict=True):
         expected += weight * np.abs(of_x[tap] - of_y[tap]).mean((1, 2, 3))
-    loss = jax.jit(functools.partial(reconstruction_loss, spec=bench.spec))
+    loss = jax.jit(bench.spec.reconstruction)
     np.testing.assert_allclose(loss(x, y, vgg), expected, rtol=1e-4)
     np.testing.assert_array_equal(loss(x, x, vgg), 0)
     metrics = bench.step(BATCH)

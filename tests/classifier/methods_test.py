@@ -9,11 +9,11 @@ from cglo_jax.cglo import codes
 from cglo_jax.classifier import augment, autoaugment, step
 from cglo_jax.classifier.methods import (
     METHODS,
-    apply_per_example,
     check_names,
     check_side,
     need_cglo,
 )
+from cglo_jax.classifier.step import apply_per_example
 from cglo_jax.config.defaults import get_config
 from cglo_jax.errors import UserError
 from tests.classifier.step_test import (

@@ -21,13 +21,14 @@ import jax
 import numpy as np
 
 from cglo_jax.cglo import algorithm, sampling
+from cglo_jax.cglo.algorithm import Schedule
 from cglo_jax.classifier import methods, mixmatch
 from cglo_jax.classifier import step as classifier
 from cglo_jax.files import storage
 from cglo_jax.models.generator import Generator
 from cglo_jax.stages import classify, previews, train
 from cglo_jax.training import memory, parallel
-from cglo_jax.training.batches import BatchOrder, Schedule
+from cglo_jax.training.batches import BatchOrder
 from tests.helpers import tiny
 from tests.helpers.tiny import create_config, create_dataset
 

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from cglo_jax.training.batches import Schedule
+from cglo_jax.cglo.algorithm import Schedule
 from tests.helpers import scale_runs
 
 SLOW = pytest.mark.slow

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from cglo_jax.cglo import code_init
+from cglo_jax.cglo.algorithm import Schedule
 from cglo_jax.errors import UserError
 from cglo_jax.models import resnet
 from cglo_jax.pretrained import networks
 from cglo_jax.stages import fit_codes, previews, sample, train
 from cglo_jax.stages.previews import draw  # conftest.py replaces it for other tests
 from cglo_jax.training import checkpoints, parallel
-from cglo_jax.training.batches import Schedule
 from cglo_jax.workdir import trained
 from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset, differ
 

@@ -32,7 +32,7 @@ def test_per_device_batch_is_divisible_and_not_more_than_there_is(
 
 
 def test_a_batch_that_is_cut_is_told_of_once(capfd):
-    parallel._tell_once.cache_clear()
+    parallel._print_once.cache_clear()
     for _ in range(3):
         assert parallel.per_device(8, 7, FOUR, "x.batch_size") == 4
         assert parallel.per_device(4, 7, FOUR, "x.batch_size") == 4
