@@ -18,9 +18,8 @@ from cglo_jax.cglo.reconstruction import (
 from cglo_jax.data.dataset import Dataset, to_float
 from cglo_jax.errors import UserError
 from cglo_jax.models.generator import Generator, start_and_doublings
-from cglo_jax.models.latent_classifier import LatentClassifier
 from cglo_jax.models.vgg import VGG16
-from cglo_jax.models.weak_classifier import WeakClassifier
+from cglo_jax.models.weak_classifier import LatentClassifier, WeakClassifier
 from cglo_jax.training import parallel
 from cglo_jax.training.batches import unlabelled_steps_per_epoch
 

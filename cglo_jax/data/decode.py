@@ -13,8 +13,9 @@ import os
 import re
 import stat
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
@@ -24,7 +25,6 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from cglo_jax.data import colours
-from cglo_jax.data.budget import Budget
 from cglo_jax.data.colours import DEFAULT, Conversion, Profile
 from cglo_jax.errors import printable
 from cglo_jax.process import setup
@@ -95,8 +95,30 @@ class Decoded(NamedTuple):
     mark: str = ""
 
 
+class _Budget:
+    """So much of something; who takes a part waits until it is free."""
+
+    def __init__(self, total: int):
+        self._total = self._free = total
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def take(self, amount: int) -> Iterator[None]:
+        """Holds `amount` while the context lasts; what is more than all there is, alone."""
+        amount = min(amount, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += amount
+                self._changed.notify_all()
+
+
 # Pixels that all threads hold together. A larger image, or a long file, is alone meanwhile.
-_PIXELS = Budget(48_000_000)
+_PIXELS = _Budget(48_000_000)
 
 
 def decode_each(

@@ -20,9 +20,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from cglo_jax.data import colours, decode, near_copies
-from cglo_jax.data import layout as class_folders
 from cglo_jax.data.colours import Conversion
-from cglo_jax.data.layout import Layout, name_some
+from cglo_jax.data.layout import Layout, find_layout, name_some, walk
 from cglo_jax.data.sources import Source, Splits, T, draw, hash_image, rank_ids
 from cglo_jax.errors import UnusableFiles, UserError, printable
 
@@ -72,7 +71,7 @@ _Why = dict[_File, str]  # "kind" or "kind (details)" for each file that is not 
 
 
 def read(fields: ConfigDict) -> Splits:
-    """Opens the folder `path`, in which `class_folders` finds the classes.
+    """Opens the folder `path`, in which `find_layout` finds the classes.
 
     Every file is decoded once, and dropped again. Without a test folder about `test_fraction`
     of each class is held out, see `_hold_out`.
@@ -89,7 +88,7 @@ def read(fields: ConfigDict) -> Splits:
         or a file cannot be used and `strict` is set. If files are skipped it is an
         `UnusableFiles`, which lists them all.
     """
-    layout = class_folders.find(fields.path)
+    layout = find_layout(fields.path)
     names = tuple(map(printable, layout.train))
     if layout.test is None and not (fields.test_fraction or fields.holdout):
         raise UserError(
@@ -137,7 +136,7 @@ def _scan(layout: Layout, fields: ConfigDict) -> tuple[_Scan, _Why]:
         file(path, labels[name], test)
         for test, classes in ((False, layout.train), (True, layout.test or {}))
         for name, folder in classes.items()
-        for path in class_folders.walk(folder, hidden)
+        for path in walk(folder, hidden)
     ]
     why = {file(path, -1, False): "not in a class folder" for path in layout.loose}
     given = colours.NAMED.get(fields.background, fields.background)

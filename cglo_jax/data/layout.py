@@ -8,12 +8,12 @@ the name of the right folder.
 
 import itertools
 import os
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from cglo_jax.data import folder_names
-from cglo_jax.data.folder_names import TEST, TRAIN, VALIDATION
 from cglo_jax.errors import UserError, printable, shorten
 
 _DEEPEST = 20  # folders around the one that holds the classes
@@ -44,6 +44,49 @@ _IMAGES = {
 }
 # fmt: on
 _ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
+_TRAIN, _TEST, _VALIDATION = "train", "test", "validation"
+
+# Of operating systems, network drives, viewers and programming tools; beside .names and ._names.
+_SYSTEM = {
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found"),
+    *("$recycle.bin", "recycler", "system volume information"),
+    *("found.000", "@eadir", "@tmp", "#recycle", "#snapshot"),
+    *("__pycache__", "node_modules", "site-packages"),
+}
+# Beside train/ they are not a second class, even if there are images in them.
+_BESIDE_TRAIN = re.compile(
+    r"(models?|checkpoints?|runs|samples?|sample_(images|submission)|masks?|annotations?|labels?"
+    r"|segmentations?|ground_?truth|(seg_)?pred(ict(ions?)?)?|submissions?|extra|unsup(ervised)?"
+    r"|un-?label?led)s?"
+)
+# What a folder is called that only holds the one below it.
+_WRAPPER = re.compile(
+    r"(the_?)?(train(ing)?_?|test(ing)?_?|val(id(ation)?)?_?|raw_?|all_?|my_?)?"
+    r"((jpe?g|png)?[_]?images?|imgs?|imagery|jpe?gs?|pngs?|pics?|pictures?|photos?|photographs?|fotos?|bilder"
+    r"|data|datasets?|data_sets?|archive|download|input|raw|content|classes|class|categories|files)"
+    r"(_?\d+)?"
+)
+# One of several parts of a data set, each with all classes in it.
+_PART = re.compile(
+    r"((19|20)\d\d([_-]?\d\d)?([_-]?\d\d)?)"
+    r"|((cv|k?fold|part(ition)?|batch|split|(sub)?set|chunk|shard|session|run|round|volume|vol|disc"
+    r"|disk|archive|data(set)?|download|dump|version|v|trial|take)s?[_-]?([0-9]+|[a-e]))"
+    r"|(un)?label?led|unsup|hold_?out|dev|pool|source|target|query|gallery|probe|original|augment(ed|ation)|raw"
+    r"|processed|old|new|other"
+)
+_OF_SPLITS = {
+    _TRAIN: r"train(?:ing)?",
+    _TEST: r"test(?:ing)?",
+    _VALIDATION: r"val(?:id(?:ate|ation)?)?|eval(?:uation)?",
+}
+_KINDS = "|".join(f"(?P<{kind}>{names})" for kind, names in _OF_SPLITS.items())
+_SPLIT = re.compile(
+    rf"(?:(?P<before>.+?)_)?(?:{_KINDS})"
+    r"(?P<after>_?(?:set|data|dataset|images?|imgs?|img)|_?(?:19|20)\d\d|_?\d)?"
+)
+_STARTS = re.compile(
+    r"(?P<split>train(?:ing)?|test(?:ing)?|val(?:id(?:ate|ation)?)?)(?P<rest>.*)"
+)
 
 
 class Layout(NamedTuple):
@@ -69,7 +112,7 @@ class Layout(NamedTuple):
     notes: tuple[str, ...]
 
 
-def find(path: str) -> Layout:
+def find_layout(path: str) -> Layout:
     """Finds the class folders below `path`.
 
     A folder that only holds another of its own name, or one called "images" or alike, is passed
@@ -147,7 +190,7 @@ def walk(folder: Path, hidden: list[Path] | None = None) -> Iterator[Path]:
         seen.add(identity)
         folders = []
         for entry in entries:
-            if folder_names.is_system(entry.name):
+            if _is_system(entry.name):
                 if hidden is not None:
                     hidden.append(Path(entry.path))
             elif entry.is_dir(follow_symlinks=False) or (
@@ -220,7 +263,7 @@ class _Search:
         pairs = {
             f: kinds
             for f, kinds in families.items()
-            if TRAIN in kinds and len(kinds) > 1
+            if _TRAIN in kinds and len(kinds) > 1
         }
         known = sum(
             len(names) for kinds in families.values() for names in kinds.values()
@@ -236,22 +279,22 @@ class _Search:
             raise _joined(folder, sorted(names))
         if pairs:
             kinds = pairs[""] if "" in pairs else next(iter(pairs.values()))
-            train = folders[_plainest(kinds[TRAIN])]
+            train = folders[_plainest(kinds[_TRAIN])]
             # A folder `train` that is full of images, beside `bus`, `car` and `test`, is a class.
             if not (only_splits or _list(train).folders):
                 self._check_no_test(folder, folders, plain)
                 return None, []
-            tests = [kinds[kind] for kind in (TEST, VALIDATION) if kind in kinds]
+            tests = [kinds[kind] for kind in (_TEST, _VALIDATION) if kind in kinds]
             plainest = [_plainest(names) for names in tests]
             return train, [folders[name] for name in plainest]
-        others = [name for name in folders if folder_names.read_split(name) is None]
+        others = [name for name in folders if _read_split(name) is None]
         of_any = (
-            [f[TRAIN] for f in families.values() if TRAIN in f] if only_splits else []
+            [f[_TRAIN] for f in families.values() if _TRAIN in f] if only_splits else []
         )
-        alone = plain.get(TRAIN) or next(iter(of_any), [])
+        alone = plain.get(_TRAIN) or next(iter(of_any), [])
         if alone:
             train = folders[_plainest(alone)]
-            no_class = all(map(folder_names.is_beside_train, others))
+            no_class = all(map(_is_beside_train, others))
             is_train = no_class and (not others or _list(train).folders)
             return (train if is_train else None), []
         self._check_no_test(folder, folders, plain, only_splits)
@@ -265,14 +308,14 @@ class _Search:
         only_splits: bool = False,
     ) -> None:
         """Raises UserError if a folder beside class folders has images of them to test on."""
-        for kind in (TEST, VALIDATION):
+        for kind in (_TEST, _VALIDATION):
             if kind in plain:
                 test = folders[_plainest(plain[kind])]
                 nested = set(_list(test).folders)
                 if only_splits or (nested and nested <= folders.keys()):
                     has = (
                         "no folder of classes to train on"
-                        if TRAIN in plain
+                        if _TRAIN in plain
                         else "no train/"
                     )
                     raise UserError(
@@ -312,9 +355,7 @@ class _Search:
                 one = next(iter(classes.values()))
                 text += f"; if {_join(subs)} are the classes, set --config.dataset.path={one}"
             self.notes.append(text)
-        groups = itertools.groupby(
-            sorted(classes, key=folder_names.fold), folder_names.fold
-        )
+        groups = itertools.groupby(sorted(classes, key=_fold), _fold)
         for same in (list(names) for _, names in groups):
             if len(same) > 1:
                 text = " and ".join(repr(printable(name)) for name in same)
@@ -325,7 +366,7 @@ class _Search:
     def tell_train(self, folder: Path, classes: Mapping[str, Path]) -> None:
         """Tells where a folder called train is no training folder, or lies above."""
         for name, sub in classes.items():
-            if folder_names.read_split(name) == (TRAIN, "") and _list(sub).folders:
+            if _read_split(name) == (_TRAIN, "") and _list(sub).folders:
                 others = name_some(
                     [printable(other) for other in classes if other != name]
                 )
@@ -333,12 +374,12 @@ class _Search:
                     f"understood: {printable(name)} is a class, as {others} are: there "
                     "is no test, val, valid or validation beside it"
                 )
-        own = folder_names.read_split(folder.resolve().name)
-        if folder == self.root and own and own.kind == TRAIN:
+        own = _read_split(folder.resolve().name)
+        if folder == self.root and own and own.kind == _TRAIN:
             beside = os.listdir(folder.resolve().parent)
             kinds = _families(beside).get(own.family, {})
             if others := [
-                n for kind in (TEST, VALIDATION) for n in kinds.get(kind, [])
+                n for kind in (_TEST, _VALIDATION) for n in kinds.get(kind, [])
             ]:
                 self.notes.append(
                     f"{name_some(others)} beside {folder} is not used: name the folder that both "
@@ -351,12 +392,10 @@ class _Search:
         """Returns the test classes under the names that they have in train."""
         by_fold: dict[str, list[str]] = {}
         for name in classes:
-            by_fold.setdefault(folder_names.fold(name), []).append(name)
+            by_fold.setdefault(_fold(name), []).append(name)
         matched, changed = {}, []
         for name, folder in found.items():
-            alike = (
-                [name] if name in classes else by_fold.get(folder_names.fold(name), [])
-            )
+            alike = [name] if name in classes else by_fold.get(_fold(name), [])
             if len(alike) != 1 or alike[0] in matched:
                 raise UserError(
                     f"class {name!r} in {test} is not in {train}: rename or remove it, or "
@@ -410,8 +449,8 @@ def _list(folder: Path) -> _Listing:
         entries = sorted(folder.iterdir())
     except OSError as error:
         _refuse_folder(error)
-    hidden = [e for e in entries if folder_names.is_system(e.name)]
-    visible = [e for e in entries if not folder_names.is_system(e.name)]
+    hidden = [e for e in entries if _is_system(e.name)]
+    visible = [e for e in entries if not _is_system(e.name)]
     folders = {entry.name: entry for entry in visible if os.path.isdir(entry)}
     loose = [entry for entry in visible if entry.name not in folders]
     return _Listing(folders, loose, hidden)
@@ -435,12 +474,12 @@ def _is_wrapping(folder: Path, only: Path, inside: Mapping[str, Path]) -> bool:
     """Tells whether `only`, the one folder in `folder`, is no class but holds what is `inside`."""
     if not inside:
         return False
-    own = folder_names.fold(only.name)
-    split, outer = map(folder_names.read_split, (only.name, folder.name))
+    own = _fold(only.name)
+    split, outer = map(_read_split, (only.name, folder.name))
     return (
-        folder_names.fold(folder.name) == own
-        or folder_names.is_wrapper(only.name)
-        or [folder_names.fold(name) for name in inside] == [own]
+        _fold(folder.name) == own
+        or _is_wrapper(only.name)
+        or [_fold(name) for name in inside] == [own]
         or (split is not None and split == outer and not split.family)
         or _has_splits(inside)
     )
@@ -451,9 +490,7 @@ def _holds_files(folder: Path, classes: Mapping[str, Path]) -> bool:
     if len(classes) > 1:
         return False
     ((name, only),) = classes.items()
-    wraps = folder_names.is_wrapper(name) or folder_names.fold(
-        name
-    ) == folder_names.fold(folder.name)
+    wraps = _is_wrapper(name) or _fold(name) == _fold(folder.name)
     return wraps and not _list(only).folders
 
 
@@ -461,7 +498,7 @@ def _families(names: Iterable[str]) -> dict[str, dict[str, list[str]]]:
     """-> for what names of splits share ("" or "seg"): kind of split -> names."""
     families: dict[str, dict[str, list[str]]] = {}
     for name in names:
-        if split := folder_names.read_split(name):
+        if split := _read_split(name):
             families.setdefault(split.family, {}).setdefault(split.kind, []).append(
                 name
             )
@@ -469,7 +506,7 @@ def _families(names: Iterable[str]) -> dict[str, dict[str, list[str]]]:
 
 
 def _has_splits(names: Iterable[str]) -> bool:
-    return any(TRAIN in f and len(f) > 1 for f in _families(names).values())
+    return any(_TRAIN in f and len(f) > 1 for f in _families(names).values())
 
 
 def _plainest(names: Sequence[str]) -> str:
@@ -525,8 +562,8 @@ def _check_parts(folder: Path, nested: Mapping[str, Sequence[str]]) -> None:
     """
     split = [name for name, subs in nested.items() if _has_splits(subs)]
     if len(split) == len(nested):
-        sub = next(s for s in nested[split[0]] if folder_names.read_split(s))
-        kind = folder_names.read_split(sub).kind
+        sub = next(s for s in nested[split[0]] if _read_split(s))
+        kind = _read_split(sub).kind
         raise UserError(
             f"each class of {folder} has splits of its own, such as {split[0]}/{sub}: put the "
             f"splits outside, such as {folder / kind / split[0]}"
@@ -538,7 +575,7 @@ def _check_parts(folder: Path, nested: Mapping[str, Sequence[str]]) -> None:
         )
     joined: dict[str, set[str]] = {}
     for name in nested:
-        if found := folder_names.read_class_of_split(name):
+        if found := _read_class_of_split(name):
             joined.setdefault(found[1], set()).add(found[0])
     if any("tr" in kinds and len(kinds) > 1 for kinds in joined.values()):
         raise _joined(folder, list(nested))
@@ -546,14 +583,14 @@ def _check_parts(folder: Path, nested: Mapping[str, Sequence[str]]) -> None:
     shared = (
         set.intersection(*(set(nested[n]) for n in parts)) if len(parts) > 1 else set()
     )
-    unlabelled = [name for name in nested if "unlabel" in folder_names.fold(name)]
+    unlabelled = [name for name in nested if "unlabel" in _fold(name)]
     if parts and unlabelled and set(parts).isdisjoint(unlabelled):
         raise UserError(
             f"{folder} has {_join(unlabelled)} beside {_join(parts)}, which has "
             f"{_join(nested[parts[0]])} in it: if these are the classes, set "
             f"--config.dataset.path={folder / parts[0]}"
         )
-    if shared and all(map(folder_names.is_part, nested)):
+    if shared and all(map(_is_part, nested)):
         names, inside = sorted(parts), sorted(shared)
         raise UserError(
             f"{folder} has {_join(names)}, each with {_join(inside)} in it: if {_join(inside)} are "
@@ -574,3 +611,64 @@ def _joined(folder: Path, names: Sequence[str]) -> UserError:
 def _join(names: Sequence[str]) -> str:
     shown = list(map(printable, names[:3]))
     return ", ".join([*shown, *(["..."] if len(names) > 3 else [])])
+
+
+# What the name of a folder says, whatever is in the folder
+
+
+class _Split(NamedTuple):
+    """What a name tells of a split; `family` is what the names of the other splits share."""
+
+    kind: str
+    family: str
+
+
+def _is_system(name: str) -> bool:
+    """Tells whether a file or folder is the system's or hidden, not a person's data."""
+    return name.startswith(".") or name.casefold() in _SYSTEM
+
+
+def _read_split(name: str) -> _Split | None:
+    """Returns which split a folder is called after: "train", "seg_train", "Test_images" ..."""
+    found = _SPLIT.fullmatch(_plain(name))
+    if not found:
+        return None
+    kind = next(k for k in _OF_SPLITS if found[k])
+    return _Split(kind, found["before"] or "")
+
+
+def _read_class_of_split(name: str) -> tuple[str, str] | None:
+    """Returns (split, class) of a name that joins the two, such as trainA or test_cat."""
+    found = _STARTS.fullmatch(_plain(name))
+    if found and (rest := found["rest"].strip("_")):
+        return found["split"][:2], rest
+    return None
+
+
+def _is_wrapper(name: str) -> bool:
+    """Tells whether a folder is called as what holds all images ("images", "data")."""
+    return bool(_WRAPPER.fullmatch(_plain(name)))
+
+
+def _is_beside_train(name: str) -> bool:
+    """Tells whether a folder is called as something that lies beside train/ but is no class."""
+    return bool(_BESIDE_TRAIN.fullmatch(_plain(name)))
+
+
+def _is_part(name: str) -> bool:
+    """Tells whether a folder is called as one of several parts: a year, fold, batch, split."""
+    plain = _plain(name)
+    return bool(_PART.fullmatch(plain) or _read_split(name) or _is_wrapper(name)) or (
+        plain.startswith("seg_") or _is_beside_train(name)
+    )
+
+
+def _fold(name: str) -> str:
+    """Returns what is left of a class's name without case, accents' encoding and separators."""
+    return re.sub(
+        r"[\s_-]+", " ", unicodedata.normalize("NFC", name).casefold()
+    ).strip()
+
+
+def _plain(name: str) -> str:
+    return _fold(name).replace(" ", "_")
