@@ -60,10 +60,12 @@ def _check_file(part: Path, status: os.stat_result) -> None:
 
 @contextlib.contextmanager
 def _open_part(part: Path, keep: bool) -> Iterator[BinaryIO]:
-    """Opens a download to append to it, emptied before unless `keep`; follows no link."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"):  # Windows has none
-        flags |= getattr(os, name, 0)
+    """Opens a download to append to it, emptied before unless `keep`; follows no link.
+
+    Not by `storage.open_to_append`, which copies a file that has a second name: of a download, which
+    may have a gigabyte, such a file is refused.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | storage.GUARDED
     with open(os.open(part, flags, 0o644), "wb", buffering=0) as file:
         _check_file(part, os.fstat(file.fileno()))
         if not keep:

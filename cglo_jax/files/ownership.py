@@ -542,20 +542,13 @@ class Log:
         """Returns the lines that are none of these, and those with these tags past a step."""
         kept: list[bytes] = []
         found: list[bytes] = []
-        with readback.open_own(self.path) as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):  # of a killed process
-                    break
-                try:
-                    record = readback.parse(line, dict[str, Any])
-                except ValueError as error:
-                    advice = "move it away and run this again, learning curves are all that it is for"
-                    raise readback.Unusable(
-                        self.path, f"line {number}: {error}", advice
-                    ) from None
-                has_tags = all(record.get(k) == v for k, v in tags.items())
-                step = record.get("step", float("inf"))
-                (found if has_tags and step > after_step else kept).append(line)
+        advice = (
+            "move it away and run this again, learning curves are all that it is for"
+        )
+        for line, record in readback.read_lines(self.path, dict[str, Any], advice):
+            has_tags = all(record.get(k) == v for k, v in tags.items())
+            step = record.get("step", float("inf"))
+            (found if has_tags and step > after_step else kept).append(line)
         return kept, found
 
     def _record_content(self, size: int, digest: str) -> None:

@@ -19,6 +19,7 @@ import msgspec
 from PIL import Image
 
 from cglo_jax.errors import UserError, printable, shorten
+from cglo_jax.files import storage
 
 T = TypeVar("T")
 
@@ -71,10 +72,8 @@ def open_own(path: pathlib.Path, advice: str = "move it away") -> BinaryIO:
       FileNotFoundError: there is none.
       Unusable: it is a link, a pipe, a folder or the like, or may not be read.
     """
-    # A pipe without a writer is opened at once with O_NONBLOCK, which changes nothing for files.
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        fd = os.open(path, flags)
+        fd = os.open(path, os.O_RDONLY | storage.GUARDED)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
     except (OSError, ValueError) as error:
@@ -185,12 +184,25 @@ def read_records(
     advice: str = "move it away",
     check: Callable[[T], None] = lambda _: None,
 ) -> Iterator[T]:
-    """Reads a file of JSON lines, of which one at a time is in memory; none if there is no file.
+    """Yields the records of a file of JSON lines; the arguments are those of `read_lines`."""
+    for _, record in read_lines(path, kind, advice, check):
+        yield record
 
-    What is appended meanwhile is left out, and so is a last line without its end, which is being
-    written or was when its process was killed.
+
+def read_lines(
+    path: pathlib.Path,
+    kind: type[T],
+    advice: str = "move it away",
+    check: Callable[[T], None] = lambda _: None,
+) -> Iterator[tuple[bytes, T]]:
+    """Yields each line of a file of JSON lines and its record; nothing if there is no file.
+
+    One line at a time is in memory. What is appended meanwhile is left out, and so is a last line
+    without its end, which is being written or was when its process was killed.
 
     Args:
+      kind: the type of the records, see `parse`.
+      advice: what a person can do about a file that is refused.
       check: raises ValueError about what a type cannot say.
 
     Raises:
@@ -213,7 +225,7 @@ def read_records(
                 check(record)
             except ValueError as error:
                 raise Unusable(path, f"line {number}: {error}", advice) from None
-            yield record
+            yield line, record
 
 
 def list_names(folder: pathlib.Path) -> list[str]:

@@ -13,9 +13,11 @@ from typing import Any, BinaryIO
 from cglo_jax.errors import UserError
 
 _NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP)  # some network disks sync files only
-# Not on every system.
-_NO_LINK, _NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)
-_CLOSED_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
+# Flags of `os.open` for a name where somebody may have put a link or a pipe: no link is followed, no
+# pipe is waited for, and no child process inherits the descriptor. Windows has none of them.
+GUARDED = 0
+for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"):
+    GUARDED |= getattr(os, _flag, 0)
 _checks: list[Callable[[pathlib.Path], None]] = []  # see `checking`
 
 
@@ -129,7 +131,7 @@ def write_beside(path: pathlib.Path, content: str | bytes, name: str) -> None:
     check_change(path)
     temporary = path.with_name(name)
     data = content.encode() if isinstance(content, str) else content
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | _CLOSED_ON_EXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | GUARDED
     try:
         with _named(path), os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
             file.write(data)
@@ -168,7 +170,7 @@ def open_to_append(path: pathlib.Path) -> BinaryIO:
     Raises:
       UserError: there is something else of that name: a link, a pipe, a device, a folder.
     """
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | _NO_LINK | _NO_WAIT | _CLOSED_ON_EXEC
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | GUARDED
     check_change(path)
     with _named(path):
         check_plain(path)

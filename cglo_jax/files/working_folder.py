@@ -12,10 +12,10 @@ import stat
 from pathlib import Path
 
 from cglo_jax.errors import UserError
+from cglo_jax.files import storage
 
 MARKER = ".made-by-cglo_jax"
 _FIRST = "What is listed here may be removed by cglo_jax."
-_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 
 
 class WorkingFolder:
@@ -36,7 +36,7 @@ class WorkingFolder:
         if folder.is_symlink() or not folder.is_dir():
             raise UserError(f"{folder} is not a folder of ours: move it away")
         if not os.listdir(folder):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | storage.GUARDED
             with open(os.open(self._marker, flags, 0o644), "w") as file:
                 print(_FIRST, file=file)
         elif self._read()[:1] != [_FIRST]:
@@ -64,7 +64,7 @@ class WorkingFolder:
         if name not in self._names():
             if os.path.lexists(path):
                 raise UserError(f"{path} was not made by this program: move it away")
-            flags = os.O_WRONLY | os.O_APPEND | _NOFOLLOW
+            flags = os.O_WRONLY | os.O_APPEND | storage.GUARDED
             with open(os.open(self._marker, flags), "w") as file:
                 print(name, file=file)
         return path
@@ -77,10 +77,14 @@ class WorkingFolder:
 
     def remove_folders(self, files: re.Pattern) -> None:
         """Removes the folders that we made, but no file in them without such a name."""
+
+        def is_made(path: Path) -> bool:
+            return files.fullmatch(path.name) is not None and _is_regular(path)
+
         for name in self._names():
             path = self.path / name
             if name.endswith("/") and path.is_dir() and not path.is_symlink():
-                _remove_tree(path, files)
+                storage.remove_files(path, is_made)
 
     def remove(self) -> None:
         """Removes the files that we made, then the folder unless it has others."""
@@ -103,13 +107,3 @@ def _is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
-
-
-def _remove_tree(folder: Path, files: re.Pattern) -> None:
-    for root, _, names in os.walk(folder, topdown=False):  # follows no link
-        for name in names:
-            path = Path(root, name)
-            if files.fullmatch(name) and _is_regular(path):
-                path.unlink()
-        with contextlib.suppress(OSError):  # not empty: somebody put a file there
-            os.rmdir(root)

@@ -88,9 +88,9 @@ PLACES = {
     "files.working_folder.WorkingFolder.__init__": _CACHE,
     "files.working_folder.WorkingFolder.claim": _CACHE,
     "files.working_folder.WorkingFolder.make_folder": _CACHE,
+    "files.working_folder.WorkingFolder.remove_folders": _CACHE,
     "files.working_folder.WorkingFolder.remove": _CACHE,
     "files.working_folder.WorkingFolder.leave": _CACHE,
-    "files.working_folder._remove_tree": _CACHE,
 }
 
 
@@ -148,6 +148,7 @@ def test_no_tree_is_removed_and_only_the_primitives_replace_and_redirect():
     assert of_people == [
         "files.ownership.replacing",
         "files.ownership._clean",
+        "files.working_folder.WorkingFolder.remove_folders",
         "training.checkpoints._remove",
     ]
 
