@@ -1,29 +1,20 @@
-"""Pretrained networks: verified weight files -> Flax params.
+"""Pretrained networks: verified weight files -> Flax params."""
 
-    python -m cglo_jax.pretrained vgg16 resnet50 [--full]
-
-fetches ImageNet's weights ahead of time, for machines without a network.
-"""
-
-import argparse
 import dataclasses
 import functools
 import hashlib
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from cglo_jax.errors import UserError, printable
+from cglo_jax.errors import UserError
 from cglo_jax.models import resnet, vgg
 from cglo_jax.pretrained import cache, files
 from cglo_jax.pretrained.cache import PINNED
 from cglo_jax.pretrained.files import Shape, Stamp, sha256_of, stamp_of
-from cglo_jax.process import streams
-from cglo_jax.process.setup import cache_dir
 
 NAMES = {"vgg16": "VGG-16", "resnet50": "ResNet-50"}
 LINE_LIMIT = 200  # characters of a line that a file says of itself
@@ -233,39 +224,3 @@ def resnet50_variables(tensors: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
         else:
             node[leaves.get(leaf, leaf)] = tensor
     return params, batch_stats
-
-
-# The command
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cglo_jax.pretrained",
-        description="Fetches networks' ImageNet weights ahead of time.",
-    )
-    parser.add_argument("networks", nargs="+", choices=sorted(PINNED))
-    parser.add_argument(
-        "--full",
-        action="store_true",
-        help="download all of VGG-16's file (553 MB instead of 49), the only way to "
-        "check its pinned sha256",
-    )
-    args = parser.parse_args(argv)
-    try:
-        for network in dict.fromkeys(args.networks):
-            cache.get(PINNED[network], SHAPES[network](), full=args.full)
-            print(load(network, "imagenet")[1].describe())
-            print(cache_dir() / PINNED[network].file, flush=True)
-    except UserError as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped: nothing that is incomplete was kept", file=sys.stderr)
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    streams.mend()
-    sys.exit(main())

@@ -18,23 +18,10 @@ from tests.helpers.published_weights import (
     assert_needed,
     cached,
     header_of,
-    isolate,
     publish,
     refusal,
-    serve,
     vgg_tensors,
 )
-
-
-@pytest.fixture(autouse=True)
-def _isolated(monkeypatch, tmp_path):
-    isolate(monkeypatch, tmp_path)
-
-
-@pytest.fixture(name="server")
-def _server(monkeypatch):
-    with serve(monkeypatch) as server:
-        yield server
 
 
 @pytest.mark.parametrize(
