@@ -86,7 +86,7 @@ class RunLog(contextlib.AbstractContextManager):
         if run := WandbRun.open(job.wandb, job.workdir, job.tags):
             stack.callback(run.close)
             self._trackers.append(run)
-            self._progress.tell(f"W&B: {run.place}")
+            self._progress.print(f"W&B: {run.place}")
 
     def first_steps(self, metrics: Mapping[str, jax.Array], taken: int) -> None:
         """Tells how long the first call took, in which programs are compiled."""
@@ -132,12 +132,12 @@ class RunLog(contextlib.AbstractContextManager):
     def tell_saved(self, step: int) -> None:
         """Tells that the run was saved before its end."""
         self._progress.close()
-        self._progress.tell(f"saved step {step:,} of {self._job.total:,}")
+        self._progress.print(f"saved step {step:,} of {self._job.total:,}")
 
     def tell_done(self) -> None:
         """Tells that the last step was taken and saved, if this call took it."""
         if self._start < self._job.total and self._job.tell_done:
-            self._progress.tell_done()
+            self._progress.print_done()
 
     def end(self, step: int) -> None:
         """Writes how long the steps until `step` took."""
