@@ -39,11 +39,6 @@ class Conversion(NamedTuple):
     bits: int = 16
     profiles: bool = False
 
-    @classmethod
-    def restore(cls, saved: Mapping[str, Any]) -> "Conversion":
-        """Returns what `_asdict` was saved of; of older classifiers, which have none, the defaults."""
-        return cls(**{name: saved[name] for name in cls._fields if name in saved})
-
 
 DEFAULT = Conversion()
 

@@ -291,9 +291,3 @@ WHITE, BLACK, GREY_, LIGHT, DARK = colours.BACKGROUNDS
 )
 def test_choice_of_a_background(hidden_on, chosen):
     assert colours.choose_background(hidden_on) == chosen
-
-
-def test_conversion_is_restored_as_it_was_saved():
-    conversion = Conversion("#204060", 12, True)
-    assert Conversion.restore(conversion._asdict()) == conversion
-    assert Conversion.restore({}) == Conversion(WHITE, 16, False)  # older classifiers
