@@ -2,8 +2,8 @@
 
 People's folders come from Kaggle, Roboflow, Keras, fastai, torchvision, file managers and archives:
 wrapped in themselves, split by names of many kinds, with a system's folders beside the classes.
-What was understood is told by `Layout.notes`; what might be understood in two ways is refused with
-the name of the right folder.
+`Layout.notes` describes how a folder was understood. A folder that can be understood in two ways is
+refused, with the names to choose from.
 """
 
 import itertools
@@ -17,9 +17,9 @@ from typing import NamedTuple, NoReturn
 from cglo_jax.errors import UserError, printable, shorten
 
 _DEEPEST = 20  # folders around the one that holds the classes
-_LISTED = 12  # names in a line for people
+_LISTED = 12  # names in a printed line
 # fmt: off
-# A folder of nothing but these has no image in it; any other file might be one.
+# A folder with only such files has no image in it; any other file might be an image.
 _NO_IMAGES = {
     ".xml", ".csv", ".tsv", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".md", ".rst",
     ".html", ".htm", ".py", ".pyc", ".pyo", ".ipynb", ".m", ".r", ".sh", ".bat", ".js",
@@ -46,27 +46,27 @@ _IMAGES = {
 _ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
 _TRAIN, _TEST, _VALIDATION = "train", "test", "validation"
 
-# Of operating systems, network drives, viewers and programming tools; beside .names and ._names.
+# Made by operating systems, network drives, viewers and programming tools, beside .names and ._names.
 _SYSTEM = {
     *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found"),
     *("$recycle.bin", "recycler", "system volume information"),
     *("found.000", "@eadir", "@tmp", "#recycle", "#snapshot"),
     *("__pycache__", "node_modules", "site-packages"),
 }
-# Beside train/ they are not a second class, even if there are images in them.
+# Names of folders that, beside train/, are not a second class, even if they have images.
 _BESIDE_TRAIN = re.compile(
     r"(models?|checkpoints?|runs|samples?|sample_(images|submission)|masks?|annotations?|labels?"
     r"|segmentations?|ground_?truth|(seg_)?pred(ict(ions?)?)?|submissions?|extra|unsup(ervised)?"
     r"|un-?label?led)s?"
 )
-# What a folder is called that only holds the one below it.
+# Names of folders that only hold the folder below.
 _WRAPPER = re.compile(
     r"(the_?)?(train(ing)?_?|test(ing)?_?|val(id(ation)?)?_?|raw_?|all_?|my_?)?"
     r"((jpe?g|png)?[_]?images?|imgs?|imagery|jpe?gs?|pngs?|pics?|pictures?|photos?|photographs?|fotos?|bilder"
     r"|data|datasets?|data_sets?|archive|download|input|raw|content|classes|class|categories|files)"
     r"(_?\d+)?"
 )
-# One of several parts of a data set, each with all classes in it.
+# Names of one of several parts of a data set, each with all classes in it.
 _PART = re.compile(
     r"((19|20)\d\d([_-]?\d\d)?([_-]?\d\d)?)"
     r"|((cv|k?fold|part(ition)?|batch|split|(sub)?set|chunk|shard|session|run|round|volume|vol|disc"
@@ -90,16 +90,16 @@ _STARTS = re.compile(
 
 
 class Layout(NamedTuple):
-    """What lies where below `root`.
+    """Where the classes and other files lie below `root`.
 
     Attributes:
       train: class name -> folder, two or more, sorted by name, each with a file that may be an image.
       test: the same for the test folder, of classes that `train` has; None = there is none.
-      unused: names of folders beside train and test.
+      unused: names of folders beside train and test that are not read.
       loose: files outside the class folders.
       left_out: folders that are no class and why, by their name below `root`.
-      hidden: the system's and hidden files and folders that were met.
-      notes: what was understood, in lines for people.
+      hidden: files and folders that are hidden or an operating system's.
+      notes: lines to print: how the folder was understood.
     """
 
     root: Path
@@ -115,12 +115,12 @@ class Layout(NamedTuple):
 def find_layout(path: str) -> Layout:
     """Finds the class folders below `path`.
 
-    A folder that only holds another of its own name, or one called "images" or alike, is passed
+    A folder that only holds a folder of its own name, or one called "images" or the like, is passed
     through. A folder called train (or training, train_set, seg_train, ... in any case) is trained on
     and the one called test is tested on, or else val, valid or validation, if these are side by
     side or train has nothing beside it but what is no class. Otherwise each sub-folder is a
-    class, also one called train. Empty folders, those without any file that may be an image and
-    those of the system are no classes.
+    class, also one called train. Empty folders, folders without any file that may be an image and
+    an operating system's folders are no classes.
 
     Raises:
       UserError: there is no such folder, it has fewer than two classes, test classes that are not
@@ -135,7 +135,7 @@ def find_layout(path: str) -> Layout:
     train, tests = search.find_splits(folder, folders)
     if train is None:
         search.check(folder, folders)
-        search.tell_train(folder, folders)
+        search.note_train(folder, folders)
         return search.finish(folders, None)
     train_at = search.unwrap(train)
     classes = search.enter(train_at)
@@ -158,25 +158,24 @@ def find_layout(path: str) -> Layout:
 
 
 def walk(folder: Path, hidden: list[Path] | None = None) -> Iterator[Path]:
-    """Yields the visible files of a class folder, at any depth, in an order of their names.
+    """Yields the visible files of a class folder, at any depth, ordered by name.
 
     Links to folders are followed, but no folder is entered twice, nor one that this folder lies
-    in: its other folders are other classes. What is yielded is not a
-    folder, but may be anything else: a link to nothing, a pipe, a device.
+    in: its other folders are other classes. What is yielded is no folder, but may be anything else: a
+    link to nothing, a pipe, a device.
 
     Args:
-      hidden: what is hidden or the system's is added here.
+      hidden: files and folders that are hidden or the system's are added to this list.
 
     Raises:
-      UserError: a folder cannot be listed, or the class folder is a link to one it lies in.
+      UserError: a folder cannot be listed, or the class folder is a link to a folder that it lies in.
     """
     own, home = folder.resolve(), folder.parent.resolve()
     if home.is_relative_to(own):
         raise UserError(f"{folder} is a link to a folder that it lies in: remove it")
     seen = {_identify(p) for p in (home, *own.parents, *home.parents)}
-    stack = [
-        str(folder)
-    ]  # no recursion: folders may be nested as deep as names can be long
+    # No recursion: folders may be nested as deep as names can be long.
+    stack = [str(folder)]
     while stack:
         at = stack.pop()
         try:
@@ -203,7 +202,7 @@ def walk(folder: Path, hidden: list[Path] | None = None) -> Iterator[Path]:
 
 
 def name_some(names: Sequence[str]) -> str:
-    """Joins names for people, the first of them if there are many."""
+    """Returns the names joined by commas; after twelve, how many more there are."""
     more = [f"{len(names) - _LISTED} more"] if len(names) > _LISTED else []
     return ", ".join([*names[:_LISTED], *more])
 
@@ -215,7 +214,7 @@ class _Listing(NamedTuple):
 
 
 class _Search:
-    """Collects what is met on the way to the classes."""
+    """The way down to the classes, with all that is found beside it."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -241,7 +240,7 @@ class _Search:
         return folders
 
     def unwrap(self, folder: Path) -> Path:
-        """Goes down as long as a folder holds nothing but one that only wraps others."""
+        """Goes down as long as a folder holds nothing but a folder that only wraps others."""
         for _ in range(_DEEPEST):
             folders = self.enter(folder)
             if len(folders) != 1:
@@ -257,7 +256,7 @@ class _Search:
     def find_splits(
         self, folder: Path, folders: Mapping[str, Path]
     ) -> tuple[Path | None, list[Path]]:
-        """-> the folder to train on, or None if all are classes, and those that may be to test on."""
+        """Returns the folder to train on, None if all are classes, and the folders that may be to test on."""
         families = _families(folders)
         plain = families.get("", {})
         pairs = {
@@ -307,7 +306,7 @@ class _Search:
         plain: Mapping[str, Sequence[str]],
         only_splits: bool = False,
     ) -> None:
-        """Raises UserError if a folder beside class folders has images of them to test on."""
+        """Raises UserError if a folder beside class folders has test images of the same classes."""
         for kind in (_TEST, _VALIDATION):
             if kind in plain:
                 test = folders[_plainest(plain[kind])]
@@ -319,20 +318,20 @@ class _Search:
                         else "no train/"
                     )
                     raise UserError(
-                        f"{folder} has {test.name}/ but {has}{_tell_left_out(self._left_out)}: "
+                        f"{folder} has {test.name}/ but {has}{_describe_left_out(self._left_out)}: "
                         "move the classes to train on into a folder train"
                     )
 
     def open_first(
         self, tests: Sequence[Path]
     ) -> tuple[Path | None, Path | None, dict[str, Path]]:
-        """-> the first of the folders to test on that has classes, where it has them, and these."""
+        """Returns the first test folder that has classes, the folder that they lie in, and the classes."""
         for test in tests:
             at = self.unwrap(test)
             classes = self.enter(at)
             if classes and not _holds_files(at, classes):
                 return test, at, classes
-            self._loose.pop(at)  # named as a whole
+            self._loose.pop(at)  # the test folder is named as a whole
         if tests:
             raise UserError(
                 f"{tests[0]} has no class folders: give it one per class, or move it away "
@@ -341,7 +340,7 @@ class _Search:
         return None, None, {}
 
     def check(self, folder: Path, classes: Mapping[str, Path]) -> None:
-        """Checks that there are two classes or more that can be meant as such."""
+        """Raises UserError unless there are two folders or more that can be meant as classes."""
         _check_count(folder, classes, self._left_out)
         nested = {name: list(_list(sub).folders) for name, sub in classes.items()}
         _check_parts(folder, nested)
@@ -363,8 +362,8 @@ class _Search:
                     f"{text} are different classes: check that they should be"
                 )
 
-    def tell_train(self, folder: Path, classes: Mapping[str, Path]) -> None:
-        """Tells where a folder called train is no training folder, or lies above."""
+    def note_train(self, folder: Path, classes: Mapping[str, Path]) -> None:
+        """Notes a class that is called train, and a root called train beside which others are not used."""
         for name, sub in classes.items():
             if _read_split(name) == (_TRAIN, "") and _list(sub).folders:
                 others = name_some(
@@ -444,7 +443,7 @@ def _identify(path: str | Path) -> tuple[int, int]:
 
 
 def _list(folder: Path) -> _Listing:
-    """-> visible sub-folders by name, other visible entries, both sorted, and hidden ones."""
+    """Returns visible sub-folders by name and other visible entries, both sorted, and hidden entries."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -471,7 +470,7 @@ def _why_no_class(folder: Path) -> str:
 
 
 def _is_wrapping(folder: Path, only: Path, inside: Mapping[str, Path]) -> bool:
-    """Tells whether `only`, the one folder in `folder`, is no class but holds what is `inside`."""
+    """Whether `only`, the one folder in `folder`, is no class but only holds the folders `inside`."""
     if not inside:
         return False
     own = _fold(only.name)
@@ -486,7 +485,7 @@ def _is_wrapping(folder: Path, only: Path, inside: Mapping[str, Path]) -> bool:
 
 
 def _holds_files(folder: Path, classes: Mapping[str, Path]) -> bool:
-    """Tells whether the only "class" is a wrapper around files, as in test/images/1.jpg."""
+    """Whether the only "class" is a wrapper around files, as in test/images/1.jpg."""
     if len(classes) > 1:
         return False
     ((name, only),) = classes.items()
@@ -495,7 +494,7 @@ def _holds_files(folder: Path, classes: Mapping[str, Path]) -> bool:
 
 
 def _families(names: Iterable[str]) -> dict[str, dict[str, list[str]]]:
-    """-> for what names of splits share ("" or "seg"): kind of split -> names."""
+    """Returns family of splits ("" or what the names share, such as "seg") -> kind of split -> names."""
     families: dict[str, dict[str, list[str]]] = {}
     for name in names:
         if split := _read_split(name):
@@ -510,21 +509,21 @@ def _has_splits(names: Iterable[str]) -> bool:
 
 
 def _plainest(names: Sequence[str]) -> str:
-    """The name that is least more than the split's: train rather than train_data."""
+    """Returns the shortest name: train rather than train_data."""
     return min(names, key=lambda name: (len(name), name))
 
 
 def _check_count(
     folder: Path, classes: Mapping[str, Path], left_out: Mapping[str, str]
 ) -> None:
-    told = _tell_left_out(left_out)
+    skipped = _describe_left_out(left_out)
     if not classes:
         loose = _list(folder).loose
         packed = [path.name for path in loose if path.suffix.lower() in _ARCHIVES]
         found = f" (files directly in it: {len(loose)})" if loose else ""
         unpack = f"unpack {packed[0]}, or " if packed else ""
         raise UserError(
-            f"{folder} has no class folders{found}{told}: {unpack}put the images of each class "
+            f"{folder} has no class folders{found}{skipped}: {unpack}put the images of each class "
             f"into a folder of its own, such as {folder / 'cat'} and {folder / 'dog'}"
         )
     if len(classes) > 1:
@@ -532,7 +531,7 @@ def _check_count(
     (only,) = classes.values()
     if _holds_files(folder, classes):
         raise UserError(
-            f"{folder} has no class folders, but one of files, {only.name!r}{told}: put the "
+            f"{folder} has no class folders, but one of files, {only.name!r}{skipped}: put the "
             f"images of each class into a folder of its own, such as {folder / 'cat'} and "
             f"{folder / 'dog'} (Roboflow: export as Folder Structure)"
         )
@@ -545,20 +544,20 @@ def _check_count(
     hint = f", or set --config.dataset.path={inner}" if _list(inner).folders else ""
     raise UserError(
         f"{folder} has one class folder, {only.name!r}, and at least two are "
-        f"needed{told}: add another{hint}"
+        f"needed{skipped}: add another{hint}"
     )
 
 
-def _tell_left_out(left_out: Mapping[str, str]) -> str:
+def _describe_left_out(left_out: Mapping[str, str]) -> str:
     others = [f"{name}: {why}" for name, why in left_out.items()]
     return f" (left out: {name_some(others)})" if others else ""
 
 
 def _check_parts(folder: Path, nested: Mapping[str, Sequence[str]]) -> None:
-    """Refuses what would be classes called after parts of a data set.
+    """Refuses classes that are called after parts of a data set.
 
     Args:
-      nested: of each would-be class its sub-folders.
+      nested: name of a possible class -> its sub-folders.
     """
     split = [name for name, subs in nested.items() if _has_splits(subs)]
     if len(split) == len(nested):
@@ -613,18 +612,18 @@ def _join(names: Sequence[str]) -> str:
     return ", ".join([*shown, *(["..."] if len(names) > 3 else [])])
 
 
-# What the name of a folder says, whatever is in the folder
+# Names of folders, whatever is in them
 
 
 class _Split(NamedTuple):
-    """What a name tells of a split; `family` is what the names of the other splits share."""
+    """A split that a folder is called after; `family` is what the names of all its splits share."""
 
     kind: str
     family: str
 
 
 def _is_system(name: str) -> bool:
-    """Tells whether a file or folder is the system's or hidden, not a person's data."""
+    """Whether a file or folder is hidden or the system's, not a person's data."""
     return name.startswith(".") or name.casefold() in _SYSTEM
 
 
@@ -646,17 +645,17 @@ def _read_class_of_split(name: str) -> tuple[str, str] | None:
 
 
 def _is_wrapper(name: str) -> bool:
-    """Tells whether a folder is called as what holds all images ("images", "data")."""
+    """Whether a folder's name is one for a folder of all images ("images", "data")."""
     return bool(_WRAPPER.fullmatch(_plain(name)))
 
 
 def _is_beside_train(name: str) -> bool:
-    """Tells whether a folder is called as something that lies beside train/ but is no class."""
+    """Whether a folder's name is one that lies beside train/ but is no class."""
     return bool(_BESIDE_TRAIN.fullmatch(_plain(name)))
 
 
 def _is_part(name: str) -> bool:
-    """Tells whether a folder is called as one of several parts: a year, fold, batch, split."""
+    """Whether a folder's name is one of several parts: a year, fold, batch, split."""
     plain = _plain(name)
     return bool(_PART.fullmatch(plain) or _read_split(name) or _is_wrapper(name)) or (
         plain.startswith("seg_") or _is_beside_train(name)
@@ -664,7 +663,7 @@ def _is_part(name: str) -> bool:
 
 
 def _fold(name: str) -> str:
-    """Returns what is left of a class's name without case, accents' encoding and separators."""
+    """Returns a class's name with case, the encoding of accents and separators made equal."""
     return re.sub(
         r"[\s_-]+", " ", unicodedata.normalize("NFC", name).casefold()
     ).strip()

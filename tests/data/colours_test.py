@@ -211,7 +211,7 @@ def test_values_beyond_the_range_are_white(tmp_path):
     assert (np.asarray(decoded.image) == 255).all()
 
 
-def test_files_that_tell_their_range_keep_it(tmp_path):
+def test_files_with_a_range_keep_it(tmp_path):
     content = b"P5 8 8 4095\n" + np.full((8, 8), 4095, ">u2").tobytes()
     decoded = read(put(tmp_path / "x.pgm", content), Conversion(bits=10))
     assert decoded.largest == 0

@@ -337,11 +337,11 @@ def test_layout_of_people(tmp_path, name):
     assert below(tmp_path, found.train) == {c: f"{train}/{c}" for c in ("cat", "dog")}
     expected = test and {c: f"{test}/{c}" for c in ("cat", "dog")}
     assert (found.test and below(tmp_path, found.test)) == expected
-    told = "\n".join(found.notes)
+    notes = "\n".join(found.notes)
     if test:
-        assert f"understood: {train} is to train on, {test} to test on" in told
+        assert f"understood: {train} is to train on, {test} to test on" in notes
     else:
-        assert train in told
+        assert train in notes
     named = {name.split(" ")[0] for name in [*found.unused, *found.left_out]}
     named |= {path.name for path in [*found.loose, *found.hidden]}
     used = {*train.split("/"), *(test or "").split("/")}
@@ -350,7 +350,7 @@ def test_layout_of_people(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "note"),
     [
         (
             ["bus/day/1", "bus/night/1", "car/day/1", "train/day/1", "train/night/1"],
@@ -373,11 +373,11 @@ def test_layout_of_people(tmp_path, name):
         ),
     ],
 )
-def test_sub_folders_are_classes(tmp_path, files, told):
+def test_sub_folders_are_classes(tmp_path, files, note):
     found = layout.find_layout(str(put(tmp_path, *files)))
     assert list(found.train) == sorted({file.split("/")[0] for file in files})
     assert found.test is None and not found.unused
-    assert told.replace("@", str(tmp_path)) in found.notes
+    assert note.replace("@", str(tmp_path)) in found.notes
 
 
 @pytest.mark.parametrize(
@@ -492,7 +492,7 @@ def test_class_names_that_are_spelt_otherwise_in_test(tmp_path):
     assert below(tmp_path, layout.find_layout(str(tmp_path)).test)["cat"] == "test/cat"
 
 
-def test_the_training_folder_alone_tells_of_the_other(tmp_path):
+def test_the_training_folder_alone_names_the_other(tmp_path):
     put(tmp_path, *pets("train/"), *pets("valid/"))
     found = layout.find_layout(str(tmp_path / "train"))
     assert found.notes == (
