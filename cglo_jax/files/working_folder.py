@@ -1,7 +1,7 @@
-"""A folder with a fixed name to work in, where only what we made ourselves is changed or removed.
+"""A folder with a fixed name to work in, where only files that we made ourselves are changed or removed.
 
-Its marker lists what we made in it, each name before the file: a killed run's files are known by
-it. A folder without the marker, and a file that it does not list, belong to somebody else.
+A marker file lists what we made in the folder; a name is added before its file is made, so it also lists
+the files of a killed run. A folder without the marker, and a file that is not listed, belong to somebody else.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ class WorkingFolder:
     """Makes a folder, or takes one that an earlier run made.
 
     Args:
-      folder: where; its parent is there.
+      folder: its path; the parent exists.
 
     Raises:
-      UserError: something else has that name.
+      UserError: it is no folder, or has files and no marker.
     """
 
     def __init__(self, folder: Path):
@@ -50,7 +50,7 @@ class WorkingFolder:
         return self._marker.read_text(encoding="utf-8", errors="replace").splitlines()
 
     def _names(self) -> list[str]:
-        """Returns what the marker lists, as far as it is in this very folder."""
+        """Returns the names that the marker lists and that lie in this very folder."""
         plain = re.compile(r"(?!\.{1,2}/?$)[^/\0]+/?")
         return [name for name in self._read()[1:] if plain.fullmatch(name)]
 
@@ -70,13 +70,13 @@ class WorkingFolder:
         return path
 
     def make_folder(self, prefix: str) -> Path:
-        """Makes a folder of this user alone, with a name that nobody can foretell."""
+        """Makes a folder of this user alone, with a name that nobody can foresee."""
         path = self.claim(f"{prefix}{secrets.token_hex(8)}/")
         path.mkdir(mode=0o700)
         return path
 
     def remove_folders(self, files: re.Pattern) -> None:
-        """Removes the folders that we made, but no file in them without such a name."""
+        """Removes from the folders that we made the files whose names match `files`, then empty folders."""
 
         def is_made(path: Path) -> bool:
             return files.fullmatch(path.name) is not None and _is_regular(path)

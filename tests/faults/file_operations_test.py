@@ -33,7 +33,7 @@ _CACHE = (
     "names of ours in a folder of ours, which carries a marker or is this user's alone"
 )
 PLACES = {
-    "training.checkpoints.Checkpoints._tell_of": "a damaged checkpoint is renamed, if it was one",
+    "training.checkpoints.Checkpoints._put_aside": "a damaged checkpoint is renamed, if it was one",
     "training.checkpoints.Checkpoints._write": "renames what it has just made; " + _NEW,
     "training.checkpoints.remove_all": "an empty folder; " + _CHECKPOINT,
     "training.checkpoints._remove": _CHECKPOINT,
@@ -60,7 +60,7 @@ PLACES = {
     "files.ownership.move": _RECORD,
     "files.ownership.set_aside": _RECORD,
     "files.ownership._move": _RECORD,
-    "prepare.prepare": "makes the folder that it was told to prepare in",
+    "prepare.prepare": "makes the folder that it prepares in",
     "prepare.locked": "reads a folder, to lock it",
     "prepare.build": "renames what it has just made to a name that is free",
     "process.setup._make_own": "makes a folder",
@@ -84,7 +84,7 @@ PLACES = {
     "files.storage._cut_to_whole_lines": "half a line, in a file that `open_to_append` opened",
     "process.streams._open_nowhere": "/dev/null on descriptors that are closed",
     "pretrained.cache.get": _CACHE,
-    "pretrained.cache.fetch": _NEW,
+    "pretrained.cache._fetch": _NEW,
     "files.working_folder.WorkingFolder.__init__": _CACHE,
     "files.working_folder.WorkingFolder.claim": _CACHE,
     "files.working_folder.WorkingFolder.make_folder": _CACHE,

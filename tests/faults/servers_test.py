@@ -199,7 +199,7 @@ def test_the_cache_has_files_only(monkeypatch, tmp_path, capfd, kind, place):
     """No link is followed, and a pipe is not waited for."""
     pinned = cache.PINNED["vgg16"]
     path = tmp_path / "cache" / pinned.file
-    path = [path, cache.digest_path(path)][place]
+    path = [path, cache._digest_path(path)][place]
     precious = tmp_path / "precious"
     precious.write_text("precious")
     put(kind, path, precious)

@@ -95,7 +95,7 @@ def test_an_interruption_leaves_nothing(server, monkeypatch, capfd):
     assert run("vgg16", "resnet50") == 0
 
 
-def test_the_command_says_what_it_takes(capfd, monkeypatch):
+def test_the_command_prints_what_it_takes(capfd, monkeypatch):
     with pytest.raises(SystemExit) as status:
         run("vgg19")
     assert status.value.code == 2 and "resnet50" in capfd.readouterr().err
