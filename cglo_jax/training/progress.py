@@ -2,8 +2,8 @@
 
 tqdm measures the terminal, cuts the line to it, limits how often it is drawn and estimates the time
 left. What it cannot do is here: plain lines for pipes and log files, into which it would write carriage
-returns; a count of the steps that the devices have finished, without waiting for those they have not; and
-a rate without the compilation.
+returns; a count of the steps that the devices have finished, without waiting for the others; and a
+rate without the compilation.
 """
 
 import math
@@ -42,7 +42,7 @@ class Progress:
         self._name, self._total, self._images = name, total, images_per_step
         self._start = self._step = self._timed_from = start
         self._values: dict[str, float] = {}
-        # A step whose end was not seen yet, and one of its results.
+        # A step that was dispatched but not seen to end yet, and one of its results.
         self._dispatched: tuple[int, jax.Array] | None = None
         self._look = math.inf
         self._bar: tqdm | None = None
@@ -91,7 +91,7 @@ class Progress:
 
         Args:
           step: number of steps after the call that was dispatched last.
-          results: arrays that this call returned; devices may still be computing them.
+          results: arrays [...] that this call returned; devices may still be computing them.
         """
         now = time.perf_counter()
         if self._dispatched is None:

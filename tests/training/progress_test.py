@@ -19,7 +19,7 @@ VALUES = {"cross_entropy": 0.333333, "loss": 1.25, "weak_accuracy": 50.0}
 
 
 class Result:
-    """What a call gives: there at once, or when `ready` says so."""
+    """What a call gives: there at once, or once `ready` is set."""
 
     def __init__(self, ready=True):
         self.ready = ready
@@ -29,7 +29,7 @@ class Result:
 
 
 class Terminal(io.StringIO):
-    """A standard error that says it is a terminal."""
+    """A standard error that is a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -101,7 +101,7 @@ def test_elsewhere_plain_lines_are_few(capsys, clock):
     )
 
 
-def test_a_slow_run_says_every_30_seconds_that_it_goes_on(capsys, clock):
+def test_a_slow_run_prints_a_line_every_30_seconds(capsys, clock):
     shown = progress.Progress("train seed 0", 0, 1000, 8)
     shown.first_steps(1)
     for step in range(2, 21):  # and no log point
@@ -134,7 +134,7 @@ def test_a_tick_takes_less_than_20_microseconds():
     assert min(taken) / 1000 < 20e-6
 
 
-def test_it_says_where_a_run_goes_on_and_when_nothing_is_left(capsys, clock):
+def test_where_a_run_resumes_and_that_nothing_is_left_is_printed(capsys, clock):
     run(clock, start=40)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "train seed 0: resumed at step 40 of 100"
@@ -163,8 +163,8 @@ def test_the_last_save_does_not_lower_the_rate(capsys, clock):
     clock.now += 9  # until it is saved
     shown.print_done()
     assert shown.timing(11)["images_per_s"] == 80
-    said = capsys.readouterr().err
-    assert said == "x: done, 11 steps in 10 s (80 images/s), loss 1.25, saved\n"
+    printed = capsys.readouterr().err
+    assert printed == "x: done, 11 steps in 10 s (80 images/s), loss 1.25, saved\n"
 
 
 def test_a_run_of_one_step_has_a_timing(capsys, clock):
@@ -176,11 +176,11 @@ def test_a_run_of_one_step_has_a_timing(capsys, clock):
     shown.close()
     assert shown.timing(1)["steps"] == 1
     assert shown.timing(1)["images_per_s"] == 0
-    said = capsys.readouterr().err
-    assert said == "x: done, 1 step in 0 s, loss 1.25, saved\n"
+    printed = capsys.readouterr().err
+    assert printed == "x: done, 1 step in 0 s, loss 1.25, saved\n"
 
 
-def test_nothing_is_said_of_a_step_compiled_before_nor_by_other_processes(
+def test_nothing_is_printed_about_a_step_compiled_before_nor_by_other_processes(
     capsys, clock
 ):
     progress.Progress("train seed 1", 0, 10, 8).first_steps(1)
