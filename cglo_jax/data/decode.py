@@ -29,13 +29,15 @@ from cglo_jax.data.colours import DEFAULT, Conversion, Profile
 from cglo_jax.errors import printable
 from cglo_jax.process import setup
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-MAX_PIXELS = 100_000_000
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_MAX_PIXELS = 100_000_000
 MAX_BYTES = 200 << 20  # of a file; Pillow may hold two copies
 _LONG = 16 << 20  # bytes; a longer file is read while no other is
-MAX_SCANS = 200  # of a JPEG: some 10 are usual, thousands of empty scans take minutes
-MIN_SIDE = 4
-MAX_ASPECT = 50  # long side / short side: thin images, scaled up, would fill the memory
+_MAX_SCANS = 200  # of a JPEG: some 10 are usual, thousands of empty scans take minutes
+_MIN_SIDE = 4
+_MAX_ASPECT = (
+    50  # long side / short side: thin images, scaled up, would fill the memory
+)
 THREADS = 4
 _LOSSY = ("JPEG", "MPO", "WEBP")  # MPO: a JPEG of several views
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
@@ -152,7 +154,7 @@ def decode_each(
                 return UnusableImage(*why.args)
 
     if setup.is_ours():
-        silence()
+        _silence()
     with (
         ThreadPoolExecutor(THREADS) as pool,
         contextlib.closing(pool.map(decode, paths)) as results,  # Ctrl-C stops the rest
@@ -162,7 +164,7 @@ def decode_each(
         return list(results)  # tqdm starts a thread, shown or not
 
 
-def silence() -> None:
+def _silence() -> None:
     """Silences Pillow and libtiff for the rest of this process, which a program of ours began.
 
     libtiff writes its errors to descriptor 2. Its error handler is removed, so no descriptor is
@@ -189,9 +191,9 @@ def _decode(
     """Decodes a file; `held` is closed when the image is no longer used."""
     with _open(path) as file:
         if long := os.fstat(file.fileno()).st_size > _LONG:
-            held.enter_context(_PIXELS.take(MAX_PIXELS))
+            held.enter_context(_PIXELS.take(_MAX_PIXELS))
         try:
-            with Image.open(file, formats=FORMATS) as image:
+            with Image.open(file, formats=_FORMATS) as image:
                 _check_shape(*image.size)
                 _check_scans(image, file)
                 if not long:
@@ -211,7 +213,7 @@ def _decode(
             file.seek(4)
             if file.read(8)[4:] in _HEIF:
                 raise UnusableImage("HEIC or AVIF (save it as JPEG or PNG)") from None
-            known = ", ".join(FORMATS)
+            known = ", ".join(_FORMATS)
             raise UnusableImage(f"not an image (no valid {known})") from None
         except Image.DecompressionBombError:
             raise _too_large() from None
@@ -245,18 +247,18 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _too_large() -> UnusableImage:
-    return UnusableImage(f"too large (more than {MAX_PIXELS // 10**6} million pixels)")
+    return UnusableImage(f"too large (more than {_MAX_PIXELS // 10**6} million pixels)")
 
 
 def _check_shape(width: int, height: int) -> None:
     """Refuses sides that a file's header gives, before any pixel is decoded."""
     short, long = sorted([width, height])
-    if width * height > MAX_PIXELS:
+    if width * height > _MAX_PIXELS:
         raise _too_large()
-    if short < MIN_SIDE:
-        least = f"{MIN_SIDE}x{MIN_SIDE}"
+    if short < _MIN_SIDE:
+        least = f"{_MIN_SIDE}x{_MIN_SIDE}"
         raise UnusableImage(f"too small ({width}x{height} pixels, {least} are needed)")
-    if long > MAX_ASPECT * short:
+    if long > _MAX_ASPECT * short:
         raise UnusableImage(f"too long and thin ({width}x{height} pixels)")
 
 
@@ -273,7 +275,7 @@ def _check_scans(image: Image.Image, file: BinaryIO) -> None:
             break
         scans += found[1] == b"\xda"
         place = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
-    if scans > MAX_SCANS:
+    if scans > _MAX_SCANS:
         raise UnusableImage(f"too many scans ({scans}, save it as a baseline JPEG)")
 
 
@@ -292,7 +294,7 @@ def _load_low_bytes(file: BinaryIO) -> Image.Image | None:
     Pillow keeps the first or the second byte of each pair, by the byte order in the raw mode's name.
     """
     file.seek(0)
-    with Image.open(file, formats=FORMATS) as image:
+    with Image.open(file, formats=_FORMATS) as image:
         tiles = []
         for tile in image.tile:
             mode, order = _DEEP.fullmatch(_raw_mode(tile.args)).groups()

@@ -39,7 +39,7 @@ _Whole = Annotated[int, msgspec.Meta(ge=-_EXACT, le=_EXACT)]
 Scalar = bool | _Whole | float | str | None
 Fields = dict[str, Scalar | list[Scalar]]  # a configuration's values by dotted name
 
-MOST_BYTES = 1 << 26  # of a file that is read as a whole
+_MOST_BYTES = 1 << 26  # of a file that is read as a whole
 MOST_ENTRIES = 10_000  # of a folder of ours that is listed
 _LONGEST_LINE = 1 << 16  # bytes of JSON lines
 _MOST_PIXELS = (
@@ -100,7 +100,7 @@ def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def read_bytes(
-    path: pathlib.Path, advice: str = "move it away", most: int = MOST_BYTES
+    path: pathlib.Path, advice: str = "move it away", most: int = _MOST_BYTES
 ) -> bytes:
     """Reads a whole plain file of at most `most` bytes.
 
@@ -159,7 +159,7 @@ def read_json(
     kind: type[T],
     advice: str = "move it away",
     check: Callable[[T], None] = lambda _: None,
-    most: int = MOST_BYTES,
+    most: int = _MOST_BYTES,
 ) -> T:
     """Reads a file of one JSON value, see `parse`.
 
@@ -251,7 +251,7 @@ def list_names(folder: pathlib.Path) -> list[str]:
 
 
 def read_png(
-    path: pathlib.Path, advice: str = "move it away", most: int = MOST_BYTES
+    path: pathlib.Path, advice: str = "move it away", most: int = _MOST_BYTES
 ) -> Image.Image:
     """Reads a PNG picture as a Pillow image of mode "RGB" or "L".
 

@@ -67,7 +67,7 @@ class _Lenient(io.RawIOBase):
         return self._raw.fileno()
 
 
-class Stream(io.TextIOWrapper):
+class _Stream(io.TextIOWrapper):
     """A text stream that never raises, in place of `given`; if that is None, all text is dropped."""
 
     def __init__(self, given: io.TextIOWrapper | None):
@@ -116,7 +116,7 @@ def mend() -> None:
         if stream is None or _find_raw(stream):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
-            setattr(sys, name, Stream(stream))
+            setattr(sys, name, _Stream(stream))
 
 
 def _open_nowhere(number: int) -> None:
@@ -152,6 +152,6 @@ def check_output() -> None:
       OSError: it is full, or could not be written.
     """
     sys.stdout.flush()
-    error = sys.stdout.error if isinstance(sys.stdout, Stream) else None
+    error = sys.stdout.error if isinstance(sys.stdout, _Stream) else None
     if error:
         raise OSError(error.errno, error.strerror, "standard output")
