@@ -15,7 +15,7 @@ from PIL import Image
 NAMED = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}
 # What "auto" chooses from, the first that does.
 BACKGROUNDS = (*NAMED.values(), "#c0c0c0", "#404040")
-_DEPTHS = (8, 10, 12, 14, 16)  # how many of 16 stored bits values may use
+DEPTHS = (8, 10, 12, 14, 16)  # bits of the values that are stored with 16
 _VISIBLE = (
     24  # of 255, by which a pixel must differ from the background in some channel
 )
@@ -115,8 +115,8 @@ def choose_background(hidden_on: Mapping[int, Sequence[Sequence[str]]]) -> str:
 
 
 def choose_bits(largest: int) -> int:
-    """Returns the fewest bits, one of `_DEPTHS`, that hold the value `largest`, 0 to 65535."""
-    return next(bits for bits in _DEPTHS if largest < 1 << bits)
+    """Returns the fewest bits, one of `DEPTHS`, that hold the value `largest`, 0 to 65535."""
+    return next(bits for bits in DEPTHS if largest < 1 << bits)
 
 
 class Profile(NamedTuple):

@@ -60,7 +60,7 @@ PLACES = {
     "files.ownership.move": _RECORD,
     "files.ownership.set_aside": _RECORD,
     "files.ownership._move": _RECORD,
-    "prepare.prepare": "makes the folder that it prepares in",
+    "prepare.prepare": "makes the folder that it was told to prepare in",
     "prepare.locked": "reads a folder, to lock it",
     "prepare.build": "renames what it has just made to a name that is free",
     "process.setup._make_own": "makes a folder",
