@@ -99,7 +99,7 @@ class Decoded(NamedTuple):
 
 
 class _Budget:
-    """An amount that threads share; a thread that takes a part of it waits until that is free."""
+    """An amount that threads share; a thread that takes a part waits until it is free."""
 
     def __init__(self, total: int):
         self._total = self._free = total

@@ -19,7 +19,7 @@ from cglo_jax.errors import UserError, printable, shorten
 _DEEPEST = 20  # folders around the one that holds the classes
 _LISTED = 12  # names in a printed line
 # fmt: off
-# A folder with only such files has no image in it; any other file might be an image.
+# Files that are no images; any other file might be one.
 _NO_IMAGES = {
     ".xml", ".csv", ".tsv", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".md", ".rst",
     ".html", ".htm", ".py", ".pyc", ".pyo", ".ipynb", ".m", ".r", ".sh", ".bat", ".js",
@@ -123,7 +123,7 @@ def find_layout(path: str) -> Layout:
     an operating system's folders are no classes.
 
     Raises:
-      UserError: there is no such folder, it has fewer than two classes, test classes that are not
+      UserError: the folder does not exist, it has fewer than two classes, test classes that are not
         to be trained on, or classes that would be called after splits or other parts.
     """
     root = _find_root(path)

@@ -64,8 +64,8 @@ def _check_file(part: Path, status: os.stat_result) -> None:
 def _open_part(part: Path, keep: bool) -> Iterator[BinaryIO]:
     """Opens a download to append to it, and empties it first unless `keep`; follows no link.
 
-    `storage.open_to_append` would copy a file that has a second name. A download may have a gigabyte,
-    so here such a file is refused.
+    `storage.open_to_append` would copy a file that has a second name. Here it is refused, as a download
+    may have a gigabyte.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | storage.GUARDED
     with open(os.open(part, flags, 0o644), "wb", buffering=0) as file:
@@ -108,7 +108,7 @@ def _fetch(archive: Archive, part: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # no such range: `part` is not the start of this file
+        if error.code == 416:  # not satisfiable: `part` is not the start of this file
             part.unlink(missing_ok=True)
         raise
     with response:

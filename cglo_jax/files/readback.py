@@ -69,7 +69,7 @@ def open_own(path: pathlib.Path, advice: str = "move it away") -> BinaryIO:
       advice: what a person can do about a file that is refused, without losing anything.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      FileNotFoundError: the file does not exist.
       Unusable: it is a link, a pipe or a folder, or may not be read.
     """
     try:

@@ -21,7 +21,7 @@ def start_and_doublings(size: int) -> tuple[int, int]:
     """Splits an image side into (start, k), size = start * 2**k, start 4 or 7, k >= 1.
 
     Raises:
-      UserError: the side has no such k; the message names the nearest sides that have one.
+      UserError: the side has no start and k; the message names the nearest sides that have.
     """
     table = {start << k: (start, k) for start in (4, 7) for k in range(1, 12)}
     if size in table:

@@ -109,7 +109,7 @@ def get(pinned: Pinned, shapes: Mapping[str, Shape], *, full: bool = False) -> P
     Args:
         pinned: the published file.
         shapes: {name: shape} of the tensors that must be in it.
-        full: download the whole file again if only a part of it was fetched.
+        full: download the whole file again if only a part was fetched.
 
     Raises:
         UserError: the weights cannot be fetched or kept, or are not the published ones.

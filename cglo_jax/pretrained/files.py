@@ -93,7 +93,7 @@ def read(
         ({name: float32 tensor [shapes[name]]}, the file's own metadata).
 
     Raises:
-        UserError: there is no such file, it is of another kind, is damaged, or lacks a
+        UserError: the file does not exist, is of another kind, is damaged, or lacks a
             tensor of that name and shape with finite values.
     """
     if reason := _NOT_READ.get(path.suffix.lower()):

@@ -196,7 +196,7 @@ def _hash_instructions() -> str:
 def _remove_cut_off(folder: pathlib.Path) -> None:
     """Removes programs that a killed process may have been writing, and marks this process as running.
 
-    JAX writes a program in place and never replaces a damaged one: it warns of it at every start. A
+    JAX writes a program in place and never replaces a damaged one, but warns at every start. A
     process locks its mark, a file, as long as it lives.
     """
     try:
