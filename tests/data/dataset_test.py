@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
-from tests.helpers.tiny import error_of, fields, hash_pixels
 
 from cglo_jax.data import dataset as data
 from cglo_jax.errors import UserError
+from tests.helpers.tiny import error_of, fields, hash_pixels
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.helpers.tiny import fields, hash_pixels
 
 from cglo_jax.data import dataset as data
 from cglo_jax.data import folder
 from cglo_jax.data.sources import Splits
 from cglo_jax.errors import UnusableFiles, UserError
 from tests.helpers import icc
+from tests.helpers.tiny import fields, hash_pixels
 
 
 def pixels_of(seed: int, height: int = 6, width: int = 9) -> np.ndarray:

@@ -5,9 +5,9 @@ import hashlib
 import numpy as np
 import pytest
 from PIL import Image
-from tests.helpers.tiny import hash_pixels
 
 from cglo_jax.data import sources
+from tests.helpers.tiny import hash_pixels
 
 
 def test_ids_of_identical_images_differ():

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset
 
 import cglo_jax
 from cglo_jax.process import numerics
 from cglo_jax.stages import train
 from cglo_jax.training import manifest
 from cglo_jax.workdir import directory
+from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset
 
 # Enough steps for batch norm's running statistics: before, all images look the same.
 CONFIG = create_config(**{"train.steps_per_epoch": 20, "train.log_every_steps": 10})
