@@ -1,20 +1,20 @@
-"""The one exception that a person using the program can cause."""
+"""The exceptions that a person using the program can cause, and how their texts are made printable."""
 
 from collections.abc import Sequence
 
 
 class UserError(ValueError):
-    """A mistake in what the program was given, told in one line that says what to do.
+    """A mistake in what the program was given, in one line with what to do about it.
 
     `main` prints the message without a traceback and exits with status 2.
     """
 
 
 class UnusableFiles(UserError):
-    """A folder of images that is refused, and each file of it that cannot be used.
+    """A folder of images that is refused, with each of its files that cannot be used.
 
     Attributes:
-      skipped: "file: why" for each of them.
+      skipped: "file: why" for each file.
     """
 
     def __init__(self, message: str, skipped: Sequence[str]):
@@ -23,15 +23,18 @@ class UnusableFiles(UserError):
 
 
 def printable(text: object) -> str:
-    """Escapes what would break a line, or cannot be printed: files' names may have any of it."""
+    """Returns the text of an object with escapes for line breaks and for what cannot be printed.
+
+    Names of files may contain both.
+    """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def encodable(text: str) -> str:
-    """Escapes what UTF-8 cannot have: names of files may have any bytes."""
+    """Returns a text with escapes for what UTF-8 cannot encode: names of files may have any bytes."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def shorten(text: str) -> str:
-    """Leaves the middle of a long text out: values may have any length."""
+    """Returns a text of at most 400 characters: of a longer one the middle is left out."""
     return text if len(text) <= 400 else f"{text[:300]} ... {text[-80:]}"

@@ -25,9 +25,8 @@ from ml_collections import ConfigDict
 from cglo_jax.cglo import codes, losses
 from cglo_jax.data.dataset import Dataset, to_float
 from cglo_jax.models.generator import Generator, start_and_doublings
-from cglo_jax.models.latent_classifier import LatentClassifier
 from cglo_jax.models.vgg import VGG16
-from cglo_jax.models.weak_classifier import WeakClassifier
+from cglo_jax.models.weak_classifier import LatentClassifier, WeakClassifier
 from cglo_jax.training import draws, parallel
 from cglo_jax.training.batches import BatchOrder
 

@@ -1,6 +1,6 @@
 """How stored colours become sRGB: backgrounds of transparent images, bits of deep ones, profiles.
 
-One `Conversion` holds for all images of a data set, and for those that its classifiers see later.
+One `Conversion` holds for all images of a data set, and for the images that its classifiers see later.
 """
 
 import functools
@@ -19,37 +19,36 @@ DEPTHS = (8, 10, 12, 14, 16)  # bits of the values that are stored with 16
 _VISIBLE = (
     24  # of 255, by which a pixel must differ from the background in some channel
 )
-_LEAST = 0.02  # share of an image's pixels that must, those nearly transparent excepted
-_CLEAR = 32  # of 255: alpha of a pixel that does not count
+_LEAST = 0.02  # share of an image's pixels (but for nearly transparent ones) that must be visible
+_CLEAR = 32  # of 255; a pixel of less alpha is nearly transparent and does not count
 _TOLERATED = 0.05  # share of a class that may be hard to see on white
-_EQUAL = 3  # of 255: colours that a profile moves less are sRGB
+_EQUAL = 3  # of 255; a profile that moves every colour by less is sRGB
 _BUILDING = threading.Lock()
 
 
 class Conversion(NamedTuple):
-    """What files leave open; the defaults are Pillow's.
+    """How stored colours are read where files leave it open; the defaults are Pillow's.
 
     Attributes:
-      background: "#rrggbb", what transparent images are put on.
-      bits: of every value of images that are stored with 16.
-      profiles: whether colours are converted by the ICC profile that a file brings.
+      background: "#rrggbb", the colour behind transparent images.
+      bits: how many bits the values of images stored with 16 bits use.
+      profiles: whether colours are converted by the ICC profile in a file.
     """
 
     background: str = NAMED["white"]
     bits: int = 16
     profiles: bool = False
 
-    @classmethod
-    def restore(cls, saved: Mapping[str, Any]) -> "Conversion":
-        """Returns what `_asdict` was saved of; of older classifiers, which have none, the defaults."""
-        return cls(**{name: saved[name] for name in cls._fields if name in saved})
-
 
 DEFAULT = Conversion()
 
 
 class Visibility:
-    """Adds up over the parts of one image on which backgrounds it cannot be seen."""
+    """Finds on which backgrounds an image cannot be seen, given its parts one by one.
+
+    Attributes:
+      anything: whether some pixel is not wholly transparent.
+    """
 
     def __init__(self) -> None:
         self._content = 0  # pixels that are not nearly transparent
@@ -57,7 +56,7 @@ class Visibility:
         self.anything = False
 
     def add(self, rgb: Image.Image, alpha: Image.Image) -> None:
-        """Adds a part: mode "RGB", and its alpha, "L" or "1"."""
+        """Adds a part of the image: mode "RGB", and its alpha, mode "L" or "1"."""
         colours = np.asarray(rgb).astype(np.int16)
         share = np.asarray(alpha.convert("L"))
         self.anything |= bool(share.any())
@@ -70,7 +69,7 @@ class Visibility:
             self._visible[i] += int(visible.sum())
 
     def hidden_on(self) -> tuple[str, ...]:
-        """Returns the backgrounds on which (nearly) all of the image is of one colour."""
+        """Returns the backgrounds, "#rrggbb", that (nearly) all pixels of the image look like."""
         seen = self._visible >= max(1, _LEAST * self._content)
         return tuple(b for b, ok in zip(BACKGROUNDS, seen, strict=True) if not ok)
 
@@ -91,11 +90,14 @@ def choose_background(hidden_on: Mapping[int, Sequence[Sequence[str]]]) -> str:
     """Chooses what all transparent images are put on: white, unless a class vanishes on it.
 
     White remains if at most 5 % of each class cannot be seen on it; else it is the background
-    with the smallest such share of the class that has the largest.
+    whose worst class has the smallest share of images that cannot be seen.
 
     Args:
-      hidden_on: for each class, of each of its images the backgrounds it cannot be seen on
-        (none, if it is opaque).
+      hidden_on: label -> for each image of that class the backgrounds that it cannot be seen on (none
+        if it is opaque).
+
+    Returns:
+      One of `BACKGROUNDS`.
     """
 
     def worst(background: str) -> float:
@@ -113,17 +115,17 @@ def choose_background(hidden_on: Mapping[int, Sequence[Sequence[str]]]) -> str:
 
 
 def choose_bits(largest: int) -> int:
-    """Returns the least of `DEPTHS` that holds a value."""
+    """Returns the fewest bits, one of `DEPTHS`, that hold the value `largest`, 0 to 65535."""
     return next(bits for bits in DEPTHS if largest < 1 << bits)
 
 
 class Profile(NamedTuple):
-    """What an ICC profile does.
+    """An ICC profile, and the transform to sRGB that it stands for.
 
     Attributes:
       state: "" if it changes nothing (it is sRGB's), "converted", or "unusable".
-      mode: of the images that `transform` takes: "RGB", "L" or "CMYK".
-      transform: to sRGB, of `PIL.ImageCms`; None unless converted.
+      mode: the mode of images that `transform` takes: "RGB", "L" or "CMYK".
+      transform: the transform to sRGB of `PIL.ImageCms`; None if the profile is unusable.
     """
 
     state: str
@@ -131,9 +133,8 @@ class Profile(NamedTuple):
     transform: Any = None
 
 
-@functools.lru_cache(
-    maxsize=64
-)  # a folder has few, and building one takes milliseconds
+# A folder has few profiles, and building a transform takes milliseconds.
+@functools.lru_cache(maxsize=64)
 def read_profile(content: bytes, mode: str) -> Profile:
     """Reads an ICC profile for images of a mode ("RGB", "L" or "CMYK").
 
@@ -164,10 +165,10 @@ def read_profile(content: bytes, mode: str) -> Profile:
 
 
 def apply_profile(image: Image.Image, profile: Profile) -> Image.Image:
-    """Converts "RGB", "L" or "CMYK" to sRGB, mode "RGB"."""
+    """Converts an image of mode "RGB", "L" or "CMYK" to sRGB, mode "RGB"."""
     from PIL import ImageCms
 
-    if image.mode != profile.mode:  # grey, by a profile of colours
+    if image.mode != profile.mode:  # a grey image with a colour profile
         image = image.convert(profile.mode)
     return ImageCms.applyTransform(image, profile.transform)
 

@@ -1,6 +1,6 @@
-"""Images in: digits, own folders or any prepared TFDS data set -> small-sample `Dataset`s.
+"""Digits, own folders or any data set that TFDS has prepared -> small-sample `Dataset`s.
 
-Which images are taken depends on (split_seed, image content) alone, so the same call takes the
+Which images are taken depends only on (split_seed, image content), so the same call takes the
 same images on every machine.
 """
 
@@ -18,7 +18,7 @@ from cglo_jax.data.colours import DEFAULT, Conversion
 from cglo_jax.data.layout import name_some
 from cglo_jax.errors import UserError
 
-_PIXELS = 1 << 21  # of a batch that is not trained on, whatever the size of the images
+_PIXELS = 1 << 21  # of a batch that is computed without gradients
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,15 +26,15 @@ class Dataset:
     """Images that fit in memory.
 
     Attributes:
-      images: uint8 [n, H, W, C], squares; of larger images the middle.
+      images: uint8 [n, H, W, C], H = W: the middle square of each image.
       labels: int32 [n], -1 = unlabelled.
       class_names: K names, indexed by label.
       ids: n hexadecimal content hashes, the same on every machine, see `sources.Source`.
-      split: what these are, for people ("train", "test", "held out of train").
+      split: which images these are, in words ("train", "test", "held out of train").
       canvas: with `config.dataset.crop` the whole images of the labelled ones, which come
         first, to take random crops from; else None.
       balanced: whether `class_weights` differ with the number of images.
-      notes: lines that people should read before training.
+      notes: lines to print before training.
       skipped: "file: why" for each file that is not used.
       conversion: how image files became these images.
       near_copies: of test images, (file, training file) of each that is nearly the same.
@@ -85,7 +85,7 @@ class Dataset:
     def class_weights(self) -> np.ndarray:
         """Weights of the classes' cross-entropies, float32 [K], 1 on average over images.
 
-        If balanced, 1 / (labelled images of the class) but for a factor, else 1.
+        If balanced they are proportional to 1 / (labelled images of the class), else all 1.
         """
         num_classes = len(self.class_names)
         if not self.balanced:
@@ -95,7 +95,7 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """Hash of which images these are, in which order, with which labels."""
+        """A hash, 32 hexadecimal digits, of which images these are, in which order, with which labels."""
         text = repr((self.ids, self.labels.tolist(), self.class_names))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -147,7 +147,7 @@ def load(fields: ConfigDict) -> tuple[Dataset, Dataset]:
 def _name_near_copies(
     train: Dataset, test: Dataset, near: Mapping[str, tuple[int, str]]
 ) -> tuple[tuple[str, str], ...]:
-    """Names the test images that are near copies of images to train on, and one of these each."""
+    """Returns (test file, training file) for each test image that is a near copy of a training image."""
     tested = [i for i in test.ids if i in near]
     trained = [i for i in train.ids if i in near and i not in set(tested)]
     files = {near[i][0]: near[i][1] for i in reversed(trained)}
@@ -156,7 +156,7 @@ def _name_near_copies(
 
 
 def _choose_classes(splits: sources.Splits, count: int) -> sources.Splits:
-    """Keeps `count` classes, evenly spread over the list of them; 0 = all."""
+    """Keeps `count` classes, evenly spread over the list of all; 0 = all."""
     names = splits.class_names
     if not count:
         return splits
@@ -176,7 +176,7 @@ def _choose_classes(splits: sources.Splits, count: int) -> sources.Splits:
 def _choose(
     pool: sources.Source, names: Sequence[str], fields: ConfigDict
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """-> positions in the pool: labelled, unlabelled, held out to test on instead."""
+    """Returns positions in the pool, int [n] each: labelled, unlabelled, held out to test on."""
     everything = np.arange(len(pool.ids))
     may = everything if pool.eligible is None else np.flatnonzero(pool.eligible)
     ids = [pool.ids[i] for i in may]
@@ -220,7 +220,7 @@ def read(fields: ConfigDict) -> sources.Splits:
 
 
 def describe(train: Dataset, test: Dataset) -> str:
-    """Returns one line for people: how many images of what."""
+    """Returns lines that say how many images of what there are, and what to know about them."""
     n, side = train.num_labelled, train.images.shape[1]
     unlabelled = len(train.ids) - n
     extra = f" and {unlabelled} unlabelled" if unlabelled else ""
@@ -258,8 +258,8 @@ def choose_shots(
 ) -> np.ndarray:
     """Chooses `shots` images of each class by the rank of sha256("seed/labelled/id").
 
-    Stable across machines, library versions and the order of the input; fewer shots of the same
-    seed are a subset of more.
+    The choice does not depend on the machine, the libraries' versions or the order of the input; fewer
+    shots of the same seed are a subset of more.
 
     Args:
       ids: n content hashes. labels: int [n]. class_names: K names.
@@ -289,21 +289,21 @@ def choose_shots(
 
 
 def to_float(images: np.ndarray) -> np.ndarray:
-    """uint8 [...] in [0, 255] -> float32 [...] in [-1, 1]. Works on JAX arrays too."""
+    """Converts uint8 [...] in [0, 255] to float32 [...] in [-1, 1]; NumPy or JAX arrays."""
     return images.astype(np.float32) / 127.5 - 1.0
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """float [...] in [-1, 1] -> uint8 [...] in [0, 255], rounded; the inverse of `to_float`.
+    """Converts float [...] in [-1, 1] to uint8 [...] in [0, 255], rounded; NumPy or JAX arrays.
 
-    Of JAX arrays as well.
+    It is the inverse of `to_float`.
     """
     levels = ((images.astype(np.float32) + 1.0) * 127.5).round()
     return levels.clip(0, 255).astype(np.uint8)
 
 
 def batch_that_fits(side: int) -> int:
-    """Returns how many images of `side` pixels to compute at a time without gradients."""
+    """Returns how many images of `side` x `side` pixels, 16 to 256, to compute at a time without gradients."""
     return max(16, min(256, _PIXELS // side**2))
 
 

@@ -1,8 +1,8 @@
 """Image files of any kind -> 8-bit sRGB, upright, opaque; or a plain reason why not.
 
 Whatever a file holds, reading it does not raise: the files are people's own, and one bad file among
-thousands must not stop a run. Pillow decodes. What Pillow, and libtiff below it, print about a
-damaged file is silenced in our programs; in a process of somebody else's, that is their choice.
+thousands must not stop a run. Pillow decodes. Pillow, and libtiff below it, print warnings about
+damaged files: our programs silence them, other programs that use this package decide for themselves.
 """
 
 import contextlib
@@ -13,8 +13,9 @@ import os
 import re
 import stat
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
@@ -24,18 +25,19 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from cglo_jax.data import colours
-from cglo_jax.data.budget import Budget
 from cglo_jax.data.colours import DEFAULT, Conversion, Profile
 from cglo_jax.errors import printable
 from cglo_jax.process import setup
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-MAX_PIXELS = 100_000_000
-MAX_BYTES = 200 << 20  # of a file, of which Pillow may hold two copies
-_LONG = 16 << 20  # bytes of a file that is read while no other is
-MAX_SCANS = 200  # of a JPEG: some 10 are usual, thousands of empty ones take minutes
-MIN_SIDE = 4
-MAX_ASPECT = 50  # long side / short side: scaled up, thin images would fill the memory
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_MAX_PIXELS = 100_000_000
+MAX_BYTES = 200 << 20  # of a file; Pillow may hold two copies
+_LONG = 16 << 20  # bytes; a longer file is read while no other is
+_MAX_SCANS = 200  # of a JPEG: some 10 are usual, thousands of empty scans take minutes
+_MIN_SIDE = 4
+_MAX_ASPECT = (
+    50  # long side / short side: thin images, scaled up, would fill the memory
+)
 THREADS = 4
 _LOSSY = ("JPEG", "MPO", "WEBP")  # MPO: a JPEG of several views
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
@@ -53,11 +55,12 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")  # of a JPEG, with a length
+# A JPEG's marker that has a length.
+_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
 _BAND = 1 << 20  # pixels that are converted at once
 # Pillow's raw modes of 16 bits per channel, of which it keeps the high 8
 _DEEP = re.compile(r"(RGB|RGBA|RGBX|RGBa|LA|CMYK);16([BLN])")
-_PAIRS = ("RGB", "RGBA", "RGBX", "CMYK")  # those that it reads in both orders of bytes
+_PAIRS = ("RGB", "RGBA", "RGBX", "CMYK")  # the modes that it reads in both byte orders
 
 T = TypeVar("T")
 
@@ -67,20 +70,20 @@ class UnusableImage(Exception):
 
 
 class Decoded(NamedTuple):
-    """An image as networks may see it.
+    """A decoded image, ready for networks.
 
     Attributes:
       image: mode "RGB", turned upright.
       grey: the file stores shades of grey.
-      transparent: some of it was, and is of the background's colour now.
-      turned: its EXIF data said how. (A TIFF's own orientation is not counted.)
+      transparent: some of its pixels were, and have the background's colour now.
+      turned: by its EXIF data. (A TIFF's own orientation is not counted.)
       file_hash: 32 hexadecimal digits of the file's content if its format may be lossy, or its
         colours were converted: which pixels that becomes depends on the decoder's version. Else "".
       content: hash of colours and transparency of a transparent image, whatever it is put on.
       hidden_on: backgrounds on which a transparent image cannot be seen.
-      largest: of the values that are stored with 16 bits and may use fewer; 0: there are none.
-      profile: "converted" to sRGB, "unusable" or "" (none, or it is sRGB's).
-      mark: what of the conversion is not the default, for ids.
+      largest: the largest of the values that are stored with 16 bits and may use fewer, 0 without any.
+      profile: "converted" to sRGB, "unusable" or "" (there is none, or it is sRGB's).
+      mark: what is not the default in its conversion; a part of its id.
     """
 
     image: Image.Image
@@ -95,8 +98,30 @@ class Decoded(NamedTuple):
     mark: str = ""
 
 
-# Pixels that all threads hold together. A larger image, or a long file, is alone meanwhile.
-_PIXELS = Budget(48_000_000)
+class _Budget:
+    """An amount that threads share; a thread that takes a part waits until it is free."""
+
+    def __init__(self, total: int):
+        self._total = self._free = total
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def take(self, amount: int) -> Iterator[None]:
+        """Holds `amount` inside the context; more than the total is held as all of the total."""
+        amount = min(amount, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += amount
+                self._changed.notify_all()
+
+
+# Pixels that all threads hold together. While a larger image, or a long file, is decoded no other is.
+_PIXELS = _Budget(48_000_000)
 
 
 def decode_each(
@@ -107,17 +132,17 @@ def decode_each(
 ) -> list[T | UnusableImage]:
     """Decodes files on a few threads, each image held no longer than `use` needs it.
 
-    Of animations and of files with several pages the first image counts. 16 bits are scaled to 8,
-    other modes are converted as Pillow does.
+    Of animations and of files with several pages only the first image is decoded. Values of 16 bits are
+    scaled to 8, other modes are converted as Pillow does.
 
     Args:
       paths: n files of any kind, directories excepted.
       use: what to keep of an image; called on several threads.
-      name: of a progress bar, which is shown on a terminal; "" = none.
-      conversion: what becomes of transparency, deep values and colour profiles.
+      name: of a progress bar, which is shown on a terminal; "": no bar.
+      conversion: how transparency, values of 16 bits and colour profiles are converted.
 
     Returns:
-      n results, in the order of `paths`: of `use`, or why the file cannot be used.
+      n results, in the order of `paths`: what `use` returned, or why the file cannot be used.
     """
 
     def decode(path: Path) -> T | UnusableImage:
@@ -125,11 +150,11 @@ def decode_each(
             try:
                 return use(_decode(path, held, conversion))
             except UnusableImage as why:
-                # A new one: the traceback of this one holds the image.
+                # A new exception: the traceback of this one holds the image.
                 return UnusableImage(*why.args)
 
     if setup.is_ours():
-        silence()
+        _silence()
     with (
         ThreadPoolExecutor(THREADS) as pool,
         contextlib.closing(pool.map(decode, paths)) as results,  # Ctrl-C stops the rest
@@ -139,8 +164,8 @@ def decode_each(
         return list(results)  # tqdm starts a thread, shown or not
 
 
-def silence() -> None:
-    """Silences Pillow and libtiff for the whole process and for good, if a program of ours began it.
+def _silence() -> None:
+    """Silences Pillow and libtiff for the rest of this process, which a program of ours began.
 
     libtiff writes its errors to descriptor 2. Its error handler is removed, so no descriptor is
     redirected; where libtiff is out of reach (built into Pillow), its lines are printed.
@@ -153,7 +178,7 @@ def silence() -> None:
 
 def find_libtiff() -> ctypes.CDLL:
     """Returns the libtiff that Pillow uses, or a library without its functions."""
-    library = ctypes.CDLL(Image.core.__file__)  # finds what this one is linked to, too
+    library = ctypes.CDLL(Image.core.__file__)  # and all that it is linked to
     with contextlib.suppress(AttributeError):
         library.TIFFSetErrorHandler.argtypes = [ctypes.c_void_p]
         library.TIFFSetErrorHandler.restype = ctypes.c_void_p
@@ -163,12 +188,12 @@ def find_libtiff() -> ctypes.CDLL:
 def _decode(
     path: Path, held: contextlib.ExitStack, conversion: Conversion = DEFAULT
 ) -> Decoded:
-    """Decodes a file; `held` is what is to be given back when the image is no longer used."""
+    """Decodes a file; `held` is closed when the image is no longer used."""
     with _open(path) as file:
         if long := os.fstat(file.fileno()).st_size > _LONG:
-            held.enter_context(_PIXELS.take(MAX_PIXELS))
+            held.enter_context(_PIXELS.take(_MAX_PIXELS))
         try:
-            with Image.open(file, formats=FORMATS) as image:
+            with Image.open(file, formats=_FORMATS) as image:
                 _check_shape(*image.size)
                 _check_scans(image, file)
                 if not long:
@@ -188,7 +213,7 @@ def _decode(
             file.seek(4)
             if file.read(8)[4:] in _HEIF:
                 raise UnusableImage("HEIC or AVIF (save it as JPEG or PNG)") from None
-            known = ", ".join(FORMATS)
+            known = ", ".join(_FORMATS)
             raise UnusableImage(f"not an image (no valid {known})") from None
         except Image.DecompressionBombError:
             raise _too_large() from None
@@ -222,23 +247,23 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _too_large() -> UnusableImage:
-    return UnusableImage(f"too large (more than {MAX_PIXELS // 10**6} million pixels)")
+    return UnusableImage(f"too large (more than {_MAX_PIXELS // 10**6} million pixels)")
 
 
 def _check_shape(width: int, height: int) -> None:
-    """Refuses by the header, before there are any pixels."""
+    """Refuses sides that a file's header gives, before any pixel is decoded."""
     short, long = sorted([width, height])
-    if width * height > MAX_PIXELS:
+    if width * height > _MAX_PIXELS:
         raise _too_large()
-    if short < MIN_SIDE:
-        least = f"{MIN_SIDE}x{MIN_SIDE}"
+    if short < _MIN_SIDE:
+        least = f"{_MIN_SIDE}x{_MIN_SIDE}"
         raise UnusableImage(f"too small ({width}x{height} pixels, {least} are needed)")
-    if long > MAX_ASPECT * short:
+    if long > _MAX_ASPECT * short:
         raise UnusableImage(f"too long and thin ({width}x{height} pixels)")
 
 
 def _check_scans(image: Image.Image, file: BinaryIO) -> None:
-    """Refuses a JPEG that paints the same pixels over and over."""
+    """Refuses a JPEG that stores the same pixels over and over."""
     if image.format not in ("JPEG", "MPO"):
         return
     before = file.tell()
@@ -250,12 +275,12 @@ def _check_scans(image: Image.Image, file: BinaryIO) -> None:
             break
         scans += found[1] == b"\xda"
         place = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
-    if scans > MAX_SCANS:
+    if scans > _MAX_SCANS:
         raise UnusableImage(f"too many scans ({scans}, save it as a baseline JPEG)")
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Tells whether Pillow, before it loads the image, is to drop the low 8 of 16 bits."""
+    """Whether Pillow will drop the low 8 of 16 bits when it loads the image."""
     return any(_DEEP.fullmatch(str(_raw_mode(tile.args))) for tile in image.tile)
 
 
@@ -266,10 +291,10 @@ def _raw_mode(args: Any) -> Any:
 def _load_low_bytes(file: BinaryIO) -> Image.Image | None:
     """Loads the image whose channels are the low 8 of 16 bits, if Pillow can.
 
-    It takes the first or the second byte of each pair by the order that it is told.
+    Pillow keeps the first or the second byte of each pair, by the byte order in the raw mode's name.
     """
     file.seek(0)
-    with Image.open(file, formats=FORMATS) as image:
+    with Image.open(file, formats=_FORMATS) as image:
         tiles = []
         for tile in image.tile:
             mode, order = _DEEP.fullmatch(_raw_mode(tile.args)).groups()
@@ -292,11 +317,12 @@ def _normalise(
     deep: bool = False,
     low: Image.Image | None = None,
 ) -> Decoded:
-    """Any mode, any orientation -> upright RGB.
+    """Converts a loaded image of any mode and orientation to upright RGB.
 
     Args:
-      image: loaded.
-      deep: it had 16 bits per channel, of which Pillow dropped the low 8, which are `low`.
+      image: loaded by Pillow.
+      deep: whether it had 16 bits per channel, of which Pillow dropped the low 8.
+      low: the low 8 bits, if they are needed and Pillow can load them.
     """
     mode = image.mode
     turn = _find_turn(image)
@@ -312,7 +338,7 @@ def _normalise(
 def _convert(
     image: Image.Image, conversion: Conversion, deep: bool, low: Image.Image | None
 ) -> Decoded:
-    """-> opaque RGB, not yet turned; by bands, to save memory."""
+    """Converts to opaque RGB, not yet turned; by bands of rows, to save memory."""
     table, is_open, largest = None, deep, 0
     if image.mode.startswith("I"):
         table, is_open = _scale_16_bits(image, conversion.bits)
@@ -370,7 +396,7 @@ def _extrema(image: Image.Image) -> Sequence[tuple[int, int]]:
 def _split_alpha(
     band: Image.Image, profile: Profile, clear: bool
 ) -> tuple[Image.Image, Image.Image | None]:
-    """-> "RGB", or what the profile takes ("L", "CMYK"), and alpha if there is any."""
+    """Returns a band as "RGB", or in the mode that the profile takes ("L", "CMYK"), and its alpha if any."""
     alpha, mode = None, "RGB"
     if clear:
         alpha = band.convert("RGBA").getchannel("A")
@@ -388,7 +414,7 @@ def _to_srgb(part: Image.Image, profile: Profile) -> Image.Image:
 
 
 def _add_hash(digest: Any, rgb: Image.Image, alpha: Image.Image) -> None:
-    """Adds pixels to a hash; the colours of those that are wholly transparent do not count."""
+    """Adds pixels to a hash; the colours of wholly transparent pixels do not count."""
     share = np.asarray(alpha.convert("L"))
     pixels = np.dstack([np.asarray(rgb), share])
     pixels[share == 0] = 0
@@ -411,7 +437,7 @@ def _may_be_lossy(image: Image.Image) -> bool:
 
 
 def _find_turn(image: Image.Image) -> Image.Transpose | None:
-    """What turns an image upright by its EXIF data; a TIFF is already, when loaded."""
+    """Returns what turns an image upright by its EXIF data; Pillow turns a TIFF when it loads it."""
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION))
     except Warning:  # an error in this process: not to be hidden
@@ -421,7 +447,7 @@ def _find_turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _scale(bits: int) -> np.ndarray:
-    """uint8 [65536], grey by value of so many bits; larger values are white."""
+    """Returns uint8 [65536], the grey of each value if so many bits are used; larger values are white."""
     largest = (1 << bits) - 1
     table = np.minimum(np.round(np.arange(1 << 16) * (255 / largest)), 255)
     return table.astype(np.uint8)
@@ -431,13 +457,13 @@ def _scale_16_bits(image: Image.Image, bits: int) -> tuple[np.ndarray, bool]:
     """Scales 16-bit grey by its whole range: Pillow's own conversion clips, or has clipped.
 
     Pillow scales a PGM's largest value to 65535 itself; a TIFF may have fewer bits than 16, and may
-    mean white by 0. Of all others how many bits are used is told by the data set.
+    mean white by 0. How many bits all others use depends on the whole data set.
 
     Args:
-      bits: what the data set uses.
+      bits: how many bits the data set uses.
 
     Returns:
-      (uint8 [65536], grey by value; whether `bits` count).
+      (uint8 [65536], the grey of each value; whether it depends on `bits`).
     """
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     stored = tags.get(_BITS_PER_SAMPLE, (16,))[0]
@@ -459,7 +485,7 @@ def _join_bytes(
 def _from_16_bits(
     band: Image.Image, table: np.ndarray
 ) -> tuple[Image.Image, Image.Image | None]:
-    """-> RGB, and alpha if one value of a PNG is transparent."""
+    """Returns "RGB", and alpha if one value of a PNG is transparent."""
     pixels = np.asarray(band)
     clear = band.info.get("transparency")
     rgb = Image.fromarray(table[pixels]).convert("RGB")

@@ -1,10 +1,10 @@
 """Own images: a folder with one sub-folder per class -> what to train on, what to test on.
 
-An image is used once, and has the same id on every machine, whatever its file is called. The id is
-of the pixels; of a format that may be lossy, as JPEG, or of converted colours, it is of the file: its
-pixels depend on the decoder's version; of a transparent image it is of its colours and transparency.
-Copies are found by their pixels, so also in other formats. Which class has which index depends on
-the names of the folders that are used alone.
+An image is used once, and has the same id on every machine, whatever its file is called. The id is a
+hash of the pixels. Where the pixels depend on the decoder's version (formats that may be lossy, as JPEG,
+and converted colours) it is a hash of the file; for a transparent image, of its colours and transparency.
+Copies are found by their pixels, so also in other formats. Which class has which index depends only on
+the names of the folders that are used.
 """
 
 import hashlib
@@ -20,36 +20,35 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from cglo_jax.data import colours, decode, near_copies
-from cglo_jax.data import layout as class_folders
 from cglo_jax.data.colours import Conversion
-from cglo_jax.data.layout import Layout, name_some
+from cglo_jax.data.layout import Layout, find_layout, name_some, walk
 from cglo_jax.data.sources import Source, Splits, T, draw, hash_image, rank_ids
 from cglo_jax.errors import UnusableFiles, UserError, printable
 
 _TWO_LABELS = "labelled in two ways"
-_LISTED = 12  # classes in a line for people
+_LISTED = 12  # classes in a printed line
 _EXAMPLES = 3  # files in a refusal, each with its reason
 _DARK = 6  # of 255: mean of an image that is nearly black
 
 
 class _File(NamedTuple):
     path: Path
-    name: str  # for people: below the root
+    name: str  # printable: the path below the root
     label: int  # -1: in no class folder
     test: bool  # in the test folder
 
 
 class _Found(NamedTuple):
-    """What is kept of an image: all but its pixels."""
+    """An image without its pixels."""
 
     id: str
-    pixels: str  # their hash, to find copies by
-    side: int  # pixels, the short one
-    traits: tuple[str, ...]  # for people: what is special about it
-    look: np.ndarray  # to find near copies by
+    pixels: str  # hash of the pixels, to find copies by
+    side: int  # the short side in pixels
+    traits: tuple[str, ...]  # what is special about it, in words
+    look: np.ndarray  # see `near_copies.describe`
     transparent: bool
-    hidden_on: tuple[str, ...]  # backgrounds
-    largest: int  # value of 16 bits
+    hidden_on: tuple[str, ...]  # backgrounds on which it cannot be seen
+    largest: int  # the largest value of 16 bits
 
 
 class _Image(NamedTuple):
@@ -64,7 +63,7 @@ class _Image(NamedTuple):
 class _Scan(NamedTuple):
     images: list[_Image]
     conversion: Conversion
-    hidden: list[Path]  # files and folders of the system
+    hidden: list[Path]  # hidden files and folders, and the system's
     notes: list[str]
 
 
@@ -72,24 +71,24 @@ _Why = dict[_File, str]  # "kind" or "kind (details)" for each file that is not 
 
 
 def read(fields: ConfigDict) -> Splits:
-    """Opens the folder `path`, in which `class_folders` finds the classes.
+    """Opens the folder `path`, in which `find_layout` finds the classes.
 
-    Every file is decoded once, and dropped again. Without a test folder about `test_fraction`
+    Every file is decoded once, and its pixels are not kept. Without a test folder about `test_fraction`
     of each class is held out, see `_hold_out`.
 
     Args:
-      fields: `config.dataset`, of which `path`, `strict`, `test_fraction`, `split_seed`,
-        `background`, `bits` and `holdout` count. With `holdout` > 0, which tests on training images, there need be no others.
+      fields: `config.dataset`; `path`, `strict`, `test_fraction`, `split_seed`, `background`,
+        `bits` and `holdout` are read. With `holdout` > 0, which tests on training
+        images, no test images are needed.
 
     Returns:
       Images to train and to test on, ordered by class, then id; all are read as RGB.
 
     Raises:
-      UserError: there are no two classes, each with a usable image, or nothing to test on,
-        or a file cannot be used and `strict` is set. If files are skipped it is an
-        `UnusableFiles`, which lists them all.
+      UserError: a class has no usable image, there is nothing to test on, or a file cannot be used and
+        `strict` is set. If files are skipped it is an `UnusableFiles`, which lists them all.
     """
-    layout = class_folders.find(fields.path)
+    layout = find_layout(fields.path)
     names = tuple(map(printable, layout.train))
     if layout.test is None and not (fields.test_fraction or fields.holdout):
         raise UserError(
@@ -113,7 +112,7 @@ def read(fields: ConfigDict) -> Splits:
         groups[i.id] for i in test if i.id in groups
     )
     if layout.test is None and test and groups and apart:
-        notes += (_tell_groups(images, groups),)
+        notes += (_describe_groups(images, groups),)
     test_name = "held out of the folder" if layout.test is None else "test"
     near = {i.id: (groups[i.id], i.file.name) for i in images if i.id in groups}
     sources = [_source(part, scan.conversion) for part in (train, test)]
@@ -122,9 +121,9 @@ def read(fields: ConfigDict) -> Splits:
 
 
 def _scan(layout: Layout, fields: ConfigDict) -> tuple[_Scan, _Why]:
-    """Decodes every file once: -> usable images, training first, and why others are not.
+    """Decodes every file once; returns the usable images, training first, and why the others are not.
 
-    Those whose pixels depend on a choice that only all of them allow are decoded again after it.
+    Images whose pixels depend on a background or depth that is chosen from all images are decoded again.
     """
 
     def file(path: Path, label: int, test: bool) -> _File:
@@ -137,7 +136,7 @@ def _scan(layout: Layout, fields: ConfigDict) -> tuple[_Scan, _Why]:
         file(path, labels[name], test)
         for test, classes in ((False, layout.train), (True, layout.test or {}))
         for name, folder in classes.items()
-        for path in class_folders.walk(folder, hidden)
+        for path in walk(folder, hidden)
     ]
     why = {file(path, -1, False): "not in a class folder" for path in layout.loose}
     given = colours.NAMED.get(fields.background, fields.background)
@@ -177,8 +176,8 @@ def _scan(layout: Layout, fields: ConfigDict) -> tuple[_Scan, _Why]:
         else:
             why[one] = str(result)
     notes = [
-        *_tell_background(images, conversion, given, layout),
-        *_tell_bits(images, conversion, largest),
+        *_describe_background(images, conversion, given, layout),
+        *_describe_bits(images, conversion, largest),
     ]
     return _Scan(images, conversion, hidden, notes), why
 
@@ -227,13 +226,13 @@ def _choose_background(images: Sequence[_Image]) -> str:
 def _find_near_copies(
     images: Sequence[_Image],
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """-> the group of each image that is a near copy of another, and lines for people."""
+    """Returns the group of each image (by its id) that is a near copy of another, and lines to print."""
     if len(images) > near_copies.MOST:
         text = f"near copies were not looked for: there are more than {near_copies.MOST} images"
         return {}, (text,)
     pairs = near_copies.find_pairs([image.found.look for image in images])
     if pairs is None:
-        text = "near copies cannot be told from others here: too many images look alike"
+        text = "near copies cannot be distinguished from other images here: too many images look alike"
         return {}, (text,)
     groups = near_copies.group(pairs)
     notes = []
@@ -250,7 +249,7 @@ def _find_near_copies(
 
 
 def _drop_copies(images: Iterable[_Image], why: _Why) -> list[_Image]:
-    """Keeps the first image of the same pixels, and tells of the others in `why`."""
+    """Keeps the first image of the same pixels, and adds the others to `why`."""
     first: dict[str, _Image] = {}
     for image in images:
         file, other = image.file, first.setdefault(image.found.pixels, image).file
@@ -266,8 +265,8 @@ def _drop_copies(images: Iterable[_Image], why: _Why) -> list[_Image]:
     return list(first.values())
 
 
-def _tell(files: Sequence[_File], why: _Why) -> str:
-    """Why `files` were skipped, by the example of the first."""
+def _describe_skipped(files: Sequence[_File], why: _Why) -> str:
+    """Returns how many `files` were skipped, and why the first was; "" without any."""
     if not files:
         return ""
     return f" (files skipped: {len(files)}, such as {files[0].name}: {why[files[0]]})"
@@ -288,7 +287,7 @@ def _check_classes(layout: Layout, train: Sequence[_Image], why: _Why) -> None:
         if label not in usable:
             refused = [f for f in why if f.label == label and not f.test]
             raise UserError(
-                f"class {name!r} has no usable image in {folder}{_tell(refused, why)}: "
+                f"class {name!r} has no usable image in {folder}{_describe_skipped(refused, why)}: "
                 "add images or remove the folder"
             )
 
@@ -300,7 +299,7 @@ def _split(
     fields: ConfigDict,
     groups: Mapping[str, int],
 ) -> tuple[list[_Image], list[_Image]]:
-    """-> images to train on, of every class, and to test on (none if `test_fraction` is 0)."""
+    """Returns images to train on, of every class, and to test on (none if `test_fraction` is 0)."""
     train = [image for image in images if not image.file.test]
     test = [image for image in images if image.file.test]
     _check_classes(layout, train, why)
@@ -308,7 +307,7 @@ def _split(
         if not fields.test_fraction:
             return train, []
         train, test = _hold_out(train, fields.test_fraction, fields.split_seed, groups)
-        if not test:  # of every class there is one image, and perhaps near copies of it
+        if not test:  # each class has one image, and perhaps its near copies
             train, test = _hold_out(train, fields.test_fraction, fields.split_seed, {})
         if not test:
             raise UserError(
@@ -316,7 +315,7 @@ def _split(
                 "add images"
             )
     if not test:
-        refused = _tell([file for file in why if file.test], why)
+        refused = _describe_skipped([file for file in why if file.test], why)
         raise UserError(
             f"the test folder of {layout.root} has no usable image{refused}: add some, "
             "or remove it to test on a part of the training images"
@@ -327,15 +326,15 @@ def _split(
 def _hold_out(
     images: Sequence[_Image], fraction: float, seed: int, groups: Mapping[str, int]
 ) -> tuple[list[_Image], list[_Image]]:
-    """Splits images ordered by class: -> (train, test).
+    """Splits images, which are ordered by class, into (train, test).
 
-    An image is held out if the number drawn for its id is below `fraction`, whatever else there
-    is, so more images do not move those that were there. But a class of one image trains only,
-    and one of more has an image in each set: the lowest number's in test, the highest's in train.
-    Near copies, which `groups` numbers, count as one image: they are on the same side.
+    An image is held out if the number drawn for its id is below `fraction`, whatever other images there
+    are, so an added image moves no other. But a class of one image is only trained on, and a class of
+    more has an image in each set: the one with the lowest number is tested on, the one with the highest trained on.
+    Near copies, which have the same number in `groups`, are on the same side.
     """
     test: set[str] = set()
-    sides: dict[int | str, bool] = {}  # of groups, whether they are tested on
+    sides: dict[int | str, bool] = {}  # group -> whether it is tested on
     for _, members in itertools.groupby(images, lambda image: image.file.label):
         ids = [image.id for image in members]
         below = sum(draw(i, seed, "test") < fraction for i in ids)
@@ -350,11 +349,11 @@ def _hold_out(
 def _choose_units(
     units: Mapping[int | str, Sequence[str]], number: int, sides: dict[int | str, bool]
 ) -> list[str]:
-    """Chooses whole units of a class, `number` images of them if they fit, the first ones first.
+    """Chooses units of a class from the first on, with `number` images together if that can be.
 
     Args:
-      units: ids of the images of each, which stay together.
-      sides: the units that another class has decided on, True = tested on; all are added.
+      units: unit -> ids of its images, which stay together.
+      sides: unit -> whether it is tested on, as other classes decided; this class's units are added.
     """
     chosen = [name for name in units if sides.get(name)]
     if len(chosen) == len(units):
@@ -392,7 +391,7 @@ def _source(images: Sequence[_Image], conversion: Conversion) -> Source:
     return Source([image.id for image in images], labels, read)
 
 
-# For people
+# Lines to print
 
 
 def _describe(
@@ -404,7 +403,7 @@ def _describe(
     test: Sequence[_Image],
     why: _Why,
 ) -> tuple[str, ...]:
-    """What was found, what is special about it and what is not used: a few lines."""
+    """Returns a few lines: what was found, what is special about it and what is not used."""
     used = [*train, *test]
     lines = [f"folder {printable(str(layout.root))}: {_count_classes(names, used)}"]
     lines += layout.notes
@@ -435,8 +434,8 @@ def _describe(
         kinds = Counter(
             "._*" if p.name.startswith("._") else p.name for p in scan.hidden
         )
-        told = [f"{printable(n)}{f' ({c})' if c > 1 else ''}" for n, c in kinds.items()]
-        lines.append(f"left out as hidden or the system's: {name_some(told)}")
+        kept = [f"{printable(n)}{f' ({c})' if c > 1 else ''}" for n, c in kinds.items()]
+        lines.append(f"left out as hidden or the system's: {name_some(kept)}")
     if why:
         kinds = Counter(reason.split(" (")[0] for reason in why.values())
         total = len(used) + len(why)
@@ -458,10 +457,10 @@ def _name_colour(background: str) -> str:
     return names.get(background, background)
 
 
-def _tell_background(
+def _describe_background(
     images: Sequence[_Image], conversion: Conversion, given: str, layout: Layout
 ) -> list[str]:
-    """Tells why transparent images are not on white, and which cannot be seen on what they are."""
+    """Returns why transparent images are not on white, and which cannot be seen on the background."""
     lines, colour = [], _name_colour(conversion.background)
     white = colours.DEFAULT.background
     if given == "auto" and conversion.background != white:
@@ -482,7 +481,7 @@ def _tell_background(
     return lines
 
 
-def _tell_groups(images: Sequence[_Image], groups: Mapping[str, int]) -> str:
+def _describe_groups(images: Sequence[_Image], groups: Mapping[str, int]) -> str:
     found: dict[int, list[str]] = {}
     for image in images:
         if image.id in groups:
@@ -494,19 +493,19 @@ def _tell_groups(images: Sequence[_Image], groups: Mapping[str, int]) -> str:
     )
 
 
-def _tell_bits(
+def _describe_bits(
     images: Sequence[_Image], conversion: Conversion, largest: int
 ) -> list[str]:
-    """Tells how values of 16 bits are scaled, and whether that leaves them dark."""
+    """Returns how values of 16 bits are scaled, and whether that leaves the images dark."""
     deep = [image for image in images if image.found.largest]
     if not deep:
         return []
     bits, white = conversion.bits, (1 << conversion.bits) - 1
     clipped = sum(image.found.largest > white for image in deep)
-    told = f", larger ones in {clipped} of them are white, too" if clipped else ""
+    clips = f", larger ones in {clipped} of them are white, too" if clipped else ""
     line = (
         f"{len(deep)} images of 16 bits, values up to {largest}: read as {bits} bits, {white} is "
-        f"white in all{told}; --config.dataset.bits=N sets another range"
+        f"white in all{clips}; --config.dataset.bits=N sets another range"
     )
     if statistics.median(i.found.look[:1024].mean() for i in deep) < _DARK:
         line += "; most of them are nearly black so"

@@ -2,24 +2,24 @@
 
 People's folders come from Kaggle, Roboflow, Keras, fastai, torchvision, file managers and archives:
 wrapped in themselves, split by names of many kinds, with a system's folders beside the classes.
-What was understood is told by `Layout.notes`; what might be understood in two ways is refused with
-the name of the right folder.
+`Layout.notes` describes how a folder was understood. A folder that can be understood in two ways is
+refused, with the names to choose from.
 """
 
 import itertools
 import os
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from cglo_jax.data import folder_names
-from cglo_jax.data.folder_names import TEST, TRAIN, VALIDATION
 from cglo_jax.errors import UserError, printable, shorten
 
 _DEEPEST = 20  # folders around the one that holds the classes
-_LISTED = 12  # names in a line for people
+_LISTED = 12  # names in a printed line
 # fmt: off
-# A folder of nothing but these has no image in it; any other file might be one.
+# Files that are no images; any other file might be one.
 _NO_IMAGES = {
     ".xml", ".csv", ".tsv", ".txt", ".json", ".jsonl", ".yaml", ".yml", ".md", ".rst",
     ".html", ".htm", ".py", ".pyc", ".pyo", ".ipynb", ".m", ".r", ".sh", ".bat", ".js",
@@ -44,19 +44,62 @@ _IMAGES = {
 }
 # fmt: on
 _ARCHIVES = {".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"}
+_TRAIN, _TEST, _VALIDATION = "train", "test", "validation"
+
+# Made by operating systems, network drives, viewers and programming tools, beside .names and ._names.
+_SYSTEM = {
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found"),
+    *("$recycle.bin", "recycler", "system volume information"),
+    *("found.000", "@eadir", "@tmp", "#recycle", "#snapshot"),
+    *("__pycache__", "node_modules", "site-packages"),
+}
+# Names of folders that, beside train/, are not a second class, even if they have images.
+_BESIDE_TRAIN = re.compile(
+    r"(models?|checkpoints?|runs|samples?|sample_(images|submission)|masks?|annotations?|labels?"
+    r"|segmentations?|ground_?truth|(seg_)?pred(ict(ions?)?)?|submissions?|extra|unsup(ervised)?"
+    r"|un-?label?led)s?"
+)
+# Names of folders that only hold the folder below.
+_WRAPPER = re.compile(
+    r"(the_?)?(train(ing)?_?|test(ing)?_?|val(id(ation)?)?_?|raw_?|all_?|my_?)?"
+    r"((jpe?g|png)?[_]?images?|imgs?|imagery|jpe?gs?|pngs?|pics?|pictures?|photos?|photographs?|fotos?|bilder"
+    r"|data|datasets?|data_sets?|archive|download|input|raw|content|classes|class|categories|files)"
+    r"(_?\d+)?"
+)
+# Names of one of several parts of a data set, each with all classes in it.
+_PART = re.compile(
+    r"((19|20)\d\d([_-]?\d\d)?([_-]?\d\d)?)"
+    r"|((cv|k?fold|part(ition)?|batch|split|(sub)?set|chunk|shard|session|run|round|volume|vol|disc"
+    r"|disk|archive|data(set)?|download|dump|version|v|trial|take)s?[_-]?([0-9]+|[a-e]))"
+    r"|(un)?label?led|unsup|hold_?out|dev|pool|source|target|query|gallery|probe|original|augment(ed|ation)|raw"
+    r"|processed|old|new|other"
+)
+_OF_SPLITS = {
+    _TRAIN: r"train(?:ing)?",
+    _TEST: r"test(?:ing)?",
+    _VALIDATION: r"val(?:id(?:ate|ation)?)?|eval(?:uation)?",
+}
+_KINDS = "|".join(f"(?P<{kind}>{names})" for kind, names in _OF_SPLITS.items())
+_SPLIT = re.compile(
+    rf"(?:(?P<before>.+?)_)?(?:{_KINDS})"
+    r"(?P<after>_?(?:set|data|dataset|images?|imgs?|img)|_?(?:19|20)\d\d|_?\d)?"
+)
+_STARTS = re.compile(
+    r"(?P<split>train(?:ing)?|test(?:ing)?|val(?:id(?:ate|ation)?)?)(?P<rest>.*)"
+)
 
 
 class Layout(NamedTuple):
-    """What lies where below `root`.
+    """Where the classes and other files lie below `root`.
 
     Attributes:
       train: class name -> folder, two or more, sorted by name, each with a file that may be an image.
       test: the same for the test folder, of classes that `train` has; None = there is none.
-      unused: names of folders beside train and test.
+      unused: names of folders beside train and test that are not read.
       loose: files outside the class folders.
       left_out: folders that are no class and why, by their name below `root`.
-      hidden: the system's and hidden files and folders that were met.
-      notes: what was understood, in lines for people.
+      hidden: files and folders that are hidden or an operating system's.
+      notes: lines to print: how the folder was understood.
     """
 
     root: Path
@@ -69,18 +112,18 @@ class Layout(NamedTuple):
     notes: tuple[str, ...]
 
 
-def find(path: str) -> Layout:
+def find_layout(path: str) -> Layout:
     """Finds the class folders below `path`.
 
-    A folder that only holds another of its own name, or one called "images" or alike, is passed
+    A folder that only holds a folder of its own name, or one called "images" or the like, is passed
     through. A folder called train (or training, train_set, seg_train, ... in any case) is trained on
     and the one called test is tested on, or else val, valid or validation, if these are side by
     side or train has nothing beside it but what is no class. Otherwise each sub-folder is a
-    class, also one called train. Empty folders, those without any file that may be an image and
-    those of the system are no classes.
+    class, also one called train. Empty folders, folders without any file that may be an image and
+    an operating system's folders are no classes.
 
     Raises:
-      UserError: there is no such folder, it has fewer than two classes, test classes that are not
+      UserError: the folder does not exist, it has fewer than two classes, test classes that are not
         to be trained on, or classes that would be called after splits or other parts.
     """
     root = _find_root(path)
@@ -92,7 +135,7 @@ def find(path: str) -> Layout:
     train, tests = search.find_splits(folder, folders)
     if train is None:
         search.check(folder, folders)
-        search.tell_train(folder, folders)
+        search.note_train(folder, folders)
         return search.finish(folders, None)
     train_at = search.unwrap(train)
     classes = search.enter(train_at)
@@ -115,25 +158,24 @@ def find(path: str) -> Layout:
 
 
 def walk(folder: Path, hidden: list[Path] | None = None) -> Iterator[Path]:
-    """Yields the visible files of a class folder, at any depth, in an order of their names.
+    """Yields the visible files of a class folder, at any depth, ordered by name.
 
     Links to folders are followed, but no folder is entered twice, nor one that this folder lies
-    in: its other folders are other classes. What is yielded is not a
-    folder, but may be anything else: a link to nothing, a pipe, a device.
+    in: its other folders are other classes. What is yielded is no folder, but may be anything else: a
+    link to nothing, a pipe, a device.
 
     Args:
-      hidden: what is hidden or the system's is added here.
+      hidden: files and folders that are hidden or the system's are added to this list.
 
     Raises:
-      UserError: a folder cannot be listed, or the class folder is a link to one it lies in.
+      UserError: a folder cannot be listed, or the class folder is a link to a folder that it lies in.
     """
     own, home = folder.resolve(), folder.parent.resolve()
     if home.is_relative_to(own):
         raise UserError(f"{folder} is a link to a folder that it lies in: remove it")
     seen = {_identify(p) for p in (home, *own.parents, *home.parents)}
-    stack = [
-        str(folder)
-    ]  # no recursion: folders may be nested as deep as names can be long
+    # No recursion: folders may be nested as deep as names can be long.
+    stack = [str(folder)]
     while stack:
         at = stack.pop()
         try:
@@ -147,7 +189,7 @@ def walk(folder: Path, hidden: list[Path] | None = None) -> Iterator[Path]:
         seen.add(identity)
         folders = []
         for entry in entries:
-            if folder_names.is_system(entry.name):
+            if _is_system(entry.name):
                 if hidden is not None:
                     hidden.append(Path(entry.path))
             elif entry.is_dir(follow_symlinks=False) or (
@@ -160,7 +202,7 @@ def walk(folder: Path, hidden: list[Path] | None = None) -> Iterator[Path]:
 
 
 def name_some(names: Sequence[str]) -> str:
-    """Joins names for people, the first of them if there are many."""
+    """Returns the names joined by commas; after twelve, how many more there are."""
     more = [f"{len(names) - _LISTED} more"] if len(names) > _LISTED else []
     return ", ".join([*names[:_LISTED], *more])
 
@@ -172,7 +214,7 @@ class _Listing(NamedTuple):
 
 
 class _Search:
-    """Collects what is met on the way to the classes."""
+    """The way down to the classes, with all that is found beside it."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -198,7 +240,7 @@ class _Search:
         return folders
 
     def unwrap(self, folder: Path) -> Path:
-        """Goes down as long as a folder holds nothing but one that only wraps others."""
+        """Goes down as long as a folder holds nothing but a folder that only wraps others."""
         for _ in range(_DEEPEST):
             folders = self.enter(folder)
             if len(folders) != 1:
@@ -214,13 +256,13 @@ class _Search:
     def find_splits(
         self, folder: Path, folders: Mapping[str, Path]
     ) -> tuple[Path | None, list[Path]]:
-        """-> the folder to train on, or None if all are classes, and those that may be to test on."""
+        """Returns the folder to train on, None if all are classes, and the folders that may be to test on."""
         families = _families(folders)
         plain = families.get("", {})
         pairs = {
             f: kinds
             for f, kinds in families.items()
-            if TRAIN in kinds and len(kinds) > 1
+            if _TRAIN in kinds and len(kinds) > 1
         }
         known = sum(
             len(names) for kinds in families.values() for names in kinds.values()
@@ -236,22 +278,22 @@ class _Search:
             raise _joined(folder, sorted(names))
         if pairs:
             kinds = pairs[""] if "" in pairs else next(iter(pairs.values()))
-            train = folders[_plainest(kinds[TRAIN])]
+            train = folders[_plainest(kinds[_TRAIN])]
             # A folder `train` that is full of images, beside `bus`, `car` and `test`, is a class.
             if not (only_splits or _list(train).folders):
                 self._check_no_test(folder, folders, plain)
                 return None, []
-            tests = [kinds[kind] for kind in (TEST, VALIDATION) if kind in kinds]
+            tests = [kinds[kind] for kind in (_TEST, _VALIDATION) if kind in kinds]
             plainest = [_plainest(names) for names in tests]
             return train, [folders[name] for name in plainest]
-        others = [name for name in folders if folder_names.read_split(name) is None]
+        others = [name for name in folders if _read_split(name) is None]
         of_any = (
-            [f[TRAIN] for f in families.values() if TRAIN in f] if only_splits else []
+            [f[_TRAIN] for f in families.values() if _TRAIN in f] if only_splits else []
         )
-        alone = plain.get(TRAIN) or next(iter(of_any), [])
+        alone = plain.get(_TRAIN) or next(iter(of_any), [])
         if alone:
             train = folders[_plainest(alone)]
-            no_class = all(map(folder_names.is_beside_train, others))
+            no_class = all(map(_is_beside_train, others))
             is_train = no_class and (not others or _list(train).folders)
             return (train if is_train else None), []
         self._check_no_test(folder, folders, plain, only_splits)
@@ -264,32 +306,32 @@ class _Search:
         plain: Mapping[str, Sequence[str]],
         only_splits: bool = False,
     ) -> None:
-        """Raises UserError if a folder beside class folders has images of them to test on."""
-        for kind in (TEST, VALIDATION):
+        """Raises UserError if a folder beside class folders has test images of the same classes."""
+        for kind in (_TEST, _VALIDATION):
             if kind in plain:
                 test = folders[_plainest(plain[kind])]
                 nested = set(_list(test).folders)
                 if only_splits or (nested and nested <= folders.keys()):
                     has = (
                         "no folder of classes to train on"
-                        if TRAIN in plain
+                        if _TRAIN in plain
                         else "no train/"
                     )
                     raise UserError(
-                        f"{folder} has {test.name}/ but {has}{_tell_left_out(self._left_out)}: "
+                        f"{folder} has {test.name}/ but {has}{_describe_left_out(self._left_out)}: "
                         "move the classes to train on into a folder train"
                     )
 
     def open_first(
         self, tests: Sequence[Path]
     ) -> tuple[Path | None, Path | None, dict[str, Path]]:
-        """-> the first of the folders to test on that has classes, where it has them, and these."""
+        """Returns the first test folder that has classes, the folder that they lie in, and the classes."""
         for test in tests:
             at = self.unwrap(test)
             classes = self.enter(at)
             if classes and not _holds_files(at, classes):
                 return test, at, classes
-            self._loose.pop(at)  # named as a whole
+            self._loose.pop(at)  # the test folder is named as a whole
         if tests:
             raise UserError(
                 f"{tests[0]} has no class folders: give it one per class, or move it away "
@@ -298,7 +340,7 @@ class _Search:
         return None, None, {}
 
     def check(self, folder: Path, classes: Mapping[str, Path]) -> None:
-        """Checks that there are two classes or more that can be meant as such."""
+        """Raises UserError unless there are two folders or more that can be meant as classes."""
         _check_count(folder, classes, self._left_out)
         nested = {name: list(_list(sub).folders) for name, sub in classes.items()}
         _check_parts(folder, nested)
@@ -312,9 +354,7 @@ class _Search:
                 one = next(iter(classes.values()))
                 text += f"; if {_join(subs)} are the classes, set --config.dataset.path={one}"
             self.notes.append(text)
-        groups = itertools.groupby(
-            sorted(classes, key=folder_names.fold), folder_names.fold
-        )
+        groups = itertools.groupby(sorted(classes, key=_fold), _fold)
         for same in (list(names) for _, names in groups):
             if len(same) > 1:
                 text = " and ".join(repr(printable(name)) for name in same)
@@ -322,10 +362,10 @@ class _Search:
                     f"{text} are different classes: check that they should be"
                 )
 
-    def tell_train(self, folder: Path, classes: Mapping[str, Path]) -> None:
-        """Tells where a folder called train is no training folder, or lies above."""
+    def note_train(self, folder: Path, classes: Mapping[str, Path]) -> None:
+        """Notes a class that is called train, and a root called train beside which others are not used."""
         for name, sub in classes.items():
-            if folder_names.read_split(name) == (TRAIN, "") and _list(sub).folders:
+            if _read_split(name) == (_TRAIN, "") and _list(sub).folders:
                 others = name_some(
                     [printable(other) for other in classes if other != name]
                 )
@@ -333,12 +373,12 @@ class _Search:
                     f"understood: {printable(name)} is a class, as {others} are: there "
                     "is no test, val, valid or validation beside it"
                 )
-        own = folder_names.read_split(folder.resolve().name)
-        if folder == self.root and own and own.kind == TRAIN:
+        own = _read_split(folder.resolve().name)
+        if folder == self.root and own and own.kind == _TRAIN:
             beside = os.listdir(folder.resolve().parent)
             kinds = _families(beside).get(own.family, {})
             if others := [
-                n for kind in (TEST, VALIDATION) for n in kinds.get(kind, [])
+                n for kind in (_TEST, _VALIDATION) for n in kinds.get(kind, [])
             ]:
                 self.notes.append(
                     f"{name_some(others)} beside {folder} is not used: name the folder that both "
@@ -351,12 +391,10 @@ class _Search:
         """Returns the test classes under the names that they have in train."""
         by_fold: dict[str, list[str]] = {}
         for name in classes:
-            by_fold.setdefault(folder_names.fold(name), []).append(name)
+            by_fold.setdefault(_fold(name), []).append(name)
         matched, changed = {}, []
         for name, folder in found.items():
-            alike = (
-                [name] if name in classes else by_fold.get(folder_names.fold(name), [])
-            )
+            alike = [name] if name in classes else by_fold.get(_fold(name), [])
             if len(alike) != 1 or alike[0] in matched:
                 raise UserError(
                     f"class {name!r} in {test} is not in {train}: rename or remove it, or "
@@ -405,13 +443,13 @@ def _identify(path: str | Path) -> tuple[int, int]:
 
 
 def _list(folder: Path) -> _Listing:
-    """-> visible sub-folders by name, other visible entries, both sorted, and hidden ones."""
+    """Returns visible sub-folders by name and other visible entries, both sorted, and hidden entries."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
         _refuse_folder(error)
-    hidden = [e for e in entries if folder_names.is_system(e.name)]
-    visible = [e for e in entries if not folder_names.is_system(e.name)]
+    hidden = [e for e in entries if _is_system(e.name)]
+    visible = [e for e in entries if not _is_system(e.name)]
     folders = {entry.name: entry for entry in visible if os.path.isdir(entry)}
     loose = [entry for entry in visible if entry.name not in folders]
     return _Listing(folders, loose, hidden)
@@ -432,36 +470,34 @@ def _why_no_class(folder: Path) -> str:
 
 
 def _is_wrapping(folder: Path, only: Path, inside: Mapping[str, Path]) -> bool:
-    """Tells whether `only`, the one folder in `folder`, is no class but holds what is `inside`."""
+    """Whether `only`, the one folder in `folder`, is no class but only holds the folders `inside`."""
     if not inside:
         return False
-    own = folder_names.fold(only.name)
-    split, outer = map(folder_names.read_split, (only.name, folder.name))
+    own = _fold(only.name)
+    split, outer = map(_read_split, (only.name, folder.name))
     return (
-        folder_names.fold(folder.name) == own
-        or folder_names.is_wrapper(only.name)
-        or [folder_names.fold(name) for name in inside] == [own]
+        _fold(folder.name) == own
+        or _is_wrapper(only.name)
+        or [_fold(name) for name in inside] == [own]
         or (split is not None and split == outer and not split.family)
         or _has_splits(inside)
     )
 
 
 def _holds_files(folder: Path, classes: Mapping[str, Path]) -> bool:
-    """Tells whether the only "class" is a wrapper around files, as in test/images/1.jpg."""
+    """Whether the only "class" is a wrapper around files, as in test/images/1.jpg."""
     if len(classes) > 1:
         return False
     ((name, only),) = classes.items()
-    wraps = folder_names.is_wrapper(name) or folder_names.fold(
-        name
-    ) == folder_names.fold(folder.name)
+    wraps = _is_wrapper(name) or _fold(name) == _fold(folder.name)
     return wraps and not _list(only).folders
 
 
 def _families(names: Iterable[str]) -> dict[str, dict[str, list[str]]]:
-    """-> for what names of splits share ("" or "seg"): kind of split -> names."""
+    """Returns family of splits ("" or what the names share, such as "seg") -> kind of split -> names."""
     families: dict[str, dict[str, list[str]]] = {}
     for name in names:
-        if split := folder_names.read_split(name):
+        if split := _read_split(name):
             families.setdefault(split.family, {}).setdefault(split.kind, []).append(
                 name
             )
@@ -469,25 +505,25 @@ def _families(names: Iterable[str]) -> dict[str, dict[str, list[str]]]:
 
 
 def _has_splits(names: Iterable[str]) -> bool:
-    return any(TRAIN in f and len(f) > 1 for f in _families(names).values())
+    return any(_TRAIN in f and len(f) > 1 for f in _families(names).values())
 
 
 def _plainest(names: Sequence[str]) -> str:
-    """The name that is least more than the split's: train rather than train_data."""
+    """Returns the shortest name: train rather than train_data."""
     return min(names, key=lambda name: (len(name), name))
 
 
 def _check_count(
     folder: Path, classes: Mapping[str, Path], left_out: Mapping[str, str]
 ) -> None:
-    told = _tell_left_out(left_out)
+    skipped = _describe_left_out(left_out)
     if not classes:
         loose = _list(folder).loose
         packed = [path.name for path in loose if path.suffix.lower() in _ARCHIVES]
         found = f" (files directly in it: {len(loose)})" if loose else ""
         unpack = f"unpack {packed[0]}, or " if packed else ""
         raise UserError(
-            f"{folder} has no class folders{found}{told}: {unpack}put the images of each class "
+            f"{folder} has no class folders{found}{skipped}: {unpack}put the images of each class "
             f"into a folder of its own, such as {folder / 'cat'} and {folder / 'dog'}"
         )
     if len(classes) > 1:
@@ -495,7 +531,7 @@ def _check_count(
     (only,) = classes.values()
     if _holds_files(folder, classes):
         raise UserError(
-            f"{folder} has no class folders, but one of files, {only.name!r}{told}: put the "
+            f"{folder} has no class folders, but one of files, {only.name!r}{skipped}: put the "
             f"images of each class into a folder of its own, such as {folder / 'cat'} and "
             f"{folder / 'dog'} (Roboflow: export as Folder Structure)"
         )
@@ -508,25 +544,25 @@ def _check_count(
     hint = f", or set --config.dataset.path={inner}" if _list(inner).folders else ""
     raise UserError(
         f"{folder} has one class folder, {only.name!r}, and at least two are "
-        f"needed{told}: add another{hint}"
+        f"needed{skipped}: add another{hint}"
     )
 
 
-def _tell_left_out(left_out: Mapping[str, str]) -> str:
+def _describe_left_out(left_out: Mapping[str, str]) -> str:
     others = [f"{name}: {why}" for name, why in left_out.items()]
     return f" (left out: {name_some(others)})" if others else ""
 
 
 def _check_parts(folder: Path, nested: Mapping[str, Sequence[str]]) -> None:
-    """Refuses what would be classes called after parts of a data set.
+    """Refuses classes that are called after parts of a data set.
 
     Args:
-      nested: of each would-be class its sub-folders.
+      nested: name of a possible class -> its sub-folders.
     """
     split = [name for name, subs in nested.items() if _has_splits(subs)]
     if len(split) == len(nested):
-        sub = next(s for s in nested[split[0]] if folder_names.read_split(s))
-        kind = folder_names.read_split(sub).kind
+        sub = next(s for s in nested[split[0]] if _read_split(s))
+        kind = _read_split(sub).kind
         raise UserError(
             f"each class of {folder} has splits of its own, such as {split[0]}/{sub}: put the "
             f"splits outside, such as {folder / kind / split[0]}"
@@ -538,7 +574,7 @@ def _check_parts(folder: Path, nested: Mapping[str, Sequence[str]]) -> None:
         )
     joined: dict[str, set[str]] = {}
     for name in nested:
-        if found := folder_names.read_class_of_split(name):
+        if found := _read_class_of_split(name):
             joined.setdefault(found[1], set()).add(found[0])
     if any("tr" in kinds and len(kinds) > 1 for kinds in joined.values()):
         raise _joined(folder, list(nested))
@@ -546,14 +582,14 @@ def _check_parts(folder: Path, nested: Mapping[str, Sequence[str]]) -> None:
     shared = (
         set.intersection(*(set(nested[n]) for n in parts)) if len(parts) > 1 else set()
     )
-    unlabelled = [name for name in nested if "unlabel" in folder_names.fold(name)]
+    unlabelled = [name for name in nested if "unlabel" in _fold(name)]
     if parts and unlabelled and set(parts).isdisjoint(unlabelled):
         raise UserError(
             f"{folder} has {_join(unlabelled)} beside {_join(parts)}, which has "
             f"{_join(nested[parts[0]])} in it: if these are the classes, set "
             f"--config.dataset.path={folder / parts[0]}"
         )
-    if shared and all(map(folder_names.is_part, nested)):
+    if shared and all(map(_is_part, nested)):
         names, inside = sorted(parts), sorted(shared)
         raise UserError(
             f"{folder} has {_join(names)}, each with {_join(inside)} in it: if {_join(inside)} are "
@@ -574,3 +610,64 @@ def _joined(folder: Path, names: Sequence[str]) -> UserError:
 def _join(names: Sequence[str]) -> str:
     shown = list(map(printable, names[:3]))
     return ", ".join([*shown, *(["..."] if len(names) > 3 else [])])
+
+
+# Names of folders, whatever is in them
+
+
+class _Split(NamedTuple):
+    """A split that a folder is called after; `family` is what the names of all its splits share."""
+
+    kind: str
+    family: str
+
+
+def _is_system(name: str) -> bool:
+    """Whether a file or folder is hidden or the system's, not a person's data."""
+    return name.startswith(".") or name.casefold() in _SYSTEM
+
+
+def _read_split(name: str) -> _Split | None:
+    """Returns which split a folder is called after: "train", "seg_train", "Test_images" ..."""
+    found = _SPLIT.fullmatch(_plain(name))
+    if not found:
+        return None
+    kind = next(k for k in _OF_SPLITS if found[k])
+    return _Split(kind, found["before"] or "")
+
+
+def _read_class_of_split(name: str) -> tuple[str, str] | None:
+    """Returns (split, class) of a name that joins the two, such as trainA or test_cat."""
+    found = _STARTS.fullmatch(_plain(name))
+    if found and (rest := found["rest"].strip("_")):
+        return found["split"][:2], rest
+    return None
+
+
+def _is_wrapper(name: str) -> bool:
+    """Whether a folder's name is one for a folder of all images ("images", "data")."""
+    return bool(_WRAPPER.fullmatch(_plain(name)))
+
+
+def _is_beside_train(name: str) -> bool:
+    """Whether a folder's name is one that lies beside train/ but is no class."""
+    return bool(_BESIDE_TRAIN.fullmatch(_plain(name)))
+
+
+def _is_part(name: str) -> bool:
+    """Whether a folder's name is one of several parts: a year, fold, batch, split."""
+    plain = _plain(name)
+    return bool(_PART.fullmatch(plain) or _read_split(name) or _is_wrapper(name)) or (
+        plain.startswith("seg_") or _is_beside_train(name)
+    )
+
+
+def _fold(name: str) -> str:
+    """Returns a class's name with case, the encoding of accents and separators made equal."""
+    return re.sub(
+        r"[\s_-]+", " ", unicodedata.normalize("NFC", name).casefold()
+    ).strip()
+
+
+def _plain(name: str) -> str:
+    return _fold(name).replace(" ", "_")

@@ -1,18 +1,18 @@
-"""Near copies: images saved again, resized, brightened or slightly cropped, found by their looks.
+"""Near copies: images saved again, resized, brightened or slightly cropped, found by what they show.
 
 A perceptual hash that is compared by correlation: the low frequencies of a thumbnail's brightness,
 weighted so that each counts about as much, over slight crops of either image. Two images are near
-copies if it is at least .93, and colours and contrast are about the same.
+copies if the correlation is at least .93, and colours and contrast are about the same.
 
 Measured, flowers17 (1,360 photographs): 70 pairs are found, and all 70 show the same photograph
-(the data set has them); the greatest correlation of two that do not is .89. Of 200 of them saved as
-JPEG of quality 30 or 10, at half or a fifth of their size, cropped by 1, 3 or 5 % on every side, by
+(the data set has them); the greatest correlation of two different photographs is .89. Of 200 photographs
+saved as JPEG of quality 30 or 10, at half or a fifth of their size, cropped by 1, 3 or 5 % on every side, by
 5 or 8 % on one, brightened by 1.3, darkened by .7, with contrast times 1.3, squashed to a square,
 or cropped, brightened, resized and saved at quality 50, 2,799 of 2,800 are found;
-cropped by 10 % on every side, 2 %. In 10,000 images of CIFAR-100 22 pairs are found. In 300 icons
-of four plain shapes of any colour, place and size 51 pairs that nearly agree in all of these. Digits
-resemble each other too much: `find_pairs` notices that by how many pairs are just not alike
-enough, and gives up. 10,000 images take about 5 s on two cores.
+cropped by 10 % on every side, 2 %. In 10,000 images of CIFAR-100 22 pairs are found; in 300 icons
+of four plain shapes of any colour, place and size, 51 pairs that nearly agree in shape, colour, place and
+size. Digits resemble each other too much: `find_pairs` notices it by the many pairs whose correlation is
+just too low, and gives up. 10,000 images take about 5 s on two cores.
 """
 
 import functools
@@ -24,22 +24,24 @@ from PIL import Image
 _SIDE = 32  # of thumbnails
 _COARSE = 8  # side of the thumbnail of colours
 _SMALLEST = 16  # pixels of a short side: with fewer, different images look alike
-# Correlation of near copies; a larger one where different images are nearly as much alike
+# Least correlation of near copies: the first, or a larger one where different images are nearly as alike
 _LEAST = (0.93, 0.95, 0.97, 0.98, 0.99)
-_BELOW = 0.05  # how far below that others are counted
-_PLAIN = 2.0  # grey levels: an image that varies by less has no look
-_NEIGHBOURS = 8  # of each image, that are looked at closely
-_ROUGHLY = 0.6  # coarse correlation of what is looked at closely
+_BELOW = 0.05  # how far below the least correlation other pairs are counted
+_PLAIN = 2.0  # grey levels: an image that varies by less is not compared
+_NEIGHBOURS = 8  # candidates for each image, which are compared closely
+_ROUGHLY = 0.6  # least coarse correlation of candidates
 MOST = 30_000  # images: the time grows with the square
 _BLOCK = 1024
 
-Box = tuple[
-    float, float, float, float
-]  # what is cut off left, top, right, bottom: shares
+# Shares of the sides that are cut off: left, top, right, bottom.
+_Box = tuple[float, float, float, float]
 
 
 def describe(image: Image.Image) -> np.ndarray:
-    """Returns what is compared of an RGB image: uint8 [1152], zeros if it is too small."""
+    """Returns the descriptor of an RGB image: uint8 [1152], zeros if it is too small.
+
+    It has the 32 x 32 thumbnail's brightness, then 8 x 8 of Cb and of Cr.
+    """
     if min(image.size) < _SMALLEST:
         return np.zeros(_SIDE**2 + 2 * _COARSE**2, np.uint8)
     # Not BOX, whose aliases differ with the size: noise that was resized would not be found.
@@ -52,13 +54,13 @@ def describe(image: Image.Image) -> np.ndarray:
 
 
 def find_pairs(looks: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Finds near copies among n images, those of each with the few that it resembles most.
+    """Finds near copies among n images; each is compared with the few images that it resembles most.
 
     Args:
-      looks: n times what `describe` returns; n is at most `MOST`.
+      looks: n descriptors uint8 [1152], see `describe`; n is at most `MOST`.
 
     Returns:
-      int [m, 2], positions i < j, sorted; None if different images are as much alike.
+      int [m, 2], positions i < j, sorted; None if different images are as alike as near copies.
     """
     looks = np.stack(looks) if len(looks) else np.zeros((0, 1), np.uint8)
     grey = looks[:, : _SIDE**2].reshape(-1, _SIDE, _SIDE)
@@ -77,7 +79,14 @@ def find_pairs(looks: Sequence[np.ndarray]) -> np.ndarray | None:
 
 
 def group(pairs: np.ndarray) -> dict[int, int]:
-    """Joins pairs that share an image: position -> the least position of its group."""
+    """Joins pairs that share an image to groups.
+
+    Args:
+      pairs: int [m, 2], positions i < j.
+
+    Returns:
+      Position -> the least position of its group, for every position in `pairs`.
+    """
     first: dict[int, int] = {}
 
     def find(i: int) -> int:
@@ -92,7 +101,7 @@ def group(pairs: np.ndarray) -> dict[int, int]:
 
 
 def _find_candidates(embedded: np.ndarray) -> np.ndarray:
-    """Finds of each of n images, unit vectors [n, d], the few it resembles most: int [m, 2]."""
+    """Returns pairs int [m, 2] of each of n images, unit vectors [n, d], and the few it resembles most."""
     n, found = len(embedded), set()
     count = min(_NEIGHBOURS, n - 1)
     for start in range(0, n if count > 0 else 0, _BLOCK):
@@ -107,7 +116,7 @@ def _find_candidates(embedded: np.ndarray) -> np.ndarray:
 
 
 def _correlate(grey: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Computes how much alike pairs of thumbnails [n, S, S] are, if either is slightly cropped."""
+    """Computes the greatest correlation float [m] of pairs of thumbnails [n, S, S], either one cropped."""
     i, j = pairs.T
     whole, best = _embed(grey), np.full(len(pairs), -1, np.float32)
     for box in _boxes():
@@ -118,10 +127,12 @@ def _correlate(grey: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def _agree(grey: np.ndarray, colours: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Tells of pairs whether contrast and colours are about the same: bool [m].
+    """Returns for each pair whether contrast and colours are about the same: bool [m].
 
     Args:
-      grey: [n, S, S]. colours: float [n, d], chroma around 0.
+      grey: uint8 [n, S, S].
+      colours: float [n, d], chroma around 0.
+      pairs: int [m, 2].
     """
     contrast = grey.std((1, 2), dtype=np.float32)[pairs]
     a, b = colours[pairs[:, 0]], colours[pairs[:, 1]]
@@ -130,7 +141,7 @@ def _agree(grey: np.ndarray, colours: np.ndarray, pairs: np.ndarray) -> np.ndarr
     return same & (contrast.min(1) >= 0.6 * contrast.max(1))
 
 
-def _boxes() -> Iterator[Box]:
+def _boxes() -> Iterator[_Box]:
     """Yields the crops that are tried: of all sides, of one and of two that meet."""
     for share in (0.0, 0.015, 0.03, 0.05, 0.08):
         yield (share,) * 4
@@ -142,12 +153,12 @@ def _boxes() -> Iterator[Box]:
 
 
 def _embed(
-    grey: np.ndarray, size: int = 16, power: float = 1.0, box: Box = (0, 0, 0, 0)
+    grey: np.ndarray, size: int = 16, power: float = 1.0, box: _Box = (0, 0, 0, 0)
 ) -> np.ndarray:
     """Computes unit vectors [n, size**2 - 1] of thumbnails uint8 [n, S, S], cropped.
 
-    They are the lowest size x size frequencies but for the mean, times frequency**power: those
-    of photographs fall about so.
+    They are the lowest size x size frequencies without the mean, times frequency**power, about the
+    inverse of how the frequencies of photographs fall.
     """
     left, top, right, bottom = box
     across, down = _waves(size, left, 1 - right), _waves(size, top, 1 - bottom)

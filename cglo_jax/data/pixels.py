@@ -1,4 +1,4 @@
-"""Bringing images of any size to one: scaled, cropped, stacked as uint8 arrays."""
+"""Images of any size -> uint8 arrays of one size: scaled, cropped, stacked."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from PIL import Image
 
 from cglo_jax.errors import UserError
 
-_LONGEST = 2.0  # long side / short side; of longer images the ends are cut off
+_LONGEST = 2.0  # long side / short side; the ends of longer images are cut off
 
 
 class Canvas(NamedTuple):
@@ -26,7 +26,7 @@ class Canvas(NamedTuple):
 
 
 def scale(image: Image.Image, size: int) -> Image.Image:
-    """Brings the short side to `size` pixels; 0 leaves the image as it is."""
+    """Scales the short side to `size` pixels; 0 leaves the image as it is."""
     if not size or min(image.size) == size:
         return image
     factor = size / min(image.size)
@@ -43,12 +43,12 @@ def crop_middle(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def cut_square(image: Image.Image, side: int) -> np.ndarray:
-    """Cuts out the middle square, uint8 [side, side, C]; 0: the image as it is, [H, W, C]."""
+    """Returns the middle square, uint8 [side, side, C]; with side 0 the whole image, uint8 [H, W, C]."""
     return _to_array(crop_middle(image, side, side) if side else image)
 
 
 def cut_whole(image: Image.Image) -> np.ndarray:
-    """Cuts the ends off an image that is more than twice as long as it is wide: uint8 [H, W, C]."""
+    """Returns the image, uint8 [H, W, C], without the ends beyond twice its short side."""
     longest = round(_LONGEST * min(image.size))
     width, height = (min(side, longest) for side in image.size)
     return _to_array(crop_middle(image, width, height))
@@ -58,7 +58,7 @@ def stack_squares(squares: Sequence[np.ndarray]) -> np.ndarray:
     """Stacks n images, uint8 [H, W, C] each, to [n, H, W, C].
 
     Raises:
-      UserError: they are not squares of one size.
+      UserError: the images are not squares of one size.
     """
     shapes = {square.shape[:2] for square in squares}
     odd = next((s for s in shapes if len(shapes) > 1 or s[0] != s[1]), None)
@@ -71,7 +71,7 @@ def stack_squares(squares: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def stack_canvas(wholes: Sequence[np.ndarray]) -> Canvas:
-    """Stacks n >= 1 images, uint8 [H, W, C] each, whose short sides are equal."""
+    """Stacks n >= 1 images, uint8 [H, W, C] each, whose short sides are equal, to a `Canvas`."""
     turned = np.array([whole.shape[0] > whole.shape[1] for whole in wholes])
     heights, lengths = zip(*(sorted(whole.shape[:2]) for whole in wholes), strict=True)
     shape = (len(wholes), heights[0], max(lengths), wholes[0].shape[2])

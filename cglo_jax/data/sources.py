@@ -28,11 +28,11 @@ class Source:
     Attributes:
       ids: n content hashes, unique within the split: of the pixels, or of the file's bytes
         where the pixels depend on the decoder (JPEG), so the same on every machine.
-      labels: int [n], -1 = unknown.
-      read: (positions, use) -> what `use` makes of each image, in their order. Images have
-        any size and one mode, "L" or "RGB". `use` runs as soon as an image is decoded, on
+      labels: int [n], 0 to K - 1, -1 = unknown.
+      read: (positions, use) -> what `use` returns for each image, in the order of `positions`. Images
+        have any size and one mode, "L" or "RGB". `use` runs as soon as an image is decoded, on
         several threads, and few images are held at once: photos take 36 MB each.
-      eligible: bool [n], which may become labelled training images; None = all.
+      eligible: bool [n], which images may become labelled training images; None = all.
     """
 
     ids: list[str]
@@ -42,14 +42,14 @@ class Source:
 
 
 class Splits(NamedTuple):
-    """A data set: what to train on, what to test on, and what people should know of it.
+    """A data set: what to train on, what to test on, and what to print about it.
 
     Attributes:
       notes: one line each, to be printed before training.
       skipped: "file: why" for each file that is not used.
-      test_name: what the images to test on are, for people.
-      conversion: how files became these images; others are to be read so, too.
-      near: (group, file) of each image, by its id, that is a near copy of others of its group.
+      test_name: which images the test images are, in words.
+      conversion: how files became these images; a classifier reads later images in the same way.
+      near: id -> (group, file) of each image that is a near copy of the others in its group.
     """
 
     class_names: tuple[str, ...]
@@ -63,7 +63,7 @@ class Splits(NamedTuple):
 
 
 def keep_classes(source: Source, kept: np.ndarray) -> Source:
-    """Keeps the images of the classes `kept` [K], numbered anew, and those of unknown class."""
+    """Keeps the images of the classes `kept`, int [K], numbered anew, and the images of unknown class."""
     renumbered = {int(old): new for new, old in enumerate(kept)} | {-1: -1}
     labels = source.labels.tolist()
     positions = [i for i, label in enumerate(labels) if label in renumbered]
@@ -86,7 +86,7 @@ def rank_ids(ids: Sequence[str], seed: int, purpose: str) -> np.ndarray:
 
 
 def draw(id_: str, seed: int, purpose: str) -> float:
-    """Draws a number from [0, 1], sha256("seed/purpose/id") / 2**256; it orders as `rank_ids`."""
+    """Draws a number from [0, 1], sha256("seed/purpose/id") / 2**256; in the order of `rank_ids`."""
     return int.from_bytes(_hash_id(id_, seed, purpose)) / 2**256
 
 
@@ -95,7 +95,7 @@ def _hash_id(id_: str, seed: int, purpose: str) -> bytes:
 
 
 def make_unique(hashes: Iterable[str]) -> list[str]:
-    """Tells identical images apart by a suffix, so that ids are unique within a split."""
+    """Returns the hashes, with suffixes -2, -3 ... where one occurs again, so that ids are unique."""
     seen: dict[str, int] = {}
     ids = []
     for h in hashes:
@@ -110,7 +110,7 @@ def hash_pixels(image: np.ndarray) -> str:
 
 
 def hash_image(image: Image.Image) -> str:
-    """Hashes a whole image as `hash_pixels` would, by bands of rows, to save memory."""
+    """Hashes an image to the digits that `hash_pixels` returns, by bands of rows, to save memory."""
     width, height = image.size
     shape = (height, width, *([len(image.getbands())] if image.mode != "L" else []))
     digest, rows = hashlib.sha256(repr(shape).encode()), max(1, _BAND // width)
@@ -126,9 +126,8 @@ def read_digits(fields: ConfigDict) -> Splits:
 
     del fields
     bunch = load_digits()
-    pixels = np.round(bunch.images * (255 / 16)).astype(
-        np.uint8
-    )  # [n, 8, 8], from 0..16
+    # [n, 8, 8]; scikit-learn's values are 0 to 16.
+    pixels = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     ids = make_unique(map(hash_pixels, pixels))
 
     def source(positions: np.ndarray) -> Source:

@@ -75,9 +75,9 @@ def _open_builder(name: str, data_dir: str):
         builder = tfds.builder(name, data_dir=data_dir or None)
     except (
         tfds.core.registered.DatasetNotFoundError,
-        AssertionError,  # no such version
+        AssertionError,  # another version
         ImportError,  # described by TensorFlow
-        ValueError,  # no such config, or no name at all
+        ValueError,  # another config, or no name at all
     ) as error:
         raise UserError(f"config.dataset.name: {_explain(name, error)}") from None
     if not (builder.data_path / "dataset_info.json").exists():
@@ -102,7 +102,7 @@ def _open_builder(name: str, data_dir: str):
 
 
 def _explain(name: str, error: Exception) -> str:
-    """Why there is no data set `name`, in one line."""
+    """Returns why there is no data set `name`, in one line."""
     import tensorflow_datasets as tfds
 
     known = ["digits", *tfds.list_builders(with_community_datasets=False)]
@@ -121,8 +121,8 @@ def _explain(name: str, error: Exception) -> str:
 
 class _Split(NamedTuple):
     source: Source
-    label_names: dict[int, str]  # where the records hold them and not the features
-    filenames: list[str]  # empty if the records hold none
+    label_names: dict[int, str]  # if the records hold them instead of the features
+    filenames: list[str]  # empty if the records have no file names
 
 
 def _open_split(builder, split: str) -> _Split:
@@ -167,7 +167,7 @@ def _open_split(builder, split: str) -> _Split:
 def _read_chunks(
     records, positions: Sequence[int]
 ) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-    """Yields (position, record) of all positions, some at a time."""
+    """Yields lists of (position, record), up to 1024 at a time."""
     for start in range(0, len(positions), _CHUNK):
         chunk = [int(i) for i in positions[start : start + _CHUNK]]
         yield list(zip(chunk, records.__getitems__(chunk), strict=True))
@@ -185,14 +185,14 @@ def _decode(encoded: bytes, mode: str, name: str) -> Image.Image:
 
 
 def _hash_encoded(encoded: bytes, mode: str, name: str) -> str:
-    """The pixels of a PNG, which anyone may have encoded; the bytes of a JPEG, whose pixels
-    depend on the decoder."""
+    """Hashes the pixels of a PNG, which anyone may have encoded, or the bytes of a JPEG, whose pixels depend
+    on the decoder, to 32 hexadecimal digits."""
     if encoded.startswith(b"\x89PNG"):
         return hash_pixels(np.asarray(_decode(encoded, mode, name)))
     return hashlib.sha256(encoded).hexdigest()[:32]
 
 
-# CUB-200's subsets, as Barz & Denzler (2020) give them
+# CUB-200's subsets, in the form that Barz & Denzler (2020) publish
 
 
 def read_split_file(path: pathlib.Path) -> set[str]:
@@ -239,7 +239,7 @@ def _read_table(path: pathlib.Path, columns: str) -> dict[str, str]:
 
 
 def _eligible(listed: set[str], pool: _Split, held_out: _Split) -> np.ndarray:
-    """bool [n] over the training images: which of them are listed."""
+    """Returns which training images are listed: bool [n]."""
     if not pool.filenames:
         raise UserError(
             "config.dataset.split_file is for data sets with file names only"

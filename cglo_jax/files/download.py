@@ -19,16 +19,18 @@ from tqdm import tqdm
 from cglo_jax.errors import UserError
 from cglo_jax.files import storage
 
-ATTEMPTS = 3  # failures in a row, without a byte gained, before a download gives up
-RETRY_SECONDS = 1.0  # before the next attempt; doubles with each such failure
-TIMEOUT_SECONDS = 30.0  # without a word from the server
+ATTEMPTS = (
+    3  # a download gives up after so many failures in a row without a byte gained
+)
+RETRY_SECONDS = 1.0  # before the next attempt; doubles with each failure in a row
+TIMEOUT_SECONDS = 30.0  # without data from the server
 MIB = 1 << 20
 
 
 class Archive(NamedTuple):
-    """An official file, as TFDS's url_checksums/<data set>.txt pin it."""
+    """An official file, with the size and sha256 of TFDS's url_checksums/<data set>.txt."""
 
-    option: str  # names a copy downloaded by hand
+    option: str  # the command's option for a copy downloaded by hand
     filename: str
     url: str
     size: int  # bytes
@@ -39,7 +41,7 @@ def size_of(part: Path) -> int:
     """Returns the size in bytes of a download so far, 0 if there is no file.
 
     Raises:
-        UserError: its name is that of something else.
+        UserError: it is no plain file, or has a second name.
     """
     try:
         status = part.lstat()
@@ -50,7 +52,7 @@ def size_of(part: Path) -> int:
 
 
 def _check_file(part: Path, status: os.stat_result) -> None:
-    """Refuses what writing to would change something with another name, or block."""
+    """Refuses a file whose writing would block, or change a file with another name."""
     if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         raise UserError(
             f"{part} is not a file of a download alone, but a link, a folder, a pipe or the like: "
@@ -60,10 +62,12 @@ def _check_file(part: Path, status: os.stat_result) -> None:
 
 @contextlib.contextmanager
 def _open_part(part: Path, keep: bool) -> Iterator[BinaryIO]:
-    """Opens a download to append to it, emptied before unless `keep`; follows no link."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"):  # Windows has none
-        flags |= getattr(os, name, 0)
+    """Opens a download to append to it, and empties it first unless `keep`; follows no link.
+
+    `storage.open_to_append` would copy a file that has a second name. Here it is refused, as a download
+    may have a gigabyte.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | storage.GUARDED
     with open(os.open(part, flags, 0o644), "wb", buffering=0) as file:
         _check_file(part, os.fstat(file.fileno()))
         if not keep:
@@ -73,7 +77,7 @@ def _open_part(part: Path, keep: bool) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def nonsense_is_oserror() -> Iterator[None]:
-    """Makes an OSError of what is raised, of any type, when a server's answer makes no sense."""
+    """Raises an OSError for any exception that a nonsensical answer of a server causes."""
     try:
         yield
     except (OSError, http.client.HTTPException, UserError):
@@ -84,11 +88,11 @@ def nonsense_is_oserror() -> Iterator[None]:
 
 
 def fetch(archive: Archive, part: Path) -> None:
-    """Appends to `part` what it lacks of `archive`, over one connection.
+    """Appends to `part` the bytes of `archive` that it lacks, over one connection.
 
     Raises:
         OSError, http.client.HTTPException: the connection failed or ended early, or
-            the server has something else.
+            the server has another file.
         UserError: `part` is no file of ours.
     """
     with nonsense_is_oserror():
@@ -104,7 +108,7 @@ def _fetch(archive: Archive, part: Path) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # no such range: `part` is not the start of this file
+        if error.code == 416:  # not satisfiable: `part` is not the start of this file
             part.unlink(missing_ok=True)
         raise
     with response:
@@ -118,7 +122,7 @@ def _fetch(archive: Archive, part: Path) -> None:
         progress = {"initial": have, "total": size, "unit": "B", "unit_scale": True}
         bar = tqdm(desc=archive.filename, disable=None, **progress)
         with bar, _open_part(part, keep=have > 0) as file:
-            # Into a buffer: to `read`, a chunk of negative length is all that will ever come.
+            # Into a buffer: `read` takes a chunk of negative length for the end of the answer.
             buffer = memoryview(bytearray(MIB // 4))
             while count := response.readinto(buffer[: size - have]):
                 _write_all(file, buffer[:count])
@@ -138,7 +142,7 @@ def keep_trying(fetch_more: Callable[[], None], count: Callable[[], int]) -> Non
 
     Args:
         fetch_more: fetches what is missing.
-        count: returns how many bytes are there.
+        count: returns how many bytes were fetched so far.
 
     Raises:
         OSError, http.client.HTTPException: the last of ATTEMPTS failures in a row
@@ -165,10 +169,10 @@ def download(archive: Archive, folder: Path) -> Path:
         The verified file; until it is verified it is called `<filename>.part`.
 
     Raises:
-        UserError: it cannot be had, or is not the official file (and was removed).
+        UserError: it cannot be downloaded, or is not the official file (and was removed).
     """
     path, part = folder / archive.filename, folder / f"{archive.filename}.part"
-    if size_of(path):  # of a run that was stopped later: verified once more
+    if size_of(path):  # from a run that was stopped later: it is verified again
         path.replace(part)
     by_hand = f"or download it by hand and pass {archive.option} FILE"
     try:
@@ -207,7 +211,7 @@ def read_members(
 
     Raises:
         UserError: the archive is broken, or a named member is absent, longer than
-            `limit` bytes or not a plain file. Other members are passed over.
+            `limit` bytes or not a plain file. Other members are skipped.
     """
     missing = set(names)
     try:

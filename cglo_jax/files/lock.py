@@ -28,7 +28,7 @@ class _Held(NamedTuple):
     file: BinaryIO  # its open lock
 
     def is_there(self) -> bool:
-        """Whether its name still leads to the directory and the lock that were opened."""
+        """Whether the directory's name still leads to the directory and the lock that were opened."""
         return storage.is_same(self.folder, self.workdir) and storage.is_same(
             self.file.fileno(), self.workdir / NAME
         )
@@ -41,12 +41,12 @@ _held: list[_Held] = []
 def hold(workdir: pathlib.Path) -> Iterator[None]:
     """Holds the lock of a work directory; it ends with this process, however that ends.
 
-    The file `lock` stays: it says who holds the lock, or held it last. Until the end `check` finds
-    out whether the directory was renamed or replaced.
+    The file `lock` stays: it names the process that holds the lock, or held it last. Until the end
+    `check` finds out whether the directory was renamed or replaced.
 
     Raises:
-      UserError: another process holds it (the message names that process), or what is called
-        `lock` there is no file of this program's.
+      UserError: another process holds it (the message names that process), or a file of that name is
+        not this program's.
     """
     path = workdir / NAME
     with contextlib.ExitStack() as stack:
@@ -59,7 +59,7 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
             except OSError as error:  # a network disk may have no locks
                 text = f"warning: no lock in {workdir} ({error.strerror}): start no other run there"
                 print(text, file=sys.stderr, flush=True)
-        if not storage.is_same(file.fileno(), path):  # set aside just now
+        if not storage.is_same(file.fileno(), path):  # it was set aside just now
             raise UserError(_name_holder(workdir, file))
         _check_ours(path, file)
         file.truncate(0)
@@ -83,10 +83,10 @@ def hold(workdir: pathlib.Path) -> Iterator[None]:
 def check(path: pathlib.Path) -> None:
     """Checks that the work directory that `path` lies in is still the one that is held here.
 
-    Called before every write, rename and removal. Paths in no directory held are not checked.
+    It is called before every write, rename and removal. Paths outside the held directories are not checked.
 
     Raises:
-      UserError: it was renamed, removed or replaced by another.
+      UserError: the directory was renamed, removed or replaced by another.
     """
     path = pathlib.Path(os.path.abspath(path))
     for held in _held:
@@ -99,7 +99,7 @@ def check(path: pathlib.Path) -> None:
 
 
 def _find(held: _Held) -> str:
-    """Where an open directory is now, as far as the operating system knows."""
+    """Returns where an open directory is now, as words for a message; "" if it is not known."""
     try:
         place = os.readlink(f"/proc/self/fd/{held.folder}")
     except OSError:  # not Linux
@@ -111,7 +111,7 @@ def _find(held: _Held) -> str:
 
 
 def check_usable(workdir: pathlib.Path) -> None:
-    """Raises UserError if what is called `lock` in a directory is somebody else's."""
+    """Raises UserError if a directory has a file `lock` that is somebody else's."""
     path = workdir / NAME
     storage.check_plain(path)
     with contextlib.suppress(FileNotFoundError), readback.open_own(path) as file:
@@ -141,12 +141,7 @@ def _name_holder(workdir: pathlib.Path, file: BinaryIO) -> str:
         who = (
             f"process {int(holder['pid'])} on {holder['host']} since {holder['since']}"
         )
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        RecursionError,
-    ):  # it has not written it yet
+    except (ValueError, KeyError, TypeError, RecursionError):  # not written yet
         who = "another process"
     return (
         f"--workdir={workdir} is in use by {who}: wait until it has ended, end it, or use "

@@ -1,14 +1,14 @@
 """Which files are this program's: the one place that replaces, moves or removes files of a run.
 
 A folder is this program's if it was new or empty when the program first wrote to it: since then it holds
-a record, `cglo_files.jsonl`. Its first line says what it is; each other line names a file that was
-written here, with its size and sha256, and comes before the file. What is not recorded, or has another
-content than any that was recorded, is somebody else's: no stage and no flag changes, moves or
-removes it. Checkpoints have manifests of their own (see `manifest`).
+a record, `cglo_files.jsonl`. Its first line names the program; each other line names a file that was
+written here, with its size and sha256, and is added before the file is written. A file that is not
+recorded, or whose content was never recorded, is somebody else's: no stage and no flag changes, moves or
+removes it. Checkpoints have manifests of their own (see `training/manifest.py`).
 
 `samples/` and `exports/` have records of their own, and may be links to folders elsewhere. Any folder of
-a work directory that a link leads to must have been empty too, or carry a record of the same work directory:
-somebody else's cannot be named by a link that was prepared.
+a work directory that a link leads to must have been empty, too, or carry a record of the same work directory:
+a prepared link cannot lead to somebody else's folder.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ except ImportError:  # Windows
 RECORD = "cglo_files.jsonl"
 _PROGRAM = "cglo_jax"
 _LOCK = "lock"
-# Of a work directory; nothing is written into the folders of `_LEAVES` that are there.
+# Folders of a work directory; nothing in their sub-folders `_LEAVES` is written again.
 _FOLDERS = (
     "checkpoints",
     "codes",
@@ -46,19 +46,20 @@ _FOLDERS = (
 )
 _LEAVES = ("images", "model", "train")
 _REPLACED = ("samples", "exports")
-# What operating systems put into any folder, and disks into their first one.
+# What operating systems put into any folder, and file systems into their top folder.
 _SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini", "lost+found")
-_NEW, _OLD = ".new-", ".old-"  # what is being built, and what it replaces
+# Folders that are being built, and folders for the files that they replace.
+_NEW, _OLD = ".new-", ".old-"
 _LONGEST = 1 << 30  # bytes of a record
 _NAMED = 3  # files in a message
 _STEP = r"\d+(\.saving(-\w+)?|\.damaged|\.removed)*"
-# Where checkpoints lie, and what W&B writes.
+# Paths of checkpoints' files.
 _CHECKPOINT = re.compile(
     r"(?P<folder>(checkpoints/seed-\d+|codes/seed-\d+/generator-\w+/images-\w+"
     r"|classifiers((\.|/)old-\d+)?/[\w.-]+/checkpoints)"
     rf"/{_STEP})/(?P<name>.+)"
 )
-# Files of a checkpoint whose manifest is not there or damaged: Orbax's names.
+# Orbax's names of files, for a checkpoint whose manifest is absent or damaged.
 _ORBAX = re.compile(
     r"(model|train)/(_\w+|array_metadatas/process_\d+"
     r"|(ocdbt\.process_\d+/)?(d/[0-9a-f]{32}|manifest\.ocdbt)(\.__lock)?)"
@@ -71,18 +72,20 @@ _WANDB = re.compile(
 
 
 class _Known(NamedTuple):
-    """What a record says of one file."""
+    """What a record has about one file."""
 
-    contents: set[tuple[int, str]]  # sizes and sha256
-    grows: bool  # lines are appended: the recorded content is how it begins
+    contents: set[tuple[int, str]]  # (size in bytes, sha256)
+    grows: bool  # whether lines are appended: the recorded content is its beginning
 
 
 class _Record:
     """The record of one folder, read anew each time: other processes may append to it.
 
     Attributes:
-      folder: that it lies in. id: of the work directory.
-      inner: whether it is of a folder in a work directory. of: the place of the one that links to it.
+      folder: the folder that the record lies in.
+      id: the work directory's.
+      inner: whether the folder lies in a work directory.
+      of: the path of the work directory that links to the folder.
     """
 
     def __init__(self, folder: pathlib.Path, id: str, lines: Sequence[dict[str, Any]]):
@@ -107,7 +110,7 @@ class _Record:
 
     @classmethod
     def read(cls, folder: pathlib.Path) -> Self | None:
-        """Returns the record in a folder, None if there is none, or it was cut off as it was made."""
+        """Returns the record in a folder, None without one or if its making was cut off."""
         path = folder / RECORD
         storage.check_plain(path)
         try:
@@ -126,7 +129,7 @@ class _Record:
         return record
 
     def append(self, *lines: Mapping[str, Any]) -> None:
-        """Adds lines that count from now on, whatever happens to this process."""
+        """Appends lines, synced to disk: they stay whatever happens to this process."""
         with storage.open_to_append(self.folder / RECORD) as file, _locked(file):
             storage.append_lines(file, lines)
             file.flush()
@@ -178,7 +181,7 @@ def _is_name(name: object) -> bool:
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    """Returns a record's line; a damaged one says nothing, so a file of it is not ours."""
+    """Returns a line of a record; a damaged one as {}, so the file that it named is not ours."""
     try:
         return dict(json.loads(line))
     except (ValueError, TypeError, RecursionError):
@@ -220,10 +223,10 @@ def _locked(file: BinaryIO) -> Iterator[None]:
 
 
 def claim(folder: pathlib.Path) -> None:
-    """Makes a folder this program's; creates it if there is none.
+    """Makes a folder this program's, and creates it if there is none.
 
     Raises:
-      UserError: it holds files and no record, so they are somebody else's.
+      UserError: it holds files and no record, so the files are somebody else's.
       OSError: it cannot be written to.
     """
     _claim(folder)
@@ -232,10 +235,10 @@ def claim(folder: pathlib.Path) -> None:
 def check_claimable(
     folder: pathlib.Path, find_free: Callable[[], pathlib.Path] | None = None
 ) -> None:
-    """Checks what `claim` does, and changes nothing.
+    """Checks whether `claim` would succeed, and changes nothing.
 
     Args:
-      find_free: returns a directory to advise instead; called if the folder is refused.
+      find_free: returns a directory to suggest instead; called if the folder is refused.
 
     Raises:
       UserError: see `claim`.
@@ -249,7 +252,7 @@ def check_claimable(
         if record.inner:
             raise UserError(
                 f"--workdir={folder} is a folder of a run's work directory: use another"
-                f"{_advise(find_free)}"
+                f"{_suggest(find_free)}"
             )
         return
     if not (others := _list_others(folder)):
@@ -257,11 +260,11 @@ def check_claimable(
     raise UserError(
         f"--workdir={folder} holds files that are not of a run of this program "
         f"({_name_some(others)}), and a run would write among them: use a directory that is new or "
-        f"empty{_advise(find_free)}"
+        f"empty{_suggest(find_free)}"
     )
 
 
-def _advise(find_free: Callable[[], pathlib.Path] | None) -> str:
+def _suggest(find_free: Callable[[], pathlib.Path] | None) -> str:
     return f", such as --workdir={find_free()}" if find_free else ""
 
 
@@ -277,7 +280,7 @@ def is_claimed(folder: pathlib.Path) -> bool:
 
 
 def _list_others(folder: pathlib.Path) -> list[str]:
-    """Returns the names in a folder without a record that keep it from being an empty one."""
+    """Returns the names in a folder without a record, for which it does not count as empty."""
     names = sorted(name for name in os.listdir(folder) if name not in _SYSTEM)
     names = [name for name in names if not _is_link_to_empty(folder / name)]
     if names == [RECORD]:  # cut off before its first line was there
@@ -288,16 +291,16 @@ def _list_others(folder: pathlib.Path) -> list[str]:
 
 
 def _is_link_to_empty(path: pathlib.Path) -> bool:
-    """Whether a folder that a run would make is a link to an empty one, on another disk perhaps."""
+    """Whether a folder that a run would make is a link to an empty folder, perhaps on another disk."""
     is_link = path.name in _FOLDERS and path.is_symlink() and os.path.isdir(path)
     return is_link and not set(os.listdir(path)) - {*_SYSTEM}
 
 
 def _claim(folder: pathlib.Path, id: str = "", *, inner: bool = False) -> _Record:
-    """Returns the record of a folder; of a new or empty one it is made.
+    """Returns the record of a folder; makes it if the folder is new or empty.
 
     Args:
-      id: of the work directory that it is made for, a new one if there is none.
+      id: the work directory's id for a new record; "" = a new id.
     """
     if (found := _Record.read(folder)) and found.inner == inner:
         return found
@@ -325,7 +328,7 @@ def _claim_inner(root: _Record, name: str) -> _Record:
     """Returns the record of a folder of a work directory, which may be a link.
 
     Raises:
-      UserError: a link leads to a folder that is another's.
+      UserError: a link leads to a folder of another run or of somebody else.
     """
     folder = root.folder / name
     if os.path.islink(folder) and not os.path.isdir(folder):
@@ -364,7 +367,7 @@ def _check_shared(found: _Record, root: _Record, name: str) -> None:
 
 
 def _is_inside_or_apart(folder: pathlib.Path, root: pathlib.Path) -> bool:
-    """Whether a folder is where its name says, or leads to a place that has nothing of `root`."""
+    """Whether a folder is at its own path, or a link to a place neither in nor around `root`."""
     real, top = os.path.realpath(folder), os.path.realpath(root)
     if real == os.path.join(top, os.path.relpath(folder, root)):
         return True
@@ -375,7 +378,7 @@ def check_links(root: pathlib.Path) -> None:
     """Claims the folders elsewhere that a work directory's links lead to, if they are its own.
 
     Raises:
-      UserError: one holds files of somebody else.
+      UserError: one of the folders holds files of somebody else.
     """
     record = _Record.read(root)
     if not record:
@@ -396,13 +399,13 @@ def check_links(root: pathlib.Path) -> None:
 
 
 def write(root: pathlib.Path, name: str, content: str | bytes) -> None:
-    """Writes a file into a work directory, whole or not at all; replaces only what is its own.
+    """Writes a file into a work directory, whole or not at all; replaces only a file that was written here.
 
     Args:
-      name: relative to `root`; folders on the way are made.
+      name: relative to `root`; missing folders are made.
 
     Raises:
-      UserError: `root` is somebody else's, or a file of that name is.
+      UserError: `root`, or a file of that name in it, is somebody else's.
     """
     record = _claim(root)
     record.check(name)
@@ -423,7 +426,7 @@ def _put(record: _Record, name: str, data: bytes, **more: str) -> str:
 
 
 def write_lines(root: pathlib.Path, name: str, lines: Sequence[str]) -> None:
-    """Writes a file of these lines, or removes the one that is there if there are none."""
+    """Writes a file of these lines; without any lines it removes the file."""
     if lines:
         write(root, name, "".join(f"{line}\n" for line in lines))
     else:
@@ -431,10 +434,10 @@ def write_lines(root: pathlib.Path, name: str, lines: Sequence[str]) -> None:
 
 
 def remove(root: pathlib.Path, name: str) -> None:
-    """Removes a file of a work directory, nothing if there is none.
+    """Removes a file of a work directory; does nothing if there is none.
 
     Raises:
-      UserError: it is somebody else's.
+      UserError: the file is somebody else's.
     """
     if os.path.lexists(root / name):
         _claim(root).check(name)
@@ -445,7 +448,7 @@ def check(root: pathlib.Path, *names: str) -> None:
     """Checks that a run may write these files, before it takes hours to make them.
 
     Raises:
-      UserError: one is there that was not written here, or was changed since.
+      UserError: a file of that name was not written here, or was changed since.
     """
     if record := _Record.read(root):
         for name in names:
@@ -453,10 +456,10 @@ def check(root: pathlib.Path, *names: str) -> None:
 
 
 def check_recorded(root: pathlib.Path, *folders: str) -> None:
-    """Checks that the files that were written into some folders of a work directory are as they were.
+    """Checks that the files that were written into `folders` of a work directory are unchanged.
 
     Raises:
-      UserError: one was changed, and a run would write it again.
+      UserError: one of them was changed, and a run would write it again.
     """
     if record := _Record.read(root):
         for name in sorted(record.known):
@@ -470,13 +473,13 @@ def note(root: pathlib.Path, name: str) -> None:
 
 
 class Log:
-    """A file of JSON lines in a work directory that grows; a context manager.
+    """A file of JSON lines in a work directory, to which a run appends; a context manager.
 
     Args:
       name: relative to `root`.
 
     Raises:
-      UserError: there is one that was not written here, or was changed since.
+      UserError: a file of that name was not written here, or was changed since.
     """
 
     def __init__(self, root: pathlib.Path, name: str):
@@ -495,15 +498,16 @@ class Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Records what is in it now."""
-        with contextlib.suppress(OSError, UserError):  # known by what it begins with
+        """Records its content."""
+        # Without this line of the record, the file is still recognised by its beginning.
+        with contextlib.suppress(OSError, UserError):
             self._record_content(*_content(self.path))
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Appends a line.
 
         Raises:
-          UserError: somebody changed the file since the last one.
+          UserError: somebody changed the file since the last line was appended.
         """
         with storage.open_to_append(self.path) as file:
             if _identity(file) != self._seen:
@@ -520,12 +524,12 @@ class Log:
         storage.sync(self.path)
 
     def drop(self, tags: Mapping[str, Any], after_step: int) -> None:
-        """Removes the lines with these tags past a step, which are written again; all without one."""
+        """Removes the lines with these tags past a step, or without a step: they are written again."""
         kept, dropped = self._split(tags, after_step)
         if not dropped:
             return
         data = b"".join(kept)
-        # Until it is renamed the file is the old one, or what was appended to it: "part".
+        # "part": until the rename the file is the old one, perhaps with lines appended.
         digest = _put(self._record, self._name, data, grows="part")
         self._record_content(len(data), digest)
         with storage.open_to_append(self.path) as file:
@@ -539,23 +543,16 @@ class Log:
     def _split(
         self, tags: Mapping[str, Any], after_step: int
     ) -> tuple[list[bytes], list[bytes]]:
-        """Returns the lines that are none of these, and those with these tags past a step."""
+        """Returns (all other lines, the lines with these tags past a step or without a step)."""
         kept: list[bytes] = []
         found: list[bytes] = []
-        with readback.open_own(self.path) as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):  # of a killed process
-                    break
-                try:
-                    record = readback.parse(line, dict[str, Any])
-                except ValueError as error:
-                    advice = "move it away and run this again, learning curves are all that it is for"
-                    raise readback.Unusable(
-                        self.path, f"line {number}: {error}", advice
-                    ) from None
-                has_tags = all(record.get(k) == v for k, v in tags.items())
-                step = record.get("step", float("inf"))
-                (found if has_tags and step > after_step else kept).append(line)
+        advice = (
+            "move it away and run this again, learning curves are all that it is for"
+        )
+        for line, record in readback.read_lines(self.path, dict[str, Any], advice):
+            has_tags = all(record.get(k) == v for k, v in tags.items())
+            step = record.get("step", float("inf"))
+            (found if has_tags and step > after_step else kept).append(line)
         return kept, found
 
     def _record_content(self, size: int, digest: str) -> None:
@@ -593,7 +590,7 @@ def _check_whole(record: _Record) -> None:
 
 @contextlib.contextmanager
 def replacing(root: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
-    """Gives a new empty folder, and puts what is in it then in the place of root/name's content.
+    """Yields a new empty folder, whose content then replaces the content of root/name.
 
     It is written and renamed inside root/name, which may lie on another disk. While old and new
     are exchanged there is a folder `.old-...` in it; readers wait until it is gone.
@@ -636,7 +633,7 @@ def _make_temporary(record: _Record, prefix: str) -> pathlib.Path:
 
 
 def _begin_anew(record: _Record, id: str, lines: Sequence[dict[str, Any]]) -> None:
-    """Writes a record that has these lines only; nobody else may write to its folder meanwhile."""
+    """Replaces a record by one with only these lines; nobody else may write to its folder meanwhile."""
     temporary = storage.temporary_name(RECORD)
     record.append({"temporary": temporary})
     lines = [*([{"of": record.of}] if record.of else []), *lines]
@@ -645,7 +642,7 @@ def _begin_anew(record: _Record, id: str, lines: Sequence[dict[str, Any]]) -> No
 
 
 def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns what is replaced in a folder."""
+    """Returns the paths in a folder that `replacing` replaces."""
     kept = (RECORD, *_SYSTEM)
     return [
         path
@@ -655,13 +652,13 @@ def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _clean(record: _Record) -> None:
-    """Removes what was replaced, and what a killed process was building.
+    """Removes files that were replaced, and files that a killed process was writing.
 
-    What came into an old folder at the last moment is put back.
+    A file that somebody put into the folder at the last moment is put back.
     """
     for name in sorted(record.temporary):
         path = record.folder / name
-        # Nothing that a link on the way leads to.
+        # Not if a link on the way leads elsewhere.
         real = os.path.join(os.path.realpath(record.folder), name)
         if os.path.realpath(path) != real:
             continue
@@ -696,7 +693,11 @@ def clean(root: pathlib.Path) -> None:
 
 
 def list_others(root: pathlib.Path) -> list[str]:
-    """Returns the files below a claimed folder that are not this program's, relative to it."""
+    """Returns the files below a claimed folder that are not this program's, relative to it.
+
+    Raises:
+      ValueError: the folder is not claimed.
+    """
     record = _Record.read(root)
     if record is None:
         raise ValueError(f"{root} is not claimed")
@@ -735,9 +736,9 @@ def _is_ours(record: _Record, name: str) -> bool:
 
 
 def is_of_checkpoint(folder: pathlib.Path, name: str) -> bool:
-    """Whether a file in a checkpoint is one that was written there: its manifest lists it.
+    """Whether a file in a checkpoint was written by this program: the manifest lists it.
 
-    Without a manifest that can be read, as of a killed save, it is by the names that Orbax gives.
+    Without a readable manifest, as after a killed save, files with Orbax's names count.
     """
     path = folder / name
     if path.is_symlink() or not os.path.isfile(path):
@@ -758,10 +759,10 @@ def move(root: pathlib.Path, folder: pathlib.Path, to: pathlib.Path) -> None:
     """Moves a folder of a work directory to another place in it.
 
     Args:
-      to: there is nothing of this name; folders on the way are made.
+      to: nothing exists at this path; its parents are made.
 
     Raises:
-      UserError: a file in it is somebody else's.
+      UserError: a file in the folder is somebody else's.
     """
     record = _claim(root)
     lines = []
@@ -783,16 +784,16 @@ def move(root: pathlib.Path, folder: pathlib.Path, to: pathlib.Path) -> None:
 
 
 def set_aside(root: pathlib.Path, to: pathlib.Path) -> list[str]:
-    """Moves this program's files from a work directory to a new one; what is not its own stays.
+    """Moves this program's files from a work directory to a new one; other files stay.
 
     Args:
-      to: there is nothing of this name.
+      to: nothing exists at this path.
 
     Returns:
       The files that stay, relative to `root`.
 
     Raises:
-      UserError: one of those lies where a new run would write.
+      UserError: a file that stays lies where a new run would write.
       OSError: a file cannot be moved.
     """
     record = _Record.read(root)
@@ -815,7 +816,7 @@ def set_aside(root: pathlib.Path, to: pathlib.Path) -> list[str]:
         return []
     to.mkdir()
     storage.sync(to.parent)
-    # First the record: until the last file is there each of the two is a run's directory.
+    # First the record, so that both count as work directories of a run while files are moved.
     with storage.open_to_append(to / RECORD) as file:
         file.write((root / RECORD).read_bytes())
         file.flush()
@@ -843,7 +844,7 @@ def _move(
     stay: set[pathlib.Path],
     kept: set[pathlib.Path],
 ) -> None:
-    """Moves what is in a folder, but for `kept`; folders of `stay` entry by entry."""
+    """Moves the entries of a folder, except `kept`; folders in `stay` are moved entry by entry."""
     for path in sorted(folder.iterdir()):
         if path in kept:
             continue

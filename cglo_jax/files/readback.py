@@ -1,7 +1,7 @@
-"""Reading back what is in a work directory, which anybody may have prepared or be writing to.
+"""Reads files of a work directory, which anybody may have prepared or be writing to.
 
-All that is read from there comes through here: plain files only, as much of them as can be ours, and
-JSON whose types are checked once. What cannot be used is refused in one line.
+Only plain files are read, up to the size that a file of ours can have, and JSON is checked against a type.
+A file that cannot be used is refused in one line.
 """
 
 import errno
@@ -19,11 +19,12 @@ import msgspec
 from PIL import Image
 
 from cglo_jax.errors import UserError, printable, shorten
+from cglo_jax.files import storage
 
 T = TypeVar("T")
 
 # Types of what is read.
-_EXACT = 1 << 53  # largest whole number up to which floats have all of them
+_EXACT = 1 << 53  # up to it every whole number is a float
 Count = Annotated[int, msgspec.Meta(ge=0, le=_EXACT)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=_EXACT)]
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
@@ -32,19 +33,19 @@ Amount = Annotated[float, msgspec.Meta(ge=0, le=1e100)]
 Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 String = Annotated[str, msgspec.Meta(max_length=4096)]
-# Part of the names of files, and printed: \Z, as $ allows a line to end there.
+# It is printed, and part of file names: \Z, as $ allows a line break at the end.
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_]{1,64}\Z")]
 _Whole = Annotated[int, msgspec.Meta(ge=-_EXACT, le=_EXACT)]
 Scalar = bool | _Whole | float | str | None
-Fields = dict[str, Scalar | list[Scalar]]  # of a configuration, by their dotted names
+Fields = dict[str, Scalar | list[Scalar]]  # a configuration's values by dotted name
 
-MOST_BYTES = 1 << 26  # of a file that is read as a whole
+_MOST_BYTES = 1 << 26  # of a file that is read as a whole
 MOST_ENTRIES = 10_000  # of a folder of ours that is listed
 _LONGEST_LINE = 1 << 16  # bytes of JSON lines
 _MOST_PIXELS = (
     89_478_485  # of a picture; Pillow warns of larger ones, before they are decoded
 )
-_PATIENCE = 2.0  # seconds that a folder may be changing
+_PATIENCE = 2.0  # seconds to wait for a folder that is being changed
 _PAUSE = 0.02  # seconds between two looks at it
 _REASONS = {errno.ELOOP: "it is a link", errno.ENXIO: "it is no plain file"}
 
@@ -53,7 +54,7 @@ class Unusable(UserError):
     """A file or folder of a work directory that is there and cannot be used.
 
     Attributes:
-      reason: why, in a few words that do not name it.
+      reason: why, in a few words without its name.
     """
 
     def __init__(self, path: pathlib.Path, reason: object, advice: str):
@@ -65,16 +66,14 @@ def open_own(path: pathlib.Path, advice: str = "move it away") -> BinaryIO:
     """Opens a plain file to read; folders on the way to it may be links.
 
     Args:
-      advice: what a person can do about a file that is refused, and loses nothing by.
+      advice: what a person can do about a file that is refused, without losing anything.
 
     Raises:
-      FileNotFoundError: there is none.
-      Unusable: it is a link, a pipe, a folder or the like, or may not be read.
+      FileNotFoundError: the file does not exist.
+      Unusable: it is a link, a pipe or a folder, or may not be read.
     """
-    # A pipe without a writer is opened at once with O_NONBLOCK, which changes nothing for files.
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        fd = os.open(path, flags)
+        fd = os.open(path, os.O_RDONLY | storage.GUARDED)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
     except (OSError, ValueError) as error:
@@ -88,10 +87,10 @@ def open_own(path: pathlib.Path, advice: str = "move it away") -> BinaryIO:
 
 
 def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """Returns the path of what a file of ours calls `name`.
+    """Returns the path of a file in `folder` that one of our files names `name`.
 
     Raises:
-      Unusable: it leads out of the folder.
+      Unusable: the name leads out of the folder.
     """
     parts = pathlib.PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts or not parts.parts or "\0" in name:
@@ -101,7 +100,7 @@ def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def read_bytes(
-    path: pathlib.Path, advice: str = "move it away", most: int = MOST_BYTES
+    path: pathlib.Path, advice: str = "move it away", most: int = _MOST_BYTES
 ) -> bytes:
     """Reads a whole plain file of at most `most` bytes.
 
@@ -132,12 +131,12 @@ _JSON = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def parse(content: bytes, kind: type[T]) -> T:
-    """Returns the JSON value of `content`, checked to be of a type that msgspec can check.
+    """Returns the JSON value of `content`, which must have a type that msgspec can check.
 
-    Of a TypedDict it has the fields that are declared, and no others.
+    Fields that a TypedDict does not declare are dropped.
 
     Raises:
-      ValueError: it is none; says why.
+      ValueError: it is no JSON value of that type; the message is why.
     """
     try:
         return convert(_JSON.decode(content.decode()), kind)
@@ -148,7 +147,7 @@ def parse(content: bytes, kind: type[T]) -> T:
 
 
 def convert(value: Any, kind: type[T]) -> T:
-    """Returns what `parse` does of a value that JSON had; raises ValueError likewise."""
+    """Checks a JSON value as `parse` does; returns it or raises ValueError."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -160,12 +159,12 @@ def read_json(
     kind: type[T],
     advice: str = "move it away",
     check: Callable[[T], None] = lambda _: None,
-    most: int = MOST_BYTES,
+    most: int = _MOST_BYTES,
 ) -> T:
     """Reads a file of one JSON value, see `parse`.
 
     Args:
-      check: raises ValueError about what a type cannot say.
+      check: raises ValueError for values that the type allows but that cannot be ours.
 
     Raises:
       FileNotFoundError, Unusable: see `read_bytes`; Unusable also if it is of another type.
@@ -185,13 +184,26 @@ def read_records(
     advice: str = "move it away",
     check: Callable[[T], None] = lambda _: None,
 ) -> Iterator[T]:
-    """Reads a file of JSON lines, of which one at a time is in memory; none if there is no file.
+    """Yields the records of a file of JSON lines; the arguments are those of `read_lines`."""
+    for _, record in read_lines(path, kind, advice, check):
+        yield record
 
-    What is appended meanwhile is left out, and so is a last line without its end, which is being
-    written or was when its process was killed.
+
+def read_lines(
+    path: pathlib.Path,
+    kind: type[T],
+    advice: str = "move it away",
+    check: Callable[[T], None] = lambda _: None,
+) -> Iterator[tuple[bytes, T]]:
+    """Yields each line of a file of JSON lines and its record; nothing if there is no file.
+
+    One line at a time is in memory. What is appended meanwhile is left out, and so is a last line
+    without its end, which is being written or was when its process was killed.
 
     Args:
-      check: raises ValueError about what a type cannot say.
+      kind: the type of the records, see `parse`.
+      advice: what a person can do about a file that is refused.
+      check: raises ValueError for values that the type allows but that cannot be ours.
 
     Raises:
       Unusable: it is no plain file, or a line is damaged, which is named by its number.
@@ -213,14 +225,14 @@ def read_records(
                 check(record)
             except ValueError as error:
                 raise Unusable(path, f"line {number}: {error}", advice) from None
-            yield record
+            yield line, record
 
 
 def list_names(folder: pathlib.Path) -> list[str]:
-    """Returns the sorted names of what is in a folder, none if there is no folder.
+    """Returns the sorted names in a folder; an empty list if there is no folder.
 
     Raises:
-      Unusable: they are more than any folder of ours has, or it may not be listed.
+      Unusable: there are more than a folder of ours can have, or the folder may not be listed.
     """
     advice = "move what is not of this program out of it"
     names = []
@@ -239,13 +251,13 @@ def list_names(folder: pathlib.Path) -> list[str]:
 
 
 def read_png(
-    path: pathlib.Path, advice: str = "move it away", most: int = MOST_BYTES
+    path: pathlib.Path, advice: str = "move it away", most: int = _MOST_BYTES
 ) -> Image.Image:
-    """Reads a picture, in memory as a whole, as RGB or grey.
+    """Reads a PNG picture as a Pillow image of mode "RGB" or "L".
 
     Raises:
-      FileNotFoundError, Unusable: see `read_bytes`; Unusable also if it is no PNG, damaged or of
-        more pixels than are shown.
+      FileNotFoundError, Unusable: see `read_bytes`; Unusable also if it is no PNG, is damaged or
+        has more pixels than are shown.
     """
     content = read_bytes(path, advice, most)
     try:
@@ -271,17 +283,17 @@ def encode_png(image: Image.Image) -> bytes:
 def read_steadily(folder: pathlib.Path, read: Callable[[], T]) -> T | None:
     """Reads several files of a folder that belong together, while others may replace them.
 
-    They are replaced by renames within the folder: old entries into a folder .old-*, which is there
-    meanwhile, then new ones out of a folder .new-*.
+    They are replaced by renames within the folder: old entries into a folder .old-*, which exists only
+    meanwhile, then new entries out of a folder .new-*.
 
     Args:
-      read: called again if what is in the folder changed meanwhile.
+      read: reads the files; called again if the folder changed meanwhile.
 
     Returns:
-      What `read` does; None if the folder was being changed for some seconds.
+      What `read` returned; None if the folder kept changing for two seconds.
 
     Raises:
-      Unusable: what `read` raises of files that did not change meanwhile.
+      Unusable, FileNotFoundError: `read` raised it, and the folder did not change meanwhile.
     """
     end = time.monotonic() + _PATIENCE
     while True:
@@ -301,15 +313,15 @@ def read_steadily(folder: pathlib.Path, read: Callable[[], T]) -> T | None:
 
 
 def _identify(folder: pathlib.Path) -> list[tuple[str, int, int]] | None:
-    """Name, inode and time of change of all entries, None while they are being replaced."""
+    """Returns name, inode and time of change of all entries, None while they are being replaced."""
     names = [name for name in list_names(folder) if not name.startswith(".new-")]
     if any(name.startswith(".old-") for name in names):
         return None
     found = []
     for name in names:
         try:
-            told = os.lstat(folder / name)
+            status = os.lstat(folder / name)
         except OSError:
             return None
-        found.append((name, told.st_ino, told.st_mtime_ns))
+        found.append((name, status.st_ino, status.st_mtime_ns))
     return found

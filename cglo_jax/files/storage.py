@@ -1,4 +1,4 @@
-"""Files that survive a kill and a power cut: whole or not there, synced before they count."""
+"""Files that survive a kill and a power cut: each is whole or absent, and synced to disk before it is used."""
 
 import contextlib
 import errno
@@ -12,10 +12,12 @@ from typing import Any, BinaryIO
 
 from cglo_jax.errors import UserError
 
-_NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP)  # some network disks sync files only
-# Not on every system.
-_NO_LINK, _NO_WAIT = getattr(os, "O_NOFOLLOW", 0), getattr(os, "O_NONBLOCK", 0)
-_CLOSED_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
+_NO_FOLDERS = (errno.EINVAL, errno.ENOTSUP)  # some network disks can sync only files
+# Flags of `os.open` for a name where somebody may have put a link or a pipe: no link is followed, no
+# pipe is waited for, and no child process inherits the descriptor. Windows has none of them.
+GUARDED = 0
+for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"):
+    GUARDED |= getattr(os, _flag, 0)
 _checks: list[Callable[[pathlib.Path], None]] = []  # see `checking`
 
 
@@ -32,7 +34,7 @@ def sync(path: pathlib.Path) -> None:
 
 
 def sync_tree(folder: pathlib.Path) -> None:
-    """Returns when all that is in a folder is on disk."""
+    """Returns when a folder and all files and folders in it are on disk."""
     for root, _, names in os.walk(folder, topdown=False):
         for name in names:
             sync(pathlib.Path(root, name))
@@ -40,7 +42,7 @@ def sync_tree(folder: pathlib.Path) -> None:
 
 
 def make_folder(folder: pathlib.Path) -> None:
-    """Creates a folder, and those it is in, for good; nothing if it is there."""
+    """Creates a folder and its missing parents, synced to disk; does nothing if it exists."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -59,9 +61,9 @@ def make_temporary_folder(folder: pathlib.Path, prefix: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def opened_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives another path of a folder, which leads to it also after it, or one above it, was renamed.
+    """Yields another path of a folder, which leads to it also after it or a parent was renamed.
 
-    On systems that have none it is the folder's own path.
+    On systems without /proc/self/fd it is the folder's own path.
     """
     number = os.open(folder, os.O_RDONLY)
     try:
@@ -72,14 +74,14 @@ def opened_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def rename(path: pathlib.Path, to: pathlib.Path) -> None:
-    """Renames within a folder, for good."""
+    """Renames within a folder, replacing what is at `to`; synced to disk."""
     check_change(path)
     os.replace(path, to)
     sync(to.parent)
 
 
 def remove_file(path: pathlib.Path) -> None:
-    """Removes a file or a link, nothing if there is none."""
+    """Removes a file or a link; does nothing if there is none."""
     check_change(path)
     path.unlink(missing_ok=True)
 
@@ -87,12 +89,12 @@ def remove_file(path: pathlib.Path) -> None:
 def remove_files(
     folder: pathlib.Path, is_ours: Callable[[pathlib.Path], bool]
 ) -> list[pathlib.Path]:
-    """Removes those files below a folder that are this program's, and what is empty then.
+    """Removes the files below a folder that are this program's, and then the folders that are empty.
 
-    No link is followed: a link is a file here, and `is_ours` is asked about it too.
+    No link is followed: a link is a file here, and `is_ours` is called for it, too.
 
     Returns:
-      The files that are left, which are somebody else's.
+      The files that are left, for which `is_ours` returned False.
     """
     check_change(folder)
     left = []
@@ -108,28 +110,28 @@ def remove_files(
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a whole file or none: a reader never sees half of it.
+    """Writes a whole file or none: a reader never sees half a file.
 
-    It is written beside, under a name that nobody can foresee, and renamed.
+    It is written beside `path` under a name that nobody can foresee, synced, and renamed.
 
     Raises:
-      UserError: there is something at `path` that is no plain file.
+      UserError: `path` exists and is no plain file.
     """
     write_beside(path, content, temporary_name(path.name))
 
 
 def temporary_name(name: str) -> str:
-    """Returns a name for what becomes the file `name` once it is written."""
+    """Returns the name under which a file is written before it is renamed to `name`."""
     return f".{name:.200}.{secrets.token_hex(8)}.tmp"
 
 
 def write_beside(path: pathlib.Path, content: str | bytes, name: str) -> None:
-    """Writes a file under another `name` of `temporary_name`, then renames it to `path`."""
+    """Writes a file under `name`, which is from `temporary_name`, then renames it to `path`."""
     check_plain(path)
     check_change(path)
     temporary = path.with_name(name)
     data = content.encode() if isinstance(content, str) else content
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK | _CLOSED_ON_EXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | GUARDED
     try:
         with _named(path), os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
             file.write(data)
@@ -144,7 +146,7 @@ def write_beside(path: pathlib.Path, content: str | bytes, name: str) -> None:
 
 
 def check_plain(path: pathlib.Path) -> None:
-    """Raises UserError if there is something at `path` but a plain file: a link, a pipe, a folder."""
+    """Raises UserError if `path` exists and is no plain file but a link, a pipe or a folder."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if not stat.S_ISREG(path.lstat().st_mode):
             raise UserError(_not_plain(path))
@@ -166,16 +168,16 @@ def open_to_append(path: pathlib.Path) -> BinaryIO:
     """Opens a file for reading and for writing at its end; creates it if there is none.
 
     Raises:
-      UserError: there is something else of that name: a link, a pipe, a device, a folder.
+      UserError: it is no plain file but a link, a pipe, a device or a folder.
     """
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | _NO_LINK | _NO_WAIT | _CLOSED_ON_EXEC
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | GUARDED
     check_change(path)
     with _named(path):
         check_plain(path)
         try:
             number = os.open(path, flags, 0o666)
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENXIO):  # made just now
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # made after the check above
                 raise UserError(_not_plain(path)) from None
             raise
         status = os.fstat(number)
@@ -185,14 +187,14 @@ def open_to_append(path: pathlib.Path) -> BinaryIO:
         file = os.fdopen(number, "ab+")
         if status.st_nlink == 1:
             return file
-    with file:  # a backup of hard links has the same file: it keeps what it has
+    with file:  # a backup made of hard links keeps its content
         file.seek(0)
         write_atomically(path, file.read())
     return open_to_append(path)
 
 
 def is_same(number: int, path: pathlib.Path) -> bool:
-    """Whether the open file or folder is still the one with this name."""
+    """Whether an open file or folder, by its descriptor `number`, is still the one at `path`."""
     try:
         return os.path.samestat(os.fstat(number), os.stat(path))
     except OSError:
@@ -200,14 +202,12 @@ def is_same(number: int, path: pathlib.Path) -> bool:
 
 
 def contains(outer: pathlib.Path, inner: pathlib.Path) -> bool:
-    """Whether a place lies in a folder or is that folder, by links, `..` or other names of it too."""
+    """Whether `inner` is in the folder `outer` or is that folder, whatever links or `..` its path has."""
     real = pathlib.Path(os.path.realpath(inner))
     top = pathlib.Path(os.path.realpath(outer))
     if real.is_relative_to(top):
         return True
-    with contextlib.suppress(
-        OSError
-    ):  # as on disks that do not know case, or mounted twice
+    with contextlib.suppress(OSError):  # disks that ignore case, or are mounted twice
         status = os.stat(top)
         for path in (real, *real.parents):
             if path.exists() and os.path.samestat(os.stat(path), status):
@@ -216,20 +216,20 @@ def contains(outer: pathlib.Path, inner: pathlib.Path) -> bool:
 
 
 def append_record(path: pathlib.Path, record: Mapping[str, Any]) -> None:
-    """Appends one JSON line, in one write, to the last whole one."""
+    """Appends one JSON line to a file in one write, after its last whole line."""
     with _named(path), open_to_append(path) as file:
         append_lines(file, [record])
 
 
 def append_lines(file: BinaryIO, records: Iterable[Mapping[str, Any]]) -> None:
-    """Appends JSON lines, in one write, to the last whole one of an open file."""
+    """Appends JSON lines to an open file in one write, after its last whole line."""
     _cut_to_whole_lines(file)
     file.write(b"".join(json.dumps(record).encode() + b"\n" for record in records))
 
 
 @contextlib.contextmanager
 def checking(check: Callable[[pathlib.Path], None]) -> Iterator[None]:
-    """Inside, `check` is called with the path of whatever is written, renamed or removed, before."""
+    """Inside, `check` is called with every path before it is written, renamed or removed."""
     _checks.append(check)
     try:
         yield
@@ -238,14 +238,14 @@ def checking(check: Callable[[pathlib.Path], None]) -> Iterator[None]:
 
 
 def check_change(path: pathlib.Path) -> None:
-    """Raises what a `checking` has against a change of `path`."""
+    """Calls every function that `checking` was entered with; they raise if `path` may not be changed."""
     for check in dict.fromkeys(_checks):
         check(path)
 
 
 @contextlib.contextmanager
 def _named(path: pathlib.Path) -> Iterator[None]:
-    """Gives errors of writing, which name no file, that of `path`."""
+    """Adds the name `path` to errors of writing, which have no file name."""
     try:
         yield
     except OSError as error:
@@ -254,7 +254,7 @@ def _named(path: pathlib.Path) -> Iterator[None]:
 
 
 def _cut_to_whole_lines(file: BinaryIO) -> None:
-    """Cuts a last line off that a killed process left half-written."""
+    """Removes a last line that a killed process left half-written."""
     size = file.seek(0, os.SEEK_END)
     if not size:
         return
@@ -265,7 +265,7 @@ def _cut_to_whole_lines(file: BinaryIO) -> None:
 
 
 def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Reads JSON lines; a last line that a killed process left half-written is left out.
+    """Reads JSON lines; a last line that a killed process left half-written is ignored.
 
     Raises:
       UserError: another line is damaged.
@@ -286,7 +286,7 @@ def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def explain(error: BaseException) -> str:
     """Returns why the operating system or a library below Python failed, in one line."""
-    if isinstance(getattr(error, "reason", None), OSError):  # what urllib wraps
+    if isinstance(getattr(error, "reason", None), OSError):  # urllib wraps the cause
         error = error.reason
     if isinstance(error, OSError) and error.strerror:
         return (
@@ -294,6 +294,6 @@ def explain(error: BaseException) -> str:
         )
     text = " ".join(str(error).split()) or type(error).__name__
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG):
-        if os.strerror(number).lower() in text.lower():  # what C++ tells of one
+        if os.strerror(number).lower() in text.lower():  # an error of C++, as text
             return os.strerror(number)
     return f"{text:.200}"

@@ -1,7 +1,7 @@
-"""A folder with a fixed name to work in, where only what we made ourselves is changed or removed.
+"""A folder with a fixed name to work in, where only files that we made ourselves are changed or removed.
 
-Its marker lists what we made in it, each name before the file: a killed run's files are known by
-it. A folder without the marker, and a file that it does not list, belong to somebody else.
+A marker file lists what we made in the folder; a name is added before its file is made, so it also lists
+the files of a killed run. A folder without the marker, and a file that is not listed, belong to somebody else.
 """
 
 import contextlib
@@ -12,20 +12,20 @@ import stat
 from pathlib import Path
 
 from cglo_jax.errors import UserError
+from cglo_jax.files import storage
 
 MARKER = ".made-by-cglo_jax"
 _FIRST = "What is listed here may be removed by cglo_jax."
-_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)  # Windows has none
 
 
 class WorkingFolder:
     """Makes a folder, or takes one that an earlier run made.
 
     Args:
-      folder: where; its parent is there.
+      folder: its path; the parent exists.
 
     Raises:
-      UserError: something else has that name.
+      UserError: it is no folder, or has files and no marker.
     """
 
     def __init__(self, folder: Path):
@@ -36,7 +36,7 @@ class WorkingFolder:
         if folder.is_symlink() or not folder.is_dir():
             raise UserError(f"{folder} is not a folder of ours: move it away")
         if not os.listdir(folder):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | storage.GUARDED
             with open(os.open(self._marker, flags, 0o644), "w") as file:
                 print(_FIRST, file=file)
         elif self._read()[:1] != [_FIRST]:
@@ -50,7 +50,7 @@ class WorkingFolder:
         return self._marker.read_text(encoding="utf-8", errors="replace").splitlines()
 
     def _names(self) -> list[str]:
-        """Returns what the marker lists, as far as it is in this very folder."""
+        """Returns the names that the marker lists and that lie in this very folder."""
         plain = re.compile(r"(?!\.{1,2}/?$)[^/\0]+/?")
         return [name for name in self._read()[1:] if plain.fullmatch(name)]
 
@@ -64,23 +64,27 @@ class WorkingFolder:
         if name not in self._names():
             if os.path.lexists(path):
                 raise UserError(f"{path} was not made by this program: move it away")
-            flags = os.O_WRONLY | os.O_APPEND | _NOFOLLOW
+            flags = os.O_WRONLY | os.O_APPEND | storage.GUARDED
             with open(os.open(self._marker, flags), "w") as file:
                 print(name, file=file)
         return path
 
     def make_folder(self, prefix: str) -> Path:
-        """Makes a folder of this user alone, with a name that nobody can foretell."""
+        """Makes a folder of this user alone, with a name that nobody can foresee."""
         path = self.claim(f"{prefix}{secrets.token_hex(8)}/")
         path.mkdir(mode=0o700)
         return path
 
     def remove_folders(self, files: re.Pattern) -> None:
-        """Removes the folders that we made, but no file in them without such a name."""
+        """Removes from the folders that we made the files whose names match `files`, then empty folders."""
+
+        def is_made(path: Path) -> bool:
+            return files.fullmatch(path.name) is not None and _is_regular(path)
+
         for name in self._names():
             path = self.path / name
             if name.endswith("/") and path.is_dir() and not path.is_symlink():
-                _remove_tree(path, files)
+                storage.remove_files(path, is_made)
 
     def remove(self) -> None:
         """Removes the files that we made, then the folder unless it has others."""
@@ -103,13 +107,3 @@ def _is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
-
-
-def _remove_tree(folder: Path, files: re.Pattern) -> None:
-    for root, _, names in os.walk(folder, topdown=False):  # follows no link
-        for name in names:
-            path = Path(root, name)
-            if files.fullmatch(name) and _is_regular(path):
-                path.unlink()
-        with contextlib.suppress(OSError):  # not empty: somebody put a file there
-            os.rmdir(root)

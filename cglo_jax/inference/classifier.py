@@ -5,7 +5,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import flax.linen as nn
 import jax
@@ -185,7 +185,7 @@ class _Meta(TypedDict):
     fingerprint: Fields
     names: Annotated[list[String], msgspec.Meta(min_length=1)]
     shape: Annotated[list[_Size], msgspec.Meta(min_length=3, max_length=3)]
-    conversion: NotRequired[_Conversion]
+    conversion: _Conversion
 
 
 def find(workdir: pathlib.Path) -> dict[tuple[str, int], dict[str, Any]]:
@@ -242,7 +242,7 @@ def restore(
             "back that were there"
         )
     size = config.dataset.size or shape[0]
-    conversion = Conversion.restore(meta.get("conversion", {}))
+    conversion = Conversion(**meta["conversion"])
     return Classifier(
         method,
         (seed,),

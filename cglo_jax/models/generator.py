@@ -1,4 +1,7 @@
-"""The generator G([z, eps]) of cGLO: a DCGAN (Radford et al., 2016) from 4x4 or 7x7."""
+"""The generator G([z, eps]) of cGLO (section 3): a DCGAN (Radford et al., 2016) from 4x4 or 7x7 pixels.
+
+Codes float32 [B, d] and noise float32 [B, e] -> images float32 [B, S, S, C] in [-1, 1], NHWC.
+"""
 
 import flax.linen as nn
 import jax
@@ -10,7 +13,7 @@ from cglo_jax.models.layers import Conv3x3, ConvTranspose4x4, batch_norm
 
 _dcgan_init = nn.initializers.normal(0.02)
 # PyTorch's default for a dense layer, U(-1/sqrt(fan_in), 1/sqrt(fan_in)): it sets how
-# strong the noise is beside the unit code, so it is kept as the authors have it.
+# strong the noise is beside the unit code, and the authors use it.
 _noise_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
@@ -18,7 +21,7 @@ def start_and_doublings(size: int) -> tuple[int, int]:
     """Splits an image side into (start, k), size = start * 2**k, start 4 or 7, k >= 1.
 
     Raises:
-      UserError: No such k; names the nearest sizes that have one.
+      UserError: the side has no start and k; the message names the nearest sides that have.
     """
     table = {start << k: (start, k) for start in (4, 7) for k in range(1, 12)}
     if size in table:
@@ -32,7 +35,7 @@ def start_and_doublings(size: int) -> tuple[int, int]:
 
 
 def stage_widths(doublings: int, width: int, max_width: int) -> list[int]:
-    """Returns the channels of each map, smallest map first: `width` at full size."""
+    """Returns the channels of the `doublings` + 1 maps, smallest map first: `width` at full size."""
     return [min(width << (doublings - i), max_width) for i in range(doublings + 1)]
 
 

@@ -1,15 +1,16 @@
 """Layers that are exact everywhere and fast on CPU too.
 
-XLA:CPU has no fast kernel for some things these networks are made of, so each has a
-second form with the same parameters and the same values, chosen when the program is
-lowered (`jax.lax.platform_dependent`); GPUs keep the native one:
+All maps are NHWC: [B, H, W, C] -> [B, H', W', O]. XLA:CPU has no fast kernel for some operations of these
+networks, so each of these has a second form with the same parameters and the same values, chosen when the
+program is lowered (`jax.lax.platform_dependent`); GPUs keep the native form:
 
 * 3x3 convolutions on maps of fewer than 9 pixels (30-40x): one matmul.
 * 3x3 convolutions from or to an image's few channels (their gradients 1.5-3x): one matmul.
 * stride-2 transposed convolutions (7-30x): four ordinary 2x2 convolutions.
 
 Two have one form everywhere: 1x1 convolutions are matmuls (their gradient: 1-6x), max pooling is
-a maximum of slices (its gradient: 9-40x), of 2x2 pixels with a gradient of its own. All factors are a CPU's; nothing was timed on a GPU.
+a maximum of slices (its gradient: 9-40x), and 2x2 pooling has a custom gradient. The factors are how much
+faster a CPU is than with the native form; nothing was timed on a GPU.
 """
 
 import functools
@@ -28,18 +29,18 @@ _Form = Callable[[jax.Array, jax.Array], jax.Array]  # of (x, kernel)
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 BATCH_NORM_EPSILON = 1e-5
-_FEW = 4  # channels of an image at most; measured with 3
+_FEW = 4  # channels of an image at most; 3 were measured
 
 
 def conv3x3_native(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Convolves [B, H, W, C] with [3, 3, C, O], padding 1 on every side."""
+    """Convolves [B, H, W, C] with [3, 3, C, O], padding 1 on every side: [B, H/s, W/s, O], rounded up."""
     return jax.lax.conv_general_dilated(
         x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=_LAYOUT
     )
 
 
 def conv3x3_tiny(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Computes `conv3x3_native` with stride 1 as one matmul; for maps of < 9 pixels.
+    """Computes `conv3x3_native` with stride 1 as one matmul, [B, H, W, C] -> [B, H, W, O]; for H * W < 9.
 
     XLA swaps the operands of a convolution whose kernel has more taps than its input
     has pixels, and XLA:CPU then falls back to naive loops.
@@ -60,21 +61,21 @@ def conv3x3_tiny(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _matmul(
     x: jax.Array, matrix: jax.Array, dtype: DTypeLike | None = None
 ) -> jax.Array:
-    """Multiplies every pixel of [B, H, W, C] by a matrix [C, O]; dtype: the result's, None: x's."""
+    """Multiplies every pixel of [B, H, W, C] by a matrix [C, O]: [B, H, W, O] of `dtype`, by default x's."""
     rows = x.reshape(-1, x.shape[-1])  # as a matrix: x @ matrix takes longer on CPU
     y = jnp.matmul(rows, matrix, preferred_element_type=dtype)
     return y.reshape(*x.shape[:-1], matrix.shape[-1])
 
 
 def _shifts(x: jax.Array) -> list[jax.Array]:
-    """Returns the nine [B, H, W, C] that the taps of a 3x3 kernel meet, row by row."""
+    """Returns the nine shifted maps [B, H, W, C] that the taps of a 3x3 kernel multiply, row by row."""
     h, w = x.shape[1:3]
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return [x[:, i : i + h, j : j + w] for i, j in np.ndindex(3, 3)]
 
 
 def conv3x3_from_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Computes `conv3x3_native` with stride 1 as one matmul of patches; for few channels C.
+    """Computes `conv3x3_native` with stride 1, [B, H, W, C] -> [B, H, W, O], as one matmul; for few C.
 
     The patches are nine times as large as x.
     """
@@ -83,7 +84,7 @@ def conv3x3_from_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def conv3x3_to_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Computes `conv3x3_native` with stride 1 as one matmul and shifts; for few channels O."""
+    """Computes `conv3x3_native` with stride 1, [B, H, W, C] -> [B, H, W, O], by a matmul and shifts; for few O."""
     c, o = kernel.shape[2:]
     kernel = kernel.transpose(2, 0, 1, 3).reshape(c, 9 * o)
     dtype = jnp.promote_types(x.dtype, jnp.float32)  # of the sum
@@ -93,15 +94,15 @@ def conv3x3_to_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def conv_transpose_4x4_native(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Doubles the sides of [B, H, W, C] with a [4, 4, C, O] kernel, stride 2, SAME."""
+    """Convolves [B, H, W, C], transposed, with [4, 4, C, O], stride 2, SAME padding: [B, 2H, 2W, O]."""
     return jax.lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=_LAYOUT)
 
 
 def conv_transpose_4x4_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Computes `conv_transpose_4x4_native` as one 2x2 convolution per output phase.
 
-    Output pixel (2i + p, 2j + q) only meets the kernel's taps [p::2, q::2], so nothing
-    is multiplied by the zeros that a dilated input would hold.
+    Output pixel (2i + p, 2j + q) depends only on the kernel's taps [p::2, q::2], so nothing
+    is multiplied by the zeros of a dilated input. [B, H, W, C] -> [B, 2H, 2W, O].
     """
     b, h, w, _ = x.shape
     rows = []
@@ -118,10 +119,10 @@ def conv_transpose_4x4_phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def max_pool_2x2(x: jax.Array) -> jax.Array:
-    """Halves the sides of [B, H, W, C] by maxima; an odd last row or column is dropped.
+    """Takes maxima of 2x2 pixels, [B, H, W, C] -> [B, H/2, W/2, C]; an odd last row or column is dropped.
 
-    The first of equal maxima has the gradient, row by row, as in `nn.max_pool` and PyTorch. There
-    is no forward-mode derivative (`jax.jvp`).
+    The first of equal maxima, row by row, receives the gradient, as in `nn.max_pool` and PyTorch.
+    There is no forward-mode derivative (`jax.jvp`).
     """
     h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
     return _max_pool_even(x[:, :h, :w])
@@ -133,7 +134,7 @@ def _max_pool_even(x: jax.Array) -> jax.Array:
 
 
 def _quarters(x: jax.Array) -> list[jax.Array]:
-    """Returns the four [B, H / 2, W / 2, C] that a 2x2 window meets, row by row."""
+    """Returns the four maps [B, H / 2, W / 2, C] of the places in a 2x2 window, row by row."""
     return [x[:, i::2, j::2] for i, j in np.ndindex(2, 2)]
 
 
@@ -157,11 +158,11 @@ _max_pool_even.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def max_pool_3x3(x: jax.Array) -> jax.Array:
-    """Takes maxima of 3x3 pixels, stride 2, padding 1: sides n become n / 2, rounded up.
+    """Takes maxima of 3x3 pixels, stride 2, padding 1: [B, H, W, C] -> [B, H/2, W/2, C], rounded up.
 
     The padding is -inf and never wins. Equal maxima share the gradient, where
-    `nn.max_pool` and PyTorch give it to the first; after a ReLU that is the same, since
-    the values that are often equal are zeros, and those pass no gradient on.
+    `nn.max_pool` and PyTorch give it to the first; after a ReLU that is the same: the
+    values that are often equal are zeros, and ReLU passes no gradient on where it is zero.
     """
     h, w = x.shape[1:3]
     padding = ((0, 0), (1, 1), (1, 1), (0, 0))
@@ -192,6 +193,9 @@ def batch_norm(
       name: Name of the sub-module.
       momentum: Share of the running value that one step keeps.
       epsilon: Added to the variance.
+
+    Returns:
+      A module [..., C] -> [..., C].
     """
     return nn.BatchNorm(
         use_running_average=not train,

@@ -1,4 +1,8 @@
-"""ResNet-50 (He et al., 2016) as torchvision has it: v1.5, strides in the 3x3s."""
+"""ResNet-50 (He et al., 2016) in torchvision's form, v1.5: the 3x3 convolutions have the strides.
+
+The final classifier of CUB-200-2011 (section 4.2): images float32 [B, H, W, 1 or 3] in [-1, 1], NHWC ->
+logits float32 [B, K] and maps [B, H/4, W/4, 256] to [B, H/32, W/32, 2048].
+"""
 
 import flax.linen as nn
 import jax
@@ -19,8 +23,9 @@ _head_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 class Bottleneck(nn.Module):
     """1x1 to `width` channels, 3x3 (strided), 1x1 to 4 * width, added to the input.
 
-    Batch norm follows every convolution, ReLU all but the last; the sum is activated.
-    Where the shape changes, the shortcut is a 1x1 convolution with batch norm.
+    [B, H, W, C] -> [B, H/s, W/s, 4 * width], rounded up. Batch norm follows every convolution, ReLU all
+    but the last; the sum is activated. Where the shape changes, the shortcut is a 1x1 convolution with
+    batch norm.
     """
 
     width: int
@@ -50,11 +55,11 @@ class Bottleneck(nn.Module):
 class ResNet50(nn.Module):
     """The final classifier at 224 px; 25.6 M parameters with 1000 classes.
 
-    Blocks are named 'layer1_0' to 'layer4_2', the parts in them as torchvision's.
+    Blocks are named 'layer1_0' to 'layer4_2', and the layers in them as torchvision's.
 
     Attributes:
       num_classes: K, the number of logits.
-      normalize: Apply ImageNet's normalisation first; else take the image as it is.
+      normalize: Whether ImageNet's normalisation is applied first.
       dtype: Compute type, and type of the maps; parameters and logits are float32.
       axis_name: Mapped axis over which batch norm averages.
     """
@@ -71,7 +76,7 @@ class ResNet50(nn.Module):
         """Classifies images.
 
         Args:
-          x: Images [B, H, W, 1 or 3] in [-1, 1]; grey ones are repeated.
+          x: Images float32 [B, H, W, 1 or 3] in [-1, 1]; a single channel is repeated.
           train: Normalise by batch statistics, else by running ones.
 
         Returns:
@@ -79,7 +84,7 @@ class ResNet50(nn.Module):
           H/32 rounded up, with the 'embedding' [B, 2048] float32, the last one's mean.
 
         Raises:
-          ValueError: Neither one nor three channels.
+          ValueError: the images have neither one nor three channels.
         """
         x = to_rgb(x)
         if self.normalize:

@@ -1,4 +1,8 @@
-"""The convolutions of VGG-16 (Simonyan & Zisserman, 2015) up to conv5_2, for eq. (1)."""
+"""The convolutions of VGG-16 (Simonyan & Zisserman, 2015) up to conv5_2, for the perceptual loss, eq. (1).
+
+Images float32 [B, H, W, 3] in [-1, 1], NHWC -> features [B, H, W, 64] (conv1_2) to
+[B, H/16, W/16, 512] (conv5_2), sides rounded down but at least 1.
+"""
 
 import flax.linen as nn
 import jax
@@ -12,7 +16,7 @@ from cglo_jax.models.layers import Conv3x3, max_pool_2x2
 BLOCK_WIDTHS = {1: (64, 64), 2: (128, 128), 3: (256,) * 3, 4: (512,) * 3, 5: (512,) * 2}
 TAPS = ("conv1_2", "conv2_2", "conv3_2", "conv4_2", "conv5_2")
 
-# Of ImageNet's images in [0, 1], RGB, as torchvision's weights expect.
+# Per channel (RGB) of ImageNet's images in [0, 1]; torchvision's weights expect this normalisation.
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
@@ -23,7 +27,7 @@ def to_rgb(x: jax.Array) -> jax.Array:
     """Repeats the channel of grey images: [B, H, W, 1 or 3] -> [B, H, W, 3].
 
     Raises:
-      ValueError: Another number of channels.
+      ValueError: the images have another number of channels.
     """
     if x.shape[-1] == 3:
         return x
@@ -33,7 +37,7 @@ def to_rgb(x: jax.Array) -> jax.Array:
 
 
 def normalize_imagenet(x: jax.Array) -> jax.Array:
-    """Shifts RGB images [B, H, W, 3] from [-1, 1] to ImageNet's zero mean, unit std."""
+    """Normalises RGB images [B, H, W, 3] in [-1, 1] to zero mean and unit std per channel over ImageNet."""
     scale = 0.5 / IMAGENET_STD
     offset = (0.5 - IMAGENET_MEAN) / IMAGENET_STD
     return x * scale[None, None, None] + offset[None, None, None]
@@ -46,7 +50,7 @@ class VGG16(nn.Module):
     with respect to them.
 
     Attributes:
-      normalize: Apply ImageNet's normalisation first; else take the image as it is.
+      normalize: Whether ImageNet's normalisation is applied first.
       dtype: Compute type, and type of the features; parameters are float32.
     """
 
@@ -60,15 +64,15 @@ class VGG16(nn.Module):
         """Computes the perceptual features.
 
         Args:
-          x: Images [B, H, W, 3] in [-1, 1] (see `to_rgb`). At 16 px and below the last
-            blocks see a single pixel: pooling stops at a side of 1.
+          x: Images float32 [B, H, W, 3] in [-1, 1] (see `to_rgb`). At 16 px and below the maps of
+            the last blocks are a single pixel: pooling stops at a side of 1.
           train: Unused; VGG-16's convolutions are the same in both modes.
 
         Returns:
-          The last tap, and all five by name (`TAPS`), after the ReLU.
+          The last of the five features, and all five by name (`TAPS`), each after its ReLU.
 
         Raises:
-          ValueError: Not three channels.
+          ValueError: the images do not have three channels.
         """
         del train
         if x.shape[-1] != 3:

@@ -1,4 +1,8 @@
-"""The weak classifier f_phi whose loss draws the codes of one class together."""
+"""The weak classifier f_phi, whose loss draws the codes of one class together (section 3).
+
+`WeakClassifier`: images float32 [B, H, W, C] in [-1, 1], NHWC -> logits float32 [B, K].
+`LatentClassifier`: codes float32 [B, d] -> logits float32 [B, K] (section 5.2, "Latent Classifier").
+"""
 
 import flax.linen as nn
 import jax
@@ -12,7 +16,7 @@ _LARGEST_FLAT_SIDE = 4  # Larger last maps are averaged: 224 px would flatten to
 
 
 class WeakClassifier(nn.Module):
-    """Four blocks of 3x3 convolution, batch norm, ReLU and 2x2 max pooling, one dense.
+    """Four blocks of 3x3 convolution, batch norm, ReLU and 2x2 max pooling, then a dense layer.
 
     Attributes:
       num_classes: K, the number of logits.
@@ -33,7 +37,7 @@ class WeakClassifier(nn.Module):
         """Classifies images.
 
         Args:
-          x: Images [B, H, W, C] in [-1, 1]; any size, pooling stops at a side of 1.
+          x: Images float32 [B, H, W, C] in [-1, 1] of any size; pooling stops at a side of 1.
           train: Normalise by batch statistics, else by running ones.
 
         Returns:
@@ -55,5 +59,42 @@ class WeakClassifier(nn.Module):
         if max(x.shape[1:3]) > _LARGEST_FLAT_SIDE:
             x = x.mean((1, 2))
         features["embedding"] = x.reshape(len(x), -1)  # [B, F]
+        logits = nn.Dense(self.num_classes, name="head")(features["embedding"])
+        return logits, features
+
+
+class LatentClassifier(nn.Module):
+    """Classifies codes by three dense layers with ReLU between them.
+
+    Attributes:
+      num_classes: K, the number of logits.
+      width: Of both hidden layers; the paper does not give it, we take d.
+      dtype: Compute type; parameters and logits are float32.
+    """
+
+    num_classes: int
+    width: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, z: jax.Array, *, train: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Classifies codes.
+
+        Args:
+          z: Codes float32 [B, d], unit rows.
+          train: Unused; dense layers are the same in both modes.
+
+        Returns:
+          Logits [B, K] float32, and the outputs [B, width] of 'dense1' and 'dense2'
+          after the ReLU; 'embedding' is the output of 'dense2' in float32.
+        """
+        del train
+        features, x = {}, z
+        for name in ("dense1", "dense2"):
+            x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name=name)(x))
+            features[name] = x
+        features["embedding"] = x.astype(jnp.float32)
         logits = nn.Dense(self.num_classes, name="head")(features["embedding"])
         return logits, features

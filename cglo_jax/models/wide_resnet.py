@@ -1,4 +1,8 @@
-"""Wide residual networks (Zagoruyko & Komodakis, 2016), CIFAR form: WRN-depth-width."""
+"""Wide residual networks WRN-depth-width (Zagoruyko & Komodakis, 2016) in their form for CIFAR.
+
+The final classifier of CIFAR-100 (section 4.2): images float32 [B, H, W, C] in [-1, 1], NHWC -> logits
+float32 [B, K] and maps [B, H, W, 16k], [B, H/2, W/2, 32k] and [B, H/4, W/4, 64k], rounded up.
+"""
 
 import flax.linen as nn
 import jax
@@ -14,7 +18,8 @@ _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 class WideBlock(nn.Module):
     """BN-ReLU-conv, BN-ReLU-dropout-conv, added to the input (basic-wide, B(3, 3)).
 
-    Where the shape changes, the shortcut is a 1x1 convolution of the activated input.
+    [B, H, W, C] -> [B, H/s, W/s, features], rounded up. Where the shape changes, the shortcut is a 1x1
+    convolution of the activated input.
     """
 
     features: int
@@ -67,15 +72,15 @@ class WideResNet(nn.Module):
         """Classifies images.
 
         Args:
-          x: Images [B, H, W, C] in [-1, 1].
-          train: Batch statistics and dropout, else running statistics and none.
+          x: Images float32 [B, H, W, C] in [-1, 1].
+          train: Use batch statistics and dropout, else running statistics and no dropout.
 
         Returns:
           Logits [B, K] float32, and the maps after 'group1' to 'group3' with the
           'embedding' [B, 64 * width] float32, the mean of the activated last map.
 
         Raises:
-          UserError: The depth is not 6n + 4.
+          UserError: the depth is not 6n + 4.
         """
         blocks = _blocks_per_group(self.depth)
         x = Conv3x3(

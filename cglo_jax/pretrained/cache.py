@@ -1,12 +1,12 @@
 """ImageNet's weights: fetched once from a pinned commit, then kept in a folder.
 
-What is checked: a file that is downloaded whole, against its pinned sha256. Of VGG-16
-only the convolutions are fetched, 49 of 553 MB, and the digest of a whole file says
-nothing about a part: the first time it is trusted through TLS and the pinned commit,
-after its layout, types, shapes and sizes were checked. `full=True` downloads it all,
-checks the pinned sha256 and keeps the same tensors, in the same bytes. A file kept here
-is compared with its own digest when a process first uses it, and again if it has changed
-since, which finds damage; it does not protect against somebody who may write to the folder.
+A file that is downloaded whole is checked against its pinned sha256. Of VGG-16 only the
+convolutions are fetched, 49 of 553 MB, which the digest of the whole file cannot check: the
+part is trusted because of TLS and the pinned commit, after its layout, types, shapes and
+sizes were checked. `full=True` downloads the whole file, checks the pinned sha256 and keeps
+the same tensors, in the same bytes. A kept file is compared with its own digest when a
+process first uses it, and again if it has changed since. That finds damage; it does not
+protect against somebody who may write to the folder.
 """
 
 import http.client
@@ -39,15 +39,17 @@ class Pinned(NamedTuple):
     sha256: str
     trained_on: str
     licence: str
-    in_part: bool  # only the tensors that are needed are fetched and kept
-    option: str  # of the program, takes a copy got by hand
+    in_part: bool  # whether only the needed tensors are fetched and kept
+    option: str  # the program's option for a copy downloaded by hand
 
     @property
     def url(self) -> str:
+        """The address of the whole file."""
         return f"{HOST}/{self.repo}/resolve/{self.commit}/model.safetensors"
 
     @property
     def origin(self) -> str:
+        """repository@commit."""
         return f"{self.repo}@{self.commit}"
 
 
@@ -82,17 +84,17 @@ PINNED = {
 # The folder
 
 
-def digest_path(path: Path) -> Path:
-    """Returns the file beside `path` with its digest, as `sha256sum --check` reads."""
+def _digest_path(path: Path) -> Path:
+    """Returns the file beside `path` that holds its sha256, in the form of `sha256sum --check`."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def is_intact(path: Path, pinned: Pinned) -> bool:
-    """Whether a file in the cache is there with the digest that it was kept with."""
+    """Returns whether a file in the cache exists and has the sha256 with which it was kept."""
     try:
         digest = pinned.sha256
         if pinned.in_part:
-            digest = digest_path(path).read_text().split()[0]
+            digest = _digest_path(path).read_text().split()[0]
         return sha256_of(path) == digest
     except (OSError, ValueError, IndexError):  # absent, or a damaged digest
         return False
@@ -101,20 +103,19 @@ def is_intact(path: Path, pinned: Pinned) -> bool:
 def get(pinned: Pinned, shapes: Mapping[str, Shape], *, full: bool = False) -> Path:
     """Returns the cached weights, fetched if they are not there or were damaged.
 
-    What is fetched gets its name by a rename once it is complete and checked, so an
-    interruption leaves nothing that counts, and two processes at once do no harm: both
-    put the same bytes there.
+    A fetched file gets its name by a rename once it is complete and checked, so nothing
+    incomplete is ever used, and two processes at once do no harm: both write the same bytes.
 
     Args:
         pinned: the published file.
         shapes: {name: shape} of the tensors that must be in it.
-        full: download a file again, all of it, of which only a part was fetched.
+        full: download the whole file again if only a part was fetched.
 
     Raises:
-        UserError: they cannot be fetched or kept, or are not what was published.
+        UserError: the weights cannot be fetched or kept, or are not the published ones.
     """
     path = cache_dir() / pinned.file
-    for file in (path, digest_path(path)):
+    for file in (path, _digest_path(path)):
         if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
             raise UserError(
                 f"{file} is not a file that was kept there, but a link, a folder, a pipe or the "
@@ -126,14 +127,15 @@ def get(pinned: Pinned, shapes: Mapping[str, Shape], *, full: bool = False) -> P
     if path.exists() and not again:
         print(f"{path} is damaged: fetching it again", file=sys.stderr, flush=True)
     try:
-        # For this user to write to, so that `process.keep_programs` may use it as well.
+        # Only this user may write to it: `setup.keep_programs` uses it, too, and checks that.
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix="incomplete.") as work:
-            fetched = fetch(pinned, shapes, Path(work), full=full)
-            if pinned.in_part:  # a stop between the two leaves a file that is damaged
+            fetched = _fetch(pinned, shapes, Path(work), full=full)
+            if pinned.in_part:
+                # A kill between the two renames leaves a file that counts as damaged.
                 line = f"{sha256_of(fetched)}  {path.name}\n"
-                digest_path(fetched).write_text(line)
-                digest_path(fetched).replace(digest_path(path))
+                _digest_path(fetched).write_text(line)
+                _digest_path(fetched).replace(_digest_path(path))
             fetched.replace(path)
     except OSError as error:
         raise UserError(
@@ -142,7 +144,7 @@ def get(pinned: Pinned, shapes: Mapping[str, Shape], *, full: bool = False) -> P
     return path
 
 
-def fetch(
+def _fetch(
     pinned: Pinned, shapes: Mapping[str, Shape], work: Path, *, full: bool
 ) -> Path:
     """Fetches the published weights into folder `work` and checks them.
@@ -151,11 +153,11 @@ def fetch(
         The whole file or, if `pinned.in_part`, a new one with the tensors of `shapes`.
 
     Raises:
-        UserError: as for `get`, with all the ways to go on.
+        UserError: as for `get`; the message has the ways to go on.
     """
     try:
         if full or not pinned.in_part:
-            whole = download_whole(pinned, work)
+            whole = _download_whole(pinned, work)
             if not pinned.in_part:
                 return whole
             tensors, _ = files.read(whole, shapes)
@@ -177,11 +179,11 @@ def fetch(
     return path
 
 
-def download_whole(pinned: Pinned, work: Path) -> Path:
+def _download_whole(pinned: Pinned, work: Path) -> Path:
     """Downloads all of a published file into `work` and checks its sha256.
 
     Raises:
-        OSError, http.client.HTTPException: no more of it could be had.
+        OSError, http.client.HTTPException: the download failed.
         UserError: it is not the published file.
     """
     path = work / "whole.safetensors"

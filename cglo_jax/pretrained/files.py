@@ -17,11 +17,10 @@ from cglo_jax.errors import UserError
 DTYPES = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
-    "BF16": np.dtype(
-        jnp.bfloat16
-    ),  # NumPy and safetensors know it once JAX is imported
+    # NumPy and safetensors know bfloat16 once JAX is imported.
+    "BF16": np.dtype(jnp.bfloat16),
 }
-NOT_READ = {
+_NOT_READ = {
     ".pth": "a pickle, which can run any code when opened",
     ".pt": "a pickle, which can run any code when opened",
     ".bin": "a pickle, which can run any code when opened",
@@ -36,7 +35,7 @@ Stamp = tuple[int, int]  # when a file was changed last, in ns, and its size in 
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """Returns what tells a changed file, None if there is no file that can be read."""
+    """Returns what changes with a file's content, None if there is no readable file."""
     try:
         status = path.stat()
     except OSError:
@@ -45,7 +44,7 @@ def stamp_of(path: Path) -> Stamp | None:
 
 
 def sha256_of(path: Path) -> str:
-    """Returns a file's sha256 in hex; a file that has not changed is hashed once.
+    """Returns a file's sha256 in hex; an unchanged file is hashed once.
 
     Raises:
         OSError: it cannot be read.
@@ -74,7 +73,7 @@ def check_stored(
 
 
 def to_float32(source: object, name: str, stored: np.ndarray) -> np.ndarray:
-    """Returns a tensor in float32; raises UserError if a value is not finite."""
+    """Returns a tensor [...] in float32; raises UserError if a value is not finite."""
     tensor = stored.astype(np.float32)
     if not np.isfinite(tensor).all():
         raise UserError(f"{source}: {name} has values that are not finite")
@@ -87,17 +86,17 @@ def read(
     """Reads the named tensors of a .safetensors file; nothing in it is executed.
 
     Args:
-        path: the file. What else it holds is not read.
+        path: the file; its other tensors are not read.
         shapes: {name: expected shape}.
 
     Returns:
-        ({name: float32 tensor}, the file's own metadata).
+        ({name: float32 tensor [shapes[name]]}, the file's own metadata).
 
     Raises:
-        UserError: there is no such file, it is of another kind, is damaged, or lacks a
+        UserError: the file does not exist, is of another kind, is damaged, or lacks a
             tensor of that name and shape with finite values.
     """
-    if reason := NOT_READ.get(path.suffix.lower()):
+    if reason := _NOT_READ.get(path.suffix.lower()):
         raise UserError(
             f"{path} is not read ({reason}): write its tensors as a .safetensors file "
             "with torchvision's names, by safetensors.torch.save_file"
@@ -130,10 +129,10 @@ def read(
 
 
 def serialize(tensors: Mapping[str, np.ndarray], metadata: dict[str, str]) -> bytes:
-    """Returns a .safetensors file of float32 tensors.
+    """Returns the bytes of a .safetensors file of tensors [...], which are stored as float32.
 
-    The same bytes for the same content on every machine, which safetensors' own writer
-    does not give (it shuffles the metadata): the file's digest names the weights.
+    The same content gives the same bytes on every machine, so that the file's digest names the
+    weights; safetensors' own writer shuffles the metadata.
     """
     header, offset = {"__metadata__": dict(sorted(metadata.items()))}, 0
     for name in sorted(tensors):

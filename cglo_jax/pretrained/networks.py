@@ -1,43 +1,39 @@
-"""Pretrained networks: verified weight files -> Flax params.
+"""Pretrained networks: verified weight files -> Flax params."""
 
-    python -m cglo_jax.pretrained vgg16 resnet50 [--full]
-
-fetches ImageNet's weights ahead of time, for machines without a network.
-"""
-
-import argparse
 import dataclasses
 import functools
 import hashlib
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from cglo_jax.errors import UserError, printable
+from cglo_jax.errors import UserError
 from cglo_jax.models import resnet, vgg
 from cglo_jax.pretrained import cache, files
 from cglo_jax.pretrained.cache import PINNED
 from cglo_jax.pretrained.files import Shape, Stamp, sha256_of, stamp_of
-from cglo_jax.process import streams
-from cglo_jax.process.setup import cache_dir
 
 NAMES = {"vgg16": "VGG-16", "resnet50": "ResNet-50"}
-LINE_LIMIT = 200  # characters of a line that a file says of itself
+_LINE_LIMIT = 200  # characters of a description in a file's metadata
 
 
 class Origin(NamedTuple):
-    """Where weights are from: what resuming compares, and a line for people."""
+    """Where weights are from.
+
+    Attributes:
+      digest: what resuming compares.
+      text: one line that describes them.
+    """
 
     digest: str
     text: str
 
     @property
     def external(self) -> bool:
-        """Whether they were trained on other images."""
+        """Whether the weights were trained on other images."""
         return self not in (NO_WEIGHTS, RANDOM)
 
 
@@ -51,8 +47,8 @@ class Provenance:
     Attributes:
         name: of the network.
         origin: repository@commit, or the file's name without its directory.
-        trained_on: the data, 'not stated' if the file does not say.
-        licence: of the weights, 'not stated' if the file does not say.
+        trained_on: the data, 'not stated' if it is not in the file.
+        licence: of the weights, 'not stated' if it is not in the file.
         sha256: of the file they were loaded from, in hex.
         digest: of the tensors, see `digest_of`; the same from any file that has them.
     """
@@ -65,7 +61,7 @@ class Provenance:
     digest: str
 
     def describe(self) -> str:
-        """Returns one line for people."""
+        """Returns one line that describes the weights."""
         return (
             f"{self.name} from {self.origin} (trained on: {self.trained_on}; "
             f"licence: {self.licence}; sha256 {self.sha256})"
@@ -73,11 +69,11 @@ class Provenance:
 
     @property
     def summary(self) -> Origin:
-        """What checkpoints and results keep of it."""
+        """The digest and description that checkpoints and results keep."""
         return Origin(self.digest, self.describe())
 
 
-def vgg16_indices() -> dict[str, int]:
+def _vgg16_indices() -> dict[str, int]:
     """Returns {layer of models.vgg.VGG16: its index in torchvision's `features`}."""
     indices, index = {}, 0
     for block, widths in vgg.BLOCK_WIDTHS.items():
@@ -92,7 +88,7 @@ def vgg16_shapes() -> dict[str, Shape]:
     """Returns {torchvision's name: shape} of the VGG-16 up to conv5_2, [O, I, 3, 3]."""
     shapes, channels = {}, 3
     widths = [width for block in vgg.BLOCK_WIDTHS.values() for width in block]
-    for index, width in zip(vgg16_indices().values(), widths, strict=True):
+    for index, width in zip(_vgg16_indices().values(), widths, strict=True):
         shapes[f"features.{index}.weight"] = (width, channels, 3, 3)
         shapes[f"features.{index}.bias"] = (width,)
         channels = width
@@ -133,11 +129,12 @@ def load(network: str, source: str) -> tuple[dict[str, np.ndarray], Provenance]:
         source: 'imagenet', fetched once and cached, or the path of a .safetensors file.
 
     Returns:
-        ({torchvision's name: float32 tensor, read-only}, where they come from). The last
-        ones are kept in memory: a file that has not changed is read and hashed once.
+        ({torchvision's name: float32 tensor, read-only, of the shape in `SHAPES`, kernels
+        [O, I, H, W]}, where they come from). The last
+        results are kept in memory: an unchanged file is read and hashed once.
 
     Raises:
-        UserError: they cannot be had, or the file is not what is expected.
+        UserError: the weights cannot be fetched, or the file is not what is expected.
     """
     if source == "imagenet":
         path = cache.get(PINNED[network], SHAPES[network]())
@@ -151,12 +148,12 @@ def load(network: str, source: str) -> tuple[dict[str, np.ndarray], Provenance]:
 def _load(
     network: str, path: Path, published: bool, stamp: Stamp | None
 ) -> tuple[dict[str, np.ndarray], Provenance]:
-    """Reads a file as it is at `stamp`; `published` if it is of `weights_cache`."""
+    """Reads a file that has this `stamp`; `published`: whether it is one of `cache`'s."""
     tensors, metadata = files.read(path, SHAPES[network]())
     for tensor in tensors.values():
         tensor.setflags(write=False)
     pinned, sha256 = PINNED[network], sha256_of(path)
-    if published:  # another process may have put the same bytes there once more
+    if published:  # another process may have written the same bytes again
         intact = cache.is_intact(path, pinned)
     else:
         intact = stamp_of(path) == stamp
@@ -167,14 +164,14 @@ def _load(
     else:
         origin, trained_on = path.name, metadata.get("trained_on", "")
         licence = metadata.get("licence") or metadata.get("license", "")
-    words = (one_line(text) or "not stated" for text in (origin, trained_on, licence))
+    words = (_one_line(text) or "not stated" for text in (origin, trained_on, licence))
     return tensors, Provenance(NAMES[network], *words, sha256, digest_of(tensors))
 
 
 def digest_of(tensors: Mapping[str, np.ndarray]) -> str:
-    """Returns the sha256, in hex, of float32 tensors: their names, shapes and values.
+    """Returns the sha256, in hex, of float32 tensors [...]: their names, shapes and values.
 
-    The same for equal tensors, whatever file, order or stored type they were read from.
+    Equal tensors have the same digest, whatever file, order or stored type they were read from.
     """
     sha256 = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
@@ -183,13 +180,13 @@ def digest_of(tensors: Mapping[str, np.ndarray]) -> str:
     return sha256.hexdigest()
 
 
-def one_line(text: str) -> str:
-    """Returns what a file says of itself as one short line that can be printed."""
+def _one_line(text: str) -> str:
+    """Returns a text of a file's metadata as one line of at most 200 printable characters."""
     words = " ".join(text.split())
-    return "".join(c for c in words if c.isprintable())[:LINE_LIMIT]
+    return "".join(c for c in words if c.isprintable())[:_LINE_LIMIT]
 
 
-def to_hwio(kernel: np.ndarray) -> np.ndarray:
+def _to_hwio(kernel: np.ndarray) -> np.ndarray:
     """Reorders a convolution's kernel, [O, I, H, W] -> [H, W, I, O]."""
     return np.ascontiguousarray(kernel.transpose(2, 3, 1, 0))
 
@@ -202,10 +199,10 @@ def vgg16_params(tensors: Mapping[str, np.ndarray]) -> dict:
     """
     return {
         layer: {
-            "kernel": to_hwio(tensors[f"features.{index}.weight"]),
+            "kernel": _to_hwio(tensors[f"features.{index}.weight"]),
             "bias": tensors[f"features.{index}.bias"],
         }
-        for layer, index in vgg16_indices().items()
+        for layer, index in _vgg16_indices().items()
     }
 
 
@@ -229,43 +226,7 @@ def resnet50_variables(tensors: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
         tree = batch_stats if leaf.startswith("running_") else params
         node = functools.reduce(lambda tree, key: tree.setdefault(key, {}), path, tree)
         if tensor.ndim == 4:
-            node["kernel"] = to_hwio(tensor)
+            node["kernel"] = _to_hwio(tensor)
         else:
             node[leaves.get(leaf, leaf)] = tensor
     return params, batch_stats
-
-
-# The command
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cglo_jax.pretrained",
-        description="Fetches networks' ImageNet weights ahead of time.",
-    )
-    parser.add_argument("networks", nargs="+", choices=sorted(PINNED))
-    parser.add_argument(
-        "--full",
-        action="store_true",
-        help="download all of VGG-16's file (553 MB instead of 49), the only way to "
-        "check its pinned sha256",
-    )
-    args = parser.parse_args(argv)
-    try:
-        for network in dict.fromkeys(args.networks):
-            cache.get(PINNED[network], SHAPES[network](), full=args.full)
-            print(load(network, "imagenet")[1].describe())
-            print(cache_dir() / PINNED[network].file, flush=True)
-    except UserError as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped: nothing that is incomplete was kept", file=sys.stderr)
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    streams.mend()
-    sys.exit(main())

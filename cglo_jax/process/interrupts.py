@@ -1,7 +1,7 @@
-"""SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed): what can be saved is saved first.
+"""SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed) end a run after it has saved.
 
-A second one leaves at once, where somebody asks a second time: `timeout` and launchers send the same
-signal twice at once, and a terminal that is closed sends SIGHUP, often more than once.
+A second signal ends the process at once. `timeout` and launchers send the same signal twice at once, and a
+terminal that is closed sends SIGHUP, often more than once: these count as one signal.
 """
 
 import contextlib
@@ -20,36 +20,42 @@ from cglo_jax.process import log_file
 _HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 _SIGNALS = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, _HANGUP)))
 _DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
-_SAME_S = 0.2  # within it signals are one request
-_PATIENCE_S = 5.0  # until a process leaves that has nothing to save, whatever it is in
-_UNHEARD_S = 0.2  # until a wait that began as the signal came is ended
+_SAME_S = 0.2  # signals within so many seconds are one request
+_PATIENCE_S = 5.0  # until a process with nothing to save is ended, whatever it computes
+_UNHEARD_S = (
+    0.2  # until the signal is repeated, in case the main thread had just begun to wait
+)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asks this process to end; `status` is what it should exit with."""
+    """A signal asked this process to end.
+
+    Attributes:
+      status: the exit status, 128 + the signal's number.
+    """
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
         self.status = 128 + signum
 
 
-_received: list[int] = []  # by the thread that watches, in the order of their coming
-_heard: list[int] = []  # by the main thread
+_received: list[int] = []  # signals that the watching thread saw, in order
+_heard: list[int] = []  # signals that the main thread handled
 _leaving: Callable[[], None] = lambda: None
-_begun = False  # whether there may be something to save or to end properly
+_begun = False  # whether there may be something to save or to close
 _saving = 0  # how many `deferred` are entered
 _dropped = False  # whether Python dropped what `_raise` raised
-_repeated = 0  # signals of our own making that the thread has not seen yet
-_asked: float | None = None  # when the first one but SIGHUP came
+_repeated = 0  # signals sent by `_repeat` that the thread has not seen yet
+_asked: float | None = None  # when the first signal except SIGHUP came
 
 
 def install(leaving: Callable[[], None] = lambda: None) -> None:
     """Lets the signals end the process, and after `begin` raise `Interrupted` in the main thread.
 
-    A thread watches: Python runs handlers between two of its own instructions, and a compilation
-    or a step may take minutes. It ends the process at the first signal before `begin`, for modules
-    in C print or replace what is raised while they are imported; later at the second, or if nothing
-    is to be saved and the first has not ended it after some seconds.
+    A thread watches, for Python runs handlers only between two of its own instructions, and a
+    compilation or a step may take minutes. Before `begin` it ends the process at the first signal: C
+    modules print or replace exceptions raised while they are imported. Later it ends the process at the
+    second signal, or if nothing is to be saved and the first has not ended it after some seconds.
 
     Args:
       leaving: called by the thread just before it ends the process.
@@ -72,8 +78,8 @@ def install(leaving: Callable[[], None] = lambda: None) -> None:
 def borrowed() -> Iterator[None]:
     """Lets the signals raise `Interrupted` for a while, in a program that is not ours.
 
-    They never end its process: a second one is raised in `deferred`, too. Handlers that are not
-    Python's own stay, those that are come back, and other threads than the main one have none.
+    They never end its process: a second signal is raised inside `deferred`, too. Only Python's own
+    handlers are replaced, and only in the main thread; they are put back in the end.
     """
     global _begun, _saving, _dropped, _asked
     _begun, _saving, _dropped, _asked = True, 0, False, None
@@ -94,7 +100,11 @@ def borrowed() -> Iterator[None]:
 
 
 def begin() -> None:
-    """From here on signals raise `Interrupted`, but in `deferred`, where they are `requested`."""
+    """From here on signals raise `Interrupted`; inside `deferred` they only make `requested` true.
+
+    Raises:
+      Interrupted: a signal came before.
+    """
     global _begun
     _begun = True
     if signum := requested():
@@ -116,7 +126,7 @@ def _raise_borrowed(signum: int, _: object) -> None:
     if second or (first and not _saving):
         raise Interrupted(signum)
     if first:
-        _say_saving(signum)
+        _print_saving(signum)
 
 
 def _is_second(signum: int) -> bool:
@@ -130,7 +140,7 @@ def _is_second(signum: int) -> bool:
 
 
 def _raise_again(otherwise: Callable[[Any], None], unraisable: Any) -> None:
-    """Repeats a signal that came where Python drops what is raised, as in a destructor."""
+    """Repeats a signal that came where Python drops exceptions, as in a destructor."""
     global _dropped
     if isinstance(unraisable.exc_value, Interrupted):
         _dropped = True
@@ -146,7 +156,7 @@ def _repeat() -> None:
 
 
 def _wake() -> None:
-    """Repeats a signal that came just before the main thread began to wait: the wait goes on."""
+    """Repeats a signal that came just before the main thread began to wait, which it did not end."""
     if not _heard:
         _repeat()
 
@@ -168,7 +178,7 @@ def _watch(ours: socket.socket, _: socket.socket) -> None:
         if _is_second(signum):
             _leave(f"{name} again: left without saving")
         if _saving and len(_received) == 1:
-            _say_saving(signum)
+            _print_saving(signum)
         elif not _saving:
             _start_timer(_UNHEARD_S, _wake)
             _start_timer(_PATIENCE_S, _leave_unless_saving)
@@ -180,32 +190,36 @@ def _start_timer(seconds: float, call: Callable[..., None], *arguments: Any) -> 
     timer.start()
 
 
-def _say_saving(signum: int) -> None:
+def _print_saving(signum: int) -> None:
     name = signal.Signals(signum).name
-    _say(f"{name}: saving after this step; once more to leave at once")
+    _print(f"{name}: saving after this step; once more to leave at once")
 
 
-def _say(text: str) -> None:
-    """Prints a line whatever another thread is printing; there may be no terminal any more."""
+def _print(text: str) -> None:
+    """Prints a line even while another thread is printing; the terminal may be closed."""
     with contextlib.suppress(OSError):
         os.write(2, f"\n{text}\n".encode())
     log_file.note(text)
 
 
 def _leave_unless_saving() -> None:
-    if not _saving:  # else it began to in time
+    if not _saving:  # else the main thread handled the signal in time
         _leave("left")
 
 
 def _leave(text: str) -> None:
-    _say(text)
+    _print(text)
     _leaving()
     os._exit(128 + _received[0])
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
-    """Inside, signals only make `requested` true; one that has come is raised at the end."""
+    """Inside, signals only make `requested` true.
+
+    Raises:
+      Interrupted: at the end, if a signal has come.
+    """
     global _saving
     _saving += 1
     try:
@@ -217,5 +231,5 @@ def deferred() -> Iterator[None]:
 
 
 def requested() -> int:
-    """Returns the first signal that has come, 0 without one."""
+    """Returns the number of the first signal that has come, 0 if none has."""
     return next(iter(_heard or _received), 0)

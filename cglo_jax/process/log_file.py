@@ -1,6 +1,6 @@
 """log.txt: all lines that a run printed, with their times, in its work directory.
 
-A terminal may be closed, a pipe broken, a service without either: this tells the rest.
+A terminal may be closed, a pipe broken, and a service has neither: log.txt has every line.
 """
 
 import contextlib
@@ -17,11 +17,11 @@ from cglo_jax.errors import UserError
 from cglo_jax.files import storage
 
 NAME = "log.txt"
-_MOST_WAITING = 1000  # lines that are printed before there is a work directory
+_MOST_WAITING = 1000  # lines kept in memory before there is a work directory
 
 
 class _Log:
-    """Lines that wait for `keep` to say where they go."""
+    """Lines of the log; until `keep` names a work directory they are kept in memory."""
 
     def __init__(self) -> None:
         self._waiting: list[bytes] = []
@@ -38,8 +38,9 @@ class _Log:
             self._waiting.append(data)
 
     def keep(self, workdir: pathlib.Path) -> None:
-        """Writes what waits, and from here on every line, to the log of a work directory."""
-        with contextlib.suppress(OSError, UserError):  # a link, say: it is left alone
+        """Writes all lines so far, and from here on every line, to the log of a work directory."""
+        # A link, or what is no plain file, is not written to.
+        with contextlib.suppress(OSError, UserError):
             file = storage.open_to_append(workdir / NAME)
             os.write(file.fileno(), b"".join(self._waiting))
             self._file = file
@@ -52,13 +53,13 @@ class _Log:
 
 
 class _Copied:
-    """A stream whose lines are put into a log as well; nothing that it raises comes out."""
+    """A stream whose lines are also added to a log; errors of the stream are dropped."""
 
     def __init__(self, stream: Any, log: _Log):
         self._stream, self._log, self._line = stream, log, ""
 
     def write(self, text: str) -> int:
-        """Writes text; of a line that is redrawn, as a progress bar is, the last one counts."""
+        """Writes text; of a line that is drawn again, such as a progress bar, the log has the last version."""
         *whole, rest = (self._line + text).split("\n")
         for line in whole:
             if shown := line.rstrip().rpartition("\r")[2]:
@@ -73,7 +74,7 @@ class _Copied:
         return len(text)
 
     def flush(self) -> None:
-        """Hands on what was written."""
+        """Flushes the stream."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
@@ -86,7 +87,7 @@ _log: _Log | None = None  # of the run that is under way in this process
 
 @contextlib.contextmanager
 def recording() -> Iterator[None]:
-    """Copies what is printed inside, and what is raised, into the log that `keep` names."""
+    """Copies all that is printed inside, and the traceback of what is raised, to the log that `keep` names."""
     global _log
     log, given = _Log(), (sys.stdout, sys.stderr)
     sys.stdout, sys.stderr = (_Copied(stream, log) for stream in given)
@@ -105,7 +106,7 @@ def recording() -> Iterator[None]:
 
 
 def keep(workdir: pathlib.Path) -> None:
-    """Lets the lines printed in `recording` so far, and all later ones, go to workdir/log.txt."""
+    """Writes all lines printed in `recording`, so far and from here on, to workdir/log.txt."""
     if _log:
         _log.keep(workdir)
 

@@ -1,4 +1,4 @@
-"""Starts JAX, with one clear line for what the environment asks of it in vain."""
+"""Starts JAX; if the environment asks for what JAX does not have here, the error is one line."""
 
 import importlib.metadata
 import os
@@ -13,13 +13,13 @@ from cglo_jax.process import setup
 _KNOWN = ("cpu", "cuda", "rocm", "gpu", "tpu")
 _VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
 _FLAGS = "XLA_FLAGS"
-_OURS = r"--xla_cpu_experimental_ynn_fusion_type=\S+"  # of `process.prepare`
+_OURS = r"--xla_cpu_experimental_ynn_fusion_type=\S+"  # set by `setup.prepare`
 _TRIED = r"--xla_force_host_platform_device_count=\d+(?=\s|$)"
 _PARSE = "from jaxlib import xla_client; xla_client.CompileOptions()"
 
 
 def start() -> ModuleType:
-    """Imports JAX, lets it find its devices and returns it; quick where that was done before.
+    """Imports JAX, lets it find its devices and returns it; quick if that was done before.
 
     Raises:
       UserError: the environment names a platform, a flag or a value that JAX does not have here.
@@ -33,10 +33,10 @@ def start() -> ModuleType:
 
 
 def import_jax() -> ModuleType:
-    """Imports and returns JAX, which reads the environment then, without asking for devices.
+    """Imports and returns JAX, which reads the environment, but does not look for devices.
 
     Raises:
-      UserError: JAX does not take what the environment has for it.
+      UserError: the environment has a value that JAX does not take.
     """
     if "jax" not in sys.modules:
         setup.check_threads()
@@ -56,7 +56,7 @@ def import_jax() -> ModuleType:
 
 
 def note() -> str:
-    """Returns a line for people if the first platform asked for is not the one used, else ""."""
+    """Returns a line to print if the first platform that JAX_PLATFORMS names is not the one used, else ""."""
     import jax
 
     asked, used = os.environ.get("JAX_PLATFORMS", "").split(",")[0], jax.devices()[0]
@@ -72,23 +72,23 @@ def note() -> str:
 
 
 def explain_memory(error: BaseException) -> str:
-    """Returns one line for an error that says that a device or the host is out of memory, else ""."""
+    """Returns one line if an error means that a device or the host is out of memory, else ""."""
     of_jax = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
     if not isinstance(error, MemoryError) and not (
         of_jax and "RESOURCE_EXHAUSTED" in str(error)
     ):
         return ""
-    said = " ".join(str(error).split()) or "of the host"
+    text = " ".join(str(error).split()) or "of the host"
     return (
-        f"out of memory ({shorten(said)}): use a smaller batch_size, width or "
+        f"out of memory ({shorten(text)}): use a smaller batch_size, width or "
         "config.reconstruction.cache_gb, or a device that nothing else uses"
     )
 
 
 def _check_flags() -> None:
-    """Refuses flags that XLA does not know: it ends the process where it meets one.
+    """Refuses flags that XLA does not know, for which it would end the process.
 
-    Another process tries them, where there are others than we were tried with.
+    Another process tries them, if there are other flags than the ones that we set.
     """
     flags = re.sub(_OURS, "", os.environ.get(_FLAGS, "")).strip()
     if not re.sub(_TRIED, "", flags).strip():
@@ -99,8 +99,8 @@ def _check_flags() -> None:
     if tried.returncode == 0 or "Traceback" in tried.stderr:  # that shows later
         return
     lines = tried.stderr.splitlines() or [""]
-    told = next((line for line in lines if re.match(r"[FE]\d{4} ", line)), lines[0])
-    reason = shorten(re.sub(r"^[FE]\d{4} .*?\] ", "", told).strip())
+    line = next((line for line in lines if re.match(r"[FE]\d{4} ", line)), lines[0])
+    reason = shorten(re.sub(r"^[FE]\d{4} .*?\] ", "", line).strip())
     raise UserError(
         f"the environment has {_FLAGS}={flags!r}, which XLA does not take ({reason}): unset or "
         "correct it"
@@ -108,14 +108,14 @@ def _check_flags() -> None:
 
 
 def _explain(jax: ModuleType, error: Exception) -> str:
-    """Says which platform was asked for, which there are, and what to do."""
+    """Returns which platform was asked for, which there are, and what to do, in one line."""
     asked = jax.config.jax_platforms or os.environ.get("JAX_PLATFORM_NAME", "")
     settings = (
         f"{name}={os.environ[name]}" for name in _VARIABLES if os.environ.get(name)
     )
     where = next(settings, f"jax_platforms={asked}")
     variable = where.partition("=")[0]
-    said = shorten(" ".join(str(error).split()).partition(" (set JAX_PLATFORMS")[0])
+    text = shorten(" ".join(str(error).split()).partition(" (set JAX_PLATFORMS")[0])
     names = asked.split(",")
     strange = [name for name in names if name not in _KNOWN]
     of_gpu = any(name in ("cuda", "gpu", "rocm") for name in names)
@@ -139,18 +139,18 @@ def _explain(jax: ModuleType, error: Exception) -> str:
                 f"unset that or name GPUs that nvidia-smi lists, or {there}"
             )
         return (
-            f"{where} asks for a GPU, but JAX finds none ({said or type(error).__name__}): see "
+            f"{where} asks for a GPU, but JAX finds none ({text or type(error).__name__}): see "
             f"whether nvidia-smi lists one, or {there}"
         )
     if "tpu" in names:
         return (
-            f"{where} asks for a TPU, but JAX finds none ({said}): pip install 'jax[tpu]' on a "
+            f"{where} asks for a TPU, but JAX finds none ({text}): pip install 'jax[tpu]' on a "
             f"Cloud TPU, or {there}"
         )
-    return f"{where}: JAX finds no device ({said or type(error).__name__}): {there}"
+    return f"{where}: JAX finds no device ({text or type(error).__name__}): {there}"
 
 
 def _plugins() -> list[str]:
-    """Returns the names of what is installed of JAX for GPUs."""
+    """Returns the names of JAX's installed plugins for GPUs."""
     found = importlib.metadata.entry_points(group="jax_plugins")
     return sorted({point.name for point in found})

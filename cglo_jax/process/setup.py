@@ -1,4 +1,4 @@
-"""What a program sets for its process before JAX starts; what the environment says counts."""
+"""What a program sets for its process before JAX starts, unless the environment has set it."""
 
 import atexit
 import contextlib
@@ -15,12 +15,12 @@ from cglo_jax.process import streams
 
 # Which operations XLA:CPU gives to YNNPACK. Without convolutions they go to Eigen, whose weight
 # gradients are up to 4 times as fast (docs/measurements.md, "Speed on two cores"). XLA ends a process
-# over a flag that it does not know: tried with jaxlib 0.10.2 and 0.12.0.1.
+# that has a flag it does not know: this one was tried with jaxlib 0.10.2 and 0.12.0.1.
 _YNN_FLAG = "--xla_cpu_experimental_ynn_fusion_type"
 _ALL_BUT_CONVOLUTIONS = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-# Devices that a CPU is divided into wait for each other in threads of one pool. With as many threads as
-# devices or a few more they wait for good, and XLA ends the process after 40 s; with twice as many they
-# did not on two cores, with four times as many there is some room.
+# The devices that a CPU is divided into wait for each other in threads of one pool. With as many threads
+# as devices, or a few more, they wait for ever, and XLA ends the process after 40 s; with twice as many
+# they did not on two cores; we give four times as many.
 _DEVICES_FLAG = r"--xla_force_host_platform_device_count=(\d+)"
 _THREADS = ("PJRT_NPROC", "NPROC")  # in the order in which XLA reads them
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"
@@ -44,7 +44,7 @@ def start() -> None:
 
 
 def own() -> None:
-    """Says that a program of ours began this process, whose warnings and logs are ours to set.
+    """Records that a program of ours began this process, so that its warnings and logs may be changed.
 
     In any other process the package is a library: it changes nothing that other threads use.
     """
@@ -53,17 +53,17 @@ def own() -> None:
 
 
 def is_ours() -> bool:
-    """Whether a program of ours began this process, see `own`."""
+    """Returns whether a program of ours began this process, see `own`."""
     return _ours
 
 
 def check_not_forked() -> None:
     """Checks that no model was loaded before this process was forked: it would hang in JAX.
 
-    To be called before a model is loaded or used.
+    It must be called before a model is loaded or used.
 
     Raises:
-      UserError: one was.
+      UserError: a model was loaded before the fork.
     """
     global _loaded_by
     if _loaded_by is None:
@@ -77,7 +77,7 @@ def check_not_forked() -> None:
 
 
 def prepare() -> None:
-    """Sets how XLA computes and what it logs."""
+    """Sets XLA's flags, threads and log level in the environment, unless they are set there."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # XLA's informational lines
     if _count_cpu_devices() > 1:
         os.environ.setdefault("NPROC", str(count_threads()))
@@ -96,18 +96,18 @@ def cache_dir() -> pathlib.Path:
 
 
 def keep_programs() -> None:
-    """Lets JAX keep what takes it more than a second to compile in a folder of `cache_dir()`.
+    """Makes JAX keep programs that take more than a second to compile in a folder of `cache_dir()`.
 
-    JAX finds a program again by its operations, flags and compiler, but what XLA:CPU makes of it is
-    for a number of threads and the instructions of a processor: each has a folder of its own. A
-    JAX_COMPILATION_CACHE_DIR of the environment stays. Nothing is kept where that cannot be, or
-    where the folder, or one that it is in up to `cache_dir()`, is not this user's or others can
-    write to it: programs are run as they lie there.
+    JAX finds a program again by its operations, flags and compiler, but XLA:CPU compiles it for a number
+    of threads and the instructions of a processor: each combination has its own folder. A
+    JAX_COMPILATION_CACHE_DIR in the environment is not changed. Nothing is kept if the folder cannot be
+    made, or if it, or a folder that it is in up to `cache_dir()`, is not this user's or others can write
+    to it: JAX runs programs without checking them.
     """
     root = cache_dir() / "programs"
     given = os.environ.get(_PROGRAMS)
     if given is not None and not pathlib.Path(given).is_relative_to(root):
-        return  # else it is of the process that started this one
+        return  # else the process that started this one has set it
     os.environ.pop(_PROGRAMS, None)
     folder = root / f"{count_threads()}-threads-{_hash_instructions()}"
     try:
@@ -127,7 +127,7 @@ def keep_programs() -> None:
 def _make_own(folder: pathlib.Path) -> bool:
     """Makes a folder if there is none; returns whether it is this user's, and no one else's.
 
-    A link to one must be this user's, too. In the folders of another user nothing is made.
+    A link to a folder must be this user's, too. In another user's folder nothing is made.
     """
     user = os.geteuid() if hasattr(os, "geteuid") else 0  # Windows
     if not os.path.lexists(folder):
@@ -142,7 +142,7 @@ def _make_own(folder: pathlib.Path) -> bool:
 
 
 def count_threads() -> int:
-    """Returns the threads that XLA:CPU computes with, once `prepare` was called."""
+    """Returns the number of threads of XLA:CPU, once `prepare` was called; 0 if the environment has no number."""
     for name in _THREADS:
         if asked := os.environ.get(name, ""):
             return int(asked) if asked.isdecimal() else 0
@@ -155,10 +155,10 @@ def count_threads() -> int:
 
 
 def check_threads() -> None:
-    """Checks that the devices that a CPU is divided into have threads enough.
+    """Checks that the devices that a CPU is divided into have enough threads.
 
     Raises:
-      UserError: the environment gives them too few.
+      UserError: the environment sets too few threads.
     """
     devices = _count_cpu_devices()
     given = next((name for name in _THREADS if os.environ.get(name)), "")
@@ -176,7 +176,7 @@ def _count_cpu_devices() -> int:
     if flags and not flags.startswith("-"):  # a file of flags
         try:
             flags = pathlib.Path(flags).read_text(errors="replace")
-        except OSError:  # XLA says so
+        except OSError:  # XLA reports it
             flags = ""
     asked = re.findall(_DEVICES_FLAG, flags)[-1:]
     asked.append(os.environ.get("JAX_NUM_CPU_DEVICES", ""))
@@ -194,10 +194,10 @@ def _hash_instructions() -> str:
 
 
 def _remove_cut_off(folder: pathlib.Path) -> None:
-    """Removes programs that a killed process may have been writing; marks this one as running.
+    """Removes programs that a killed process may have been writing, and marks this process as running.
 
-    JAX neither writes a whole program or none, nor replaces a damaged one: it warns of it at every
-    start. A mark is locked as long as its process lives.
+    JAX writes a program in place and never replaces a damaged one, but warns at every start. A
+    process locks its mark, a file, as long as it lives.
     """
     try:
         import fcntl
@@ -214,13 +214,12 @@ def _remove_cut_off(folder: pathlib.Path) -> None:
     with contextlib.suppress(OSError):  # a network disk may have no locks
         number, name = tempfile.mkstemp(".running", dir=folder)
         atexit.register(pathlib.Path(name).unlink, missing_ok=True)
-        fcntl.flock(
-            number, fcntl.LOCK_EX
-        )  # until the process ends, which also closes it
+        # Until the process ends, which also closes the file.
+        fcntl.flock(number, fcntl.LOCK_EX)
 
 
 def _find_programs(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the files in a folder that have names of JAX's, no others."""
+    """Returns the files in a folder that are named as JAX names programs."""
     if folder.is_symlink() or not folder.is_dir():
         return []
     return [path for path in folder.iterdir() if _PROGRAM.fullmatch(path.name)]
@@ -229,7 +228,7 @@ def _find_programs(folder: pathlib.Path) -> list[pathlib.Path]:
 def _remove_oldest(root: pathlib.Path, most: int) -> None:
     """Removes the oldest programs below a folder until the others have at most `most` bytes.
 
-    JAX's own limit fails for good once a process is killed while it writes.
+    JAX's own limit does not work any more once a process was killed while it wrote.
     """
     entries = []
     for folder in root.iterdir():
@@ -244,19 +243,19 @@ def _remove_oldest(root: pathlib.Path, most: int) -> None:
 
 
 def use_huge_pages() -> None:
-    """Starts this program anew, once, with memory in huge pages where Linux leaves the choice.
+    """Starts this program anew, once, with memory in huge pages if Linux leaves the choice.
 
-    A step allocates and frees its memory, and pages of 2 MB take a fraction of the time that 4 KB
-    take (docs/measurements.md, "Speed on two cores"). glibc reads the setting only when a process
+    A step allocates and frees its memory, and pages of 2 MB take a fraction of the time of 4 KB
+    pages (docs/measurements.md, "Speed on two cores"). glibc reads the setting only when a process
     starts; child processes inherit it. Any GLIBC_TUNABLES in the environment, even an empty one,
-    leaves all as it is, and so does a program that is no file: a notebook, standard input, a debugger.
+    prevents this, and so does a program that is no file: a notebook, standard input, a debugger.
     """
     if "GLIBC_TUNABLES" in os.environ or not _may_restart() or not _on_request():
         return
     sys.stdout.flush()
     sys.stderr.flush()
     os.environ["GLIBC_TUNABLES"] = _HUGE_PAGES
-    with contextlib.suppress(OSError):  # slower, no worse
+    with contextlib.suppress(OSError):  # it only stays slower
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     del os.environ["GLIBC_TUNABLES"]
 
@@ -269,7 +268,7 @@ def _may_restart() -> bool:
 
 
 def _on_request() -> bool:
-    """Whether Linux gives huge pages to those who ask for them."""
+    """Whether Linux gives huge pages to programs that ask for them."""
     try:
         return "[madvise]" in _POLICY.read_text()
     except OSError:  # not Linux

@@ -1,8 +1,8 @@
 """Standard input, output and error that cannot end a program.
 
-They may be closed (`>&-`, a daemon, pythonw), full, broken (a reader such as `head` that left, a
-terminal that was closed) or without the letters (PYTHONIOENCODING=ascii). What cannot be written is
-dropped, letters that the encoding lacks become escapes.
+They may be closed (`>&-`, a daemon, pythonw), full, broken (a reader such as `head` that ended, a
+terminal that was closed) or have another encoding (PYTHONIOENCODING=ascii). Text that cannot be written is
+dropped; letters that the encoding lacks become escapes.
 """
 
 import contextlib
@@ -14,17 +14,18 @@ from collections.abc import Iterator
 from typing import Any
 
 _NAMES = ("stdin", "stdout", "stderr")  # by the number of the descriptor
-_RAISING = ("strict", "surrogateescape", "surrogatepass")  # of what Python calls errors
+# Values of Python's `errors` with which writing may raise.
+_RAISING = ("strict", "surrogateescape", "surrogatepass")
 
 
 class _Lenient(io.RawIOBase):
-    """Writes to a raw stream, and takes for written what cannot be.
+    """Writes to a raw stream, and drops data that cannot be written.
 
     Args:
-      raw: None: nothing is written.
+      raw: the stream; None: all data is dropped.
 
     Attributes:
-      error: why the newest part that was not written was not.
+      error: why data was dropped, the last time that it was.
     """
 
     def __init__(self, raw: io.RawIOBase | None):
@@ -32,13 +33,13 @@ class _Lenient(io.RawIOBase):
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Returns the number of bytes that need not be written again."""
+        """Returns the number of bytes that were written or dropped."""
         size = memoryview(data).nbytes
         if self._raw is None:
             return size
         try:
             while (written := self._raw.write(data)) is None:
-                # Another program let writes to it not wait; we do.
+                # Another program made the stream non-blocking: wait until it takes data.
                 select.select([], [self._raw.fileno()], [])
             return written
         except OSError as error:
@@ -48,26 +49,26 @@ class _Lenient(io.RawIOBase):
         return size
 
     def writable(self) -> bool:
-        """Returns True."""
+        """Returns True: it can always be written to."""
         return True
 
     def isatty(self) -> bool:
-        """Whether it is a terminal that is still there."""
+        """Returns whether it is a terminal that is still open."""
         return self._raw is not None and self._raw.isatty()
 
     def fileno(self) -> int:
-        """Returns the descriptor.
+        """Returns the stream's descriptor.
 
         Raises:
-          OSError: there is none.
+          OSError: there is no stream.
         """
         if self._raw is None:
             raise io.UnsupportedOperation("fileno")
         return self._raw.fileno()
 
 
-class Stream(io.TextIOWrapper):
-    """A text stream that never raises, in place of the one given; None: nothing is written."""
+class _Stream(io.TextIOWrapper):
+    """A text stream that never raises, in place of `given`; if that is None, all text is dropped."""
 
     def __init__(self, given: io.TextIOWrapper | None):
         style: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
@@ -79,18 +80,18 @@ class Stream(io.TextIOWrapper):
                 style["errors"] = given.errors
             # python -u writes through at once, which would end in the buffer below.
             style["line_buffering"] = given.line_buffering or given.write_through
-        self._given = given  # it would close what is below it when it is forgotten
+        self._given = given  # kept: when it is deleted it closes its descriptor
         self._lenient = _Lenient(raw)
         super().__init__(io.BufferedWriter(self._lenient), **style)
 
     @property
     def error(self) -> OSError | None:
-        """Why the newest part that could not be written could not be, None if all was."""
+        """Why text was dropped, the last time that it was; None if all was written."""
         return self._lenient.error
 
 
 def _find_raw(stream: object) -> io.RawIOBase | None:
-    """The raw stream below one of Python's own standard streams, None for any other."""
+    """Returns the raw stream below one of Python's own standard streams, None for any other stream."""
     if type(stream) is not io.TextIOWrapper or stream.closed:
         return None
     raw = getattr(stream.buffer, "raw", stream.buffer)  # the latter: python -u
@@ -98,10 +99,10 @@ def _find_raw(stream: object) -> io.RawIOBase | None:
 
 
 def mend() -> None:
-    """Makes the standard streams of this process harmless, for good; before it opens any file.
+    """Replaces the standard streams of this process by streams that never raise; call it first of all.
 
-    A descriptor that is closed would be the next opened file's: a checkpoint would get what C
-    libraries print. It is opened, to nowhere.
+    The next opened file would get the number of a closed descriptor: C libraries would print into a
+    checkpoint. So closed descriptors are opened, to /dev/null.
     """
     for number in range(3):
         try:
@@ -115,7 +116,7 @@ def mend() -> None:
         if stream is None or _find_raw(stream):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
-            setattr(sys, name, Stream(stream))
+            setattr(sys, name, _Stream(stream))
 
 
 def _open_nowhere(number: int) -> None:
@@ -129,7 +130,7 @@ def _open_nowhere(number: int) -> None:
 
 @contextlib.contextmanager
 def mended() -> Iterator[None]:
-    """The same for a while, in a program that is not ours: it gets its streams back."""
+    """Inside, the streams are mended, in a program that is not ours; it gets its streams back."""
     given = {name: getattr(sys, name) for name in _NAMES}
     mend()
     try:
@@ -142,14 +143,15 @@ def mended() -> Iterator[None]:
 
 
 def check_output() -> None:
-    """Checks that all that was printed to a mended standard output was written.
+    """Checks that all text printed to a mended standard output was written.
 
     For programs whose printed lines are their result.
 
     Raises:
-      BrokenPipeError: its reader has left. OSError: it is full, or could not be written.
+      BrokenPipeError: its reader has ended.
+      OSError: it is full, or could not be written.
     """
     sys.stdout.flush()
-    error = sys.stdout.error if isinstance(sys.stdout, Stream) else None
+    error = sys.stdout.error if isinstance(sys.stdout, _Stream) else None
     if error:
         raise OSError(error.errno, error.strerror, "standard output")

@@ -1,8 +1,8 @@
-"""Checkpoints: Orbax writes the arrays, a manifest says that they are whole.
+"""Checkpoints: Orbax writes the arrays, a manifest with digests proves that they are whole.
 
 A checkpoint is a folder named after its step. It is written under another name, synced, given its
-manifest and renamed, so there is never half of one; and it is verified, every byte, when it is read. Item
-`model` is what sampling or inference needs, `train` the rest.
+manifest and renamed, so there is never half a checkpoint; when it is read every byte is verified. Its item
+`model` is what sampling and inference need, `train` is the rest of the state.
 """
 
 import concurrent.futures
@@ -29,25 +29,25 @@ from cglo_jax.training import manifest, memory
 T = TypeVar("T")
 
 _KEPT = 2
-_TRIES = 30  # to read what a run removes at times
-_STEP = re.compile(r"0|[1-9][0-9]{0,17}")  # name of the folder of one
-# Of folders that are no checkpoints.
+_TRIES = 30  # to read checkpoints that a run removes meanwhile
+_STEP = re.compile(r"0|[1-9][0-9]{0,17}")  # a checkpoint's folder
+# Suffixes of folders that are no checkpoints.
 _SAVING, _DAMAGED, _REMOVED = ".saving", ".damaged", ".removed"
 _OURS = re.compile(r"\d+(\.saving-\w+|\.damaged|\.removed)*")
 
 
 class Removed(UserError):
-    """A checkpoint that its run removed while it was read: there is a newer one."""
+    """A checkpoint was removed by its run while it was read: there is a newer one."""
 
 
 class Checkpoints:
     """The checkpoints of one run in one directory, the two newest kept.
 
-    A context manager: leaving it waits until what was saved is on disk. One object at a time may
+    A context manager: leaving it waits until all checkpoints are on disk. One object at a time may
     write to a directory (`lock.hold`); any number may read.
 
     Args:
-      devices: that the run computes on, for the manifest.
+      devices: number of devices that the run computes on, for the manifest.
       read_only: change nothing in the directory.
     """
 
@@ -55,7 +55,7 @@ class Checkpoints:
         self, directory: pathlib.Path, *, devices: int = 1, read_only: bool = False
     ):
         if setup.is_ours():
-            # Orbax logs every file it opens; what goes wrong is raised as well.
+            # Orbax logs every file it opens, and errors that it also raises.
             logging.set_verbosity(logging.FATAL)
             _silence_late_writes()
         self.directory = directory.absolute()
@@ -75,13 +75,17 @@ class Checkpoints:
             self._writer.shutdown()
 
     def wait(self) -> None:
-        """Returns when what was saved is on disk; raises what went wrong."""
+        """Returns when all checkpoints are on disk.
+
+        Raises:
+          UserError: the last one could not be written.
+        """
         if self._pending:
             pending, self._pending = self._pending, None
             pending.result()
 
     def _steps(self) -> list[int]:
-        """Steps of the folders there are, damaged ones too, the newest first."""
+        """Returns the steps of all checkpoints, also of damaged ones, the newest first."""
         names = [n for n in readback.list_names(self.directory) if _STEP.fullmatch(n)]
         steps = (int(n) for n in names if (self.directory / n).is_dir())
         return sorted(steps, reverse=True)
@@ -89,7 +93,7 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """Returns the newest undamaged step, None if nothing was ever saved.
 
-        Says on standard error which newer ones are damaged. A writer puts those aside.
+        Prints on standard error which newer checkpoints are damaged; unless `read_only` it renames them.
 
         Raises:
           UserError: there are checkpoints, and all are damaged.
@@ -106,19 +110,19 @@ class Checkpoints:
                 self._check_there(step)
                 damaged[step] = str(why)
                 continue
-            self._tell_of(damaged, step)
+            self._put_aside(damaged, step)
             return step
         if damaged:
-            told = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
+            reasons = "; ".join(f"step {step}: {why}" for step, why in damaged.items())
             raise UserError(
-                f"no checkpoint in {self.directory} can be used ({told}): put an undamaged copy "
+                f"no checkpoint in {self.directory} can be used ({reasons}): put an undamaged copy "
                 "there, or move that folder away to start this part over (--fresh does so with "
                 "the whole run)"
             )
         return None
 
     def _check_there(self, step: int) -> None:
-        """Raises `Removed` if a step is not there any more, whatever was read of it."""
+        """Raises `Removed` if a step's folder is not there any more, whatever was read from it."""
         if not (self.directory / str(step)).is_dir():
             raise Removed(
                 f"{self.directory / str(step)} was removed while it was read, by a run that goes "
@@ -130,7 +134,8 @@ class Checkpoints:
             self._verified[step] = manifest.verify(self.directory / str(step), step)
         return self._verified[step]
 
-    def _tell_of(self, damaged: Mapping[int, str], used: int) -> None:
+    def _put_aside(self, damaged: Mapping[int, str], used: int) -> None:
+        """Prints which steps are damaged and, unless read_only, renames their folders."""
         for step, why in damaged.items():
             path = self.directory / str(step)
             text = f"{path} is damaged: {why}; using step {used}"
@@ -139,17 +144,22 @@ class Checkpoints:
             if not self._read_only and _is_checkpoint(path):
                 aside = path.with_name(path.name + _DAMAGED)
                 _remove(aside)
-                while aside.exists():  # it holds something of somebody else's
+                while aside.exists():  # it holds somebody else's files
                     aside = aside.with_name(aside.name + _DAMAGED)
                 storage.rename(path, aside)
 
     def save(self, step: int, model: Any, train: Any, meta: Mapping[str, Any]) -> None:
         """Saves two trees of arrays and a JSON object, as they are now.
 
-        They are written while the caller goes on, who may donate the arrays.
+        They are written while the caller goes on; the caller may donate the arrays.
+
+        Args:
+          step: number of steps taken, the checkpoint's name.
+          model, train: trees of arrays on devices or of NumPy.
+          meta: what else is needed to restore them, for example the configuration.
 
         Raises:
-          UserError: the checkpoint before could not be written; the ones before that are intact.
+          UserError: the checkpoint before could not be written; older ones are intact.
         """
         self.wait()
         # On CPU these are views, and memory that is viewed is not given to the next step.
@@ -172,7 +182,8 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:
-            storage.check_change(self.directory)  # or is it no longer this run's?
+            # Raises if the directory is no longer this run's.
+            storage.check_change(self.directory)
             if temporary:
                 with contextlib.suppress(OSError, UserError):
                     _remove(temporary)
@@ -183,7 +194,7 @@ class Checkpoints:
         self._remove_old()
 
     def _remove_old(self) -> None:
-        """Removes what is too old or damaged, and what a killed process left."""
+        """Removes checkpoints that are too old or damaged, and folders that a killed process left."""
         names = [str(step) for step in self._steps()]
         kept = [n for n in names if (self.directory / n / manifest.NAME).exists()][
             :_KEPT
@@ -201,10 +212,13 @@ class Checkpoints:
         return self._verify(step)["environment"]
 
     def restore(self, step: int, model: Any, train: Any) -> tuple[Any, Any]:
-        """Returns the two trees as NumPy arrays; the arguments give structure, shapes and dtypes.
+        """Returns the two trees that were saved at `step`, as NumPy arrays.
+
+        Args:
+          model, train: trees with the structure, shapes and dtypes that are expected.
 
         Raises:
-          UserError: those of the checkpoint are others.
+          UserError: the checkpoint has another structure, other shapes or dtypes.
         """
         given = {"model": model, "train": train}
         trees = [self._load(step, name, tree) for name, tree in given.items()]
@@ -218,7 +232,7 @@ class Checkpoints:
         path = self.directory / str(step) / name
         try:
             self._verify(step)
-            # A thread of its own: Orbax leaks descriptors where an event loop runs.
+            # In another thread: Orbax leaks descriptors where an event loop runs.
             tree = self._writer.submit(_load_tree, path, like).result()
             if like is not None:
                 jax.tree.map(_check_same, like, tree)
@@ -230,12 +244,12 @@ class Checkpoints:
                 f"{path} cannot be used ({storage.explain(error)}): use the version that saved it, "
                 "or move that folder away"
             ) from error
-        self._check_there(step)  # pieces of arrays that are gone are read as zeros
+        self._check_there(step)  # Orbax reads a missing piece of an array as zeros
         return tree
 
 
 def remove_all(directory: pathlib.Path) -> None:
-    """Removes the checkpoints in a directory, and the directory if nothing else is in it."""
+    """Removes all checkpoints in a directory, and the directory if nothing else is in it."""
     for path in directory.iterdir() if directory.is_dir() else ():
         if _OURS.fullmatch(path.name):
             _remove(path)
@@ -244,9 +258,9 @@ def remove_all(directory: pathlib.Path) -> None:
 
 
 def _remove(folder: pathlib.Path) -> None:
-    """Removes a checkpoint, or what is left of one; nothing if it holds a file of somebody else's.
+    """Removes a checkpoint, or its remains; does nothing if it holds a file of somebody else.
 
-    It is renamed first: nobody sees half of it under its own name.
+    It is renamed first: nobody sees half a checkpoint under its own name.
     """
     if folder.is_symlink() or not os.path.isdir(folder):
         return
@@ -257,26 +271,26 @@ def _remove(folder: pathlib.Path) -> None:
     removed = folder
     if folder.suffix != _REMOVED:
         removed = folder.with_name(folder.name + _REMOVED)
-        _remove(removed)  # of an earlier, killed call
+        _remove(removed)  # left by an earlier, killed call
         storage.rename(folder, removed)
     written = [path for path in removed.rglob("*") if _is_written(removed, path)]
     storage.remove_files(removed, set(written).__contains__)
 
 
 def _is_all_written(folder: pathlib.Path) -> bool:
-    """Whether a folder has no file but those that are written into a checkpoint."""
+    """Whether all files in a folder were written by this program as parts of a checkpoint."""
     files = [p for p in folder.rglob("*") if p.is_symlink() or not os.path.isdir(p)]
     return all(_is_written(folder, path) for path in files)
 
 
 def _is_checkpoint(folder: pathlib.Path) -> bool:
-    """Whether a folder is, or was, a checkpoint: not what somebody called by a number."""
+    """Whether a folder is, or was, a checkpoint, not a folder that somebody gave a number as its name."""
     names = ("model", "train", manifest.NAME)
     return any(os.path.lexists(folder / name) for name in names)
 
 
 def _is_written(folder: pathlib.Path, path: pathlib.Path) -> bool:
-    """Whether a file in a checkpoint is one of those that are written there."""
+    """Whether a file in a checkpoint was written by this program."""
     return ownership.is_of_checkpoint(folder, path.relative_to(folder).as_posix())
 
 
@@ -296,9 +310,9 @@ def _save_tree(path: pathlib.Path, tree: Any) -> None:
 
 @functools.cache
 def _silence_late_writes() -> None:
-    """After a write that fails, others that end later find nobody who waits: they shall not say so.
+    """Drops what Python prints about Orbax's writes that end after another write failed.
 
-    They may end at any time, so this is for good.
+    Nothing waits for these any more. They may end at any time, so the hook stays.
     """
     before = sys.unraisablehook
 
@@ -320,7 +334,7 @@ def _load_tree(path: pathlib.Path, like: Any) -> Any:
 
 
 def _check_size(path: pathlib.Path, claimed: Any) -> None:
-    """Refuses arrays that do not fit into the memory, whoever claims that they are there."""
+    """Refuses arrays that do not fit into memory, before any is read."""
     leaves = jax.tree.leaves(claimed)
     needed = sum(math.prod(a.shape) * a.dtype.itemsize for a in leaves)
     free = memory.free_on_host()
@@ -338,7 +352,7 @@ def _check_same(expected: Any, found: np.ndarray) -> None:
 
 
 def fits(tree: Any, outline: Any) -> bool:
-    """Whether a tree has the structure of another, and arrays of its shapes and types."""
+    """Whether a tree has the structure of `outline`, and arrays of its shapes and dtypes."""
     if jax.tree.structure(tree) != jax.tree.structure(outline):
         return False
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(outline), strict=True)
@@ -351,7 +365,7 @@ def restore_latest_model(
     """Returns (model, meta, step) of the newest undamaged checkpoint in `directory`.
 
     Raises:
-      UserError: there is none; `hint` says what makes one.
+      UserError: there is no checkpoint; `hint`, the end of the message, is what to do.
     """
     found = restore_latest(directory)
     if found is None:
@@ -368,7 +382,7 @@ def restore_latest(
     A run may save and remove checkpoints meanwhile.
 
     Args:
-      wanted: says of (meta, step) whether the model is read; if not, None is returned.
+      wanted: (meta, step) -> whether to read the model; if not, None is returned.
 
     Raises:
       UserError: all are damaged.
@@ -385,7 +399,7 @@ def restore_latest(
 
 
 def _retry(read: Callable[[], T]) -> T:
-    """Returns what `read` does, called again if what it reads was removed meanwhile."""
+    """Returns what `read` returns; calls it again if the checkpoint was removed meanwhile."""
     for _ in range(_TRIES - 1):
         with contextlib.suppress(Removed):
             return read()

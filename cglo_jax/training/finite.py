@@ -9,19 +9,19 @@ import jax.numpy as jnp
 
 
 class NotFinite(Exception):
-    """What is not finite, since which step, in words."""
+    """A value is infinite or NaN; the message names it and the step."""
 
 
 class Watch:
-    """Notes the metrics of every call, and tells of them when it is asked."""
+    """Watches the metrics of every call for infinite values and NaN, on the devices."""
 
     def __init__(self):
         self._seen: tuple[jax.Array, ...] | None = None  # on the devices
-        # Of each call that was noted: the step after it, its metrics in order.
+        # For each call that was noted: the step after it, the names of its metrics in order.
         self._calls: list[tuple[int, list[str]]] = []
 
     def note(self, metrics: Mapping[str, jax.Array], step: int) -> None:
-        """Notes the metrics of the call that ended at `step`."""
+        """Adds the metrics, float [] or [n] each, of the call that ended at `step`; waits for no device."""
         self._calls.append((step, sorted(metrics)))
         self._seen = _note(self._seen, dict(metrics))
 
@@ -29,7 +29,7 @@ class Watch:
         """Checks what was noted since the last check, and the state after `step`; waits for it.
 
         Raises:
-          NotFinite: a metric was, or an array of the state is, infinite or NaN.
+          NotFinite: a metric, or an array of the state, has an infinite value or NaN.
         """
         (_, first, term), largest = jax.device_get((self._seen, _largest(state)))
         if first >= 0:
@@ -47,7 +47,7 @@ class Watch:
 def _note(
     seen: tuple[jax.Array, ...] | None, metrics: dict[str, jax.Array]
 ) -> tuple[jax.Array, ...]:
-    """-> (calls noted, the first of them with a bad metric or -1, which of the sorted names)."""
+    """Returns int32 (calls noted, the first call with a bad metric or -1, its index by sorted names)."""
     none = jnp.int32(-1)
     calls, first, term = seen or (jnp.int32(0), none, none)
     bad = jnp.stack([~jnp.isfinite(metrics[name]).all() for name in sorted(metrics)])

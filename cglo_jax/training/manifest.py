@@ -31,14 +31,21 @@ class _File(TypedDict):
 
 
 class _Meta(TypedDict):
-    """What the meta of every run's checkpoints has, if it has it."""
+    """The types of fields that a checkpoint's meta may have."""
 
     fingerprint: NotRequired[Fields]
     rate: NotRequired[Number]
 
 
 class Manifest(TypedDict):
-    """What manifest.json holds; files by their paths in the folder."""
+    """The content of manifest.json.
+
+    Attributes:
+      meta: what the run saved beside its arrays.
+      environment: see `describe_environment`.
+      files: path in the folder -> size in bytes and sha256.
+      sha256: of all the rest.
+    """
 
     step: Count
     meta: dict[str, Any]
@@ -48,7 +55,7 @@ class Manifest(TypedDict):
 
 
 class Damaged(Exception):
-    """What is wrong with a checkpoint, in a few words that name the file."""
+    """A checkpoint is damaged; the message, a few words, names the file."""
 
     def __init__(self, why: str):
         super().__init__(shorten(printable(why)))
@@ -60,7 +67,7 @@ def write(
     meta: Mapping[str, Any],
     environment: Mapping[str, Any],
 ) -> None:
-    """Writes `folder`/manifest.json of all files there; it must be the last file written."""
+    """Writes `folder`/manifest.json about all files in the folder; it must be the last file written."""
     files = {
         path.relative_to(folder).as_posix(): _describe(path)
         for path in sorted(folder.rglob("*"))
@@ -78,11 +85,11 @@ def write(
 def verify(folder: pathlib.Path, step: int) -> Manifest:
     """Returns the manifest of an undamaged checkpoint: step, meta, environment, files.
 
-    Every file is read. Files beside those of the manifest are left alone, but must be files.
+    Every file is read. Files that are not in the manifest are ignored, but must be plain files.
 
     Raises:
-      Damaged: a file is absent, of another size or content, or the manifest is not `write`'s for
-        this step.
+      Damaged: a file is absent or has another size or content, or the manifest is not what `write` wrote
+        for this step.
     """
     record = _read(folder / NAME)
     if record["step"] != step:
@@ -100,7 +107,7 @@ def verify(folder: pathlib.Path, step: int) -> Manifest:
 
 
 def _check_kinds(folder: pathlib.Path) -> None:
-    """Raises `Damaged` at pipes and the like: whoever opens one may wait for ever."""
+    """Raises `Damaged` if there is a pipe or a device: whoever opens one may wait for ever."""
     found = 0
     for root, _, names in os.walk(folder):
         found += len(names)
@@ -113,7 +120,7 @@ def _check_kinds(folder: pathlib.Path) -> None:
 
 
 def describe_environment(devices: int) -> dict[str, Any]:
-    """Returns what may change how a resumed run rounds: versions, backend, devices, threads, flags."""
+    """Returns all that changes how a run rounds: versions, backend, devices, processes, threads, flags."""
     flags = numerics.describe_flags()
     return {
         "jax": jax.__version__,
@@ -128,7 +135,7 @@ def describe_environment(devices: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turns what reading a file raises into `Damaged`."""
+    """Raises errors of reading a file as `Damaged`."""
     try:
         yield
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""What a trainer's loop tells: metrics.jsonl, TensorBoard, W&B, progress for people, timings.jsonl.
+"""The logs of training: metrics.jsonl, timings.jsonl, TensorBoard, W&B and progress on standard error.
 
-metrics.jsonl has a JSON object on each line, for every `log_every_steps` steps and every step saved. Its
-values are of the batch of that step, before the update that they led to.
+metrics.jsonl has a line, a JSON object, for every `log_every_steps` steps and every step saved. Its
+values are of that step's batch, before its update.
 
     field            unit    stages                  meaning
     stage            text    train, codes, classify  codes: of images added since (only_codes)
@@ -25,7 +25,7 @@ timings.jsonl has a line for each call that took steps (and each rollback in it)
     method           text    classify
     seed             -       train, codes, classify, sample
     wall_s           s       train, codes, classify, sample  until the last step is saved
-    compile_s        s       train, codes, classify          of it, until the first steps are taken
+    compile_s        s       train, codes, classify          part of wall_s until the first steps are taken
     steps            steps   train, codes, classify          that this call took
     images_per_s     1/s     train, codes, classify          trained on, after the first steps
     images           images  sample                          written
@@ -49,12 +49,14 @@ if TYPE_CHECKING:
 
 
 class RunLog(contextlib.AbstractContextManager):
-    """Tells of the steps of a job from `start` on; of several processes the first one does.
+    """Logs the steps of a job from `start` on; of several processes only the first logs.
 
     A context manager: leaving it writes what is still in memory.
 
     Args:
-      lines: metrics.jsonl, of the first process.
+      job: what is trained.
+      start: number of steps taken before.
+      lines: metrics.jsonl; None in all processes but the first.
     """
 
     def __init__(self, job: "Job", start: int, lines: ownership.Log | None):
@@ -86,19 +88,24 @@ class RunLog(contextlib.AbstractContextManager):
         if run := WandbRun.open(job.wandb, job.workdir, job.tags):
             stack.callback(run.close)
             self._trackers.append(run)
-            self._progress.tell(f"W&B: {run.place}")
+            self._progress.print(f"W&B: {run.place}")
 
     def first_steps(self, metrics: Mapping[str, jax.Array], taken: int) -> None:
-        """Tells how long the first call took, in which programs are compiled."""
+        """Prints how long the first call took, in which programs are compiled.
+
+        Args:
+          metrics: what the call returned, arrays float [] on devices; waits for them.
+          taken: number of steps of the call.
+        """
         jax.block_until_ready(metrics)
         self._progress.first_steps(taken)
 
     def tick(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Lets people see that it goes on, after each call; costs next to nothing."""
+        """Shows progress after a call that returned `metrics`, float [] each; waits for no device."""
         self._progress.tick(step, metrics)
 
     def write(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Writes the metrics after `step`."""
+        """Logs the metrics, float [] each, after `step`; waits for the devices."""
         values = {k: float(v) for k, v in metrics.items()}
         epoch = round(step / self._job.steps_per_epoch, 4)
         line = {**self._job.tags, "step": step, "epoch": epoch, **values}
@@ -109,7 +116,7 @@ class RunLog(contextlib.AbstractContextManager):
         self._progress.update(step, values)
 
     def draw(self, step: int, state: Any) -> None:
-        """Writes pictures of the state after `step`, where there is something that shows them."""
+        """Logs pictures of the state after `step`, if TensorBoard or W&B shows them."""
         if self._draw:
             self._write_pictures(step, state)
         parallel.barrier("pictures are drawn")  # likewise
@@ -130,17 +137,17 @@ class RunLog(contextlib.AbstractContextManager):
             tracker.write_pictures(step, pictures)
 
     def tell_saved(self, step: int) -> None:
-        """Tells that the run was saved before its end."""
+        """Prints that the run was saved before its end."""
         self._progress.close()
-        self._progress.tell(f"saved step {step:,} of {self._job.total:,}")
+        self._progress.print(f"saved step {step:,} of {self._job.total:,}")
 
     def tell_done(self) -> None:
-        """Tells that the last step was taken and saved, if this call took it."""
+        """Prints that the last step was taken and saved, if this call took it."""
         if self._start < self._job.total and self._job.tell_done:
-            self._progress.tell_done()
+            self._progress.print_done()
 
     def end(self, step: int) -> None:
-        """Writes how long the steps until `step` took."""
+        """Adds to timings.jsonl how long the steps until `step` took."""
         if self._first and self._start < step:
             timing = {**self._job.tags, **self._progress.timing(step)}
             with ownership.Log(self._job.workdir, "timings.jsonl") as timings:

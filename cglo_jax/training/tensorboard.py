@@ -18,9 +18,9 @@ _FLUSH_S = 10.0  # to the disk
 class TensorBoard:
     """The events of one run in workdir/tensorboard/<name>, from the step after `start` on.
 
-    It writes in the thread that calls it: tensorboardX's own SummaryWriter has a thread for that, and
-    once this has failed, as on a full disk, its queue fills up and blocks. A file that cannot be
-    written is one line, and the run goes on without it.
+    It writes in the calling thread: tensorboardX's own SummaryWriter writes in another, and once that has
+    failed, as on a full disk, its queue fills up and blocks. If a file cannot be written, one line is
+    printed, and the run goes on without it.
     """
 
     def __init__(self, workdir: pathlib.Path, name: str, start: int):
@@ -30,7 +30,7 @@ class TensorBoard:
         self._make, self._event = summary, event_pb2.Event
         self._writer, self._flushed = None, time.monotonic()
         folder = workdir / "tensorboard" / name
-        with self._telling():
+        with self._warning():
             ownership.claim(workdir)
             storage.make_folder(folder.absolute())
             # Files are named by the second, and read in the order of their names; a rollback may come
@@ -40,13 +40,13 @@ class TensorBoard:
             self._writer = event_file_writer.EventsWriter(prefix, suffix)
             (file,) = folder.glob(f"*{suffix}")
             ownership.note(workdir, file.relative_to(workdir).as_posix())
-            # Hides what a run that is resumed wrote past its checkpoint: it is written again.
+            # Hides what a resumed run had written past its checkpoint: it is written again.
             begin = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._write(start + 1, session_log=begin)
 
     @classmethod
     def open(cls, workdir: pathlib.Path, name: str, start: int) -> Self | None:
-        """Returns the above, None without tensorboardX."""
+        """Returns a `TensorBoard`, None if tensorboardX is not installed."""
         try:
             import tensorboardX  # noqa: F401
         except ImportError:
@@ -54,8 +54,8 @@ class TensorBoard:
         return cls(workdir, name, start)
 
     def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the metrics after `step`."""
-        with self._telling():
+        """Writes the metrics, one number each, after `step`."""
+        with self._warning():
             for name, value in values.items():
                 self._write(step, summary=self._make.scalar(name, value))
             if time.monotonic() - self._flushed > _FLUSH_S:
@@ -63,7 +63,7 @@ class TensorBoard:
 
     def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Writes pictures uint8 [H, W, 3] of the state after `step`."""
-        with self._telling():
+        with self._warning():
             for name, picture in pictures.items():
                 image = self._make.image(name, picture, dataformats="HWC")
                 self._write(step, summary=image)
@@ -71,7 +71,7 @@ class TensorBoard:
 
     def close(self) -> None:
         """Writes what is still in memory."""
-        with self._telling():
+        with self._warning():
             if self._writer:
                 self._writer.close()
 
@@ -86,8 +86,8 @@ class TensorBoard:
         self._flushed = time.monotonic()
 
     @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Tells of a file that cannot be written, and writes no more."""
+    def _warning(self) -> Iterator[None]:
+        """Prints one warning if a file cannot be written; from then on nothing is written."""
         try:
             yield
         except OSError as error:

@@ -1,9 +1,8 @@
 """Weights & Biases: the same scalars and pictures on its pages, if `config.log.wandb` names a project.
 
-What can be seen on this machine (the package, a key) is refused before anything is trained. From
-then on nothing that W&B does ends a run: the first thing that goes wrong is one line, and this process
-tells W&B no more. What it does not hear of is in metrics.jsonl. W&B keeps what it was told first of a
-step: of a run that is resumed it is the same, after a rollback it is not.
+A missing package or key is refused before anything is trained. From then on no failure of W&B ends a run:
+at the first one this process prints one line and logs to W&B no more; metrics.jsonl has everything. W&B
+keeps the first values logged for a step: after a rollback they differ from metrics.jsonl.
 """
 
 import hashlib
@@ -21,8 +20,8 @@ from cglo_jax.config.defaults import flatten
 from cglo_jax.errors import UserError
 from cglo_jax.files import ownership, readback, storage
 
-_UPLOAD_S = 120.0  # after a run; what is not uploaded then stays in workdir/wandb
-_SILENT = {"silent": True, "console": "off"}  # it would wrap standard output and error
+_UPLOAD_S = 120.0  # after a run; what is not uploaded by then stays in workdir/wandb
+_SILENT = {"silent": True, "console": "off"}  # else it wraps standard output and error
 _PLACES = (
     "dataset.path",
     "dataset.data_dir",
@@ -32,18 +31,18 @@ _PLACES = (
     "classify.weights",
     "report.compare",
 )
-_failed = False  # whether this process tells W&B no more
+_failed = False  # whether this process logs to W&B no more
 
 
 class Project(NamedTuple):
-    """Where runs go: a project, none if it is "", and the configuration to show there."""
+    """A project of W&B, "" = none, and the fields of the configuration to show there."""
 
     name: str = ""
     fields: Mapping[str, Any] = {}
 
     @classmethod
     def create(cls, config: ConfigDict) -> Self:
-        """Takes `config.log.wandb`, and all fields but those that name places of this machine."""
+        """Returns the project `config.log.wandb` with all fields that name no path of this machine."""
         fields = flatten(config).items()
         return cls(config.log.wandb, {k: v for k, v in fields if k not in _PLACES})
 
@@ -52,7 +51,7 @@ NO_PROJECT = Project()
 
 
 def check(config: ConfigDict) -> None:
-    """Checks that runs can be told to W&B, before anything is trained; asks nobody.
+    """Checks that runs can be logged to W&B, before anything is trained; asks nobody for a key.
 
     Raises:
       UserError: a project is named, but W&B is not installed or has no key.
@@ -65,7 +64,8 @@ def check(config: ConfigDict) -> None:
         settings = wandb.setup(settings=wandb.Settings(**_SILENT)).settings
         sends = settings.mode in ("online", "shared")
         allowed = not sends or wandb.login(prompt=False, verify=False)
-    except (ImportError, AttributeError, TypeError):  # none, a folder of that name, old
+    # It is not installed, a folder has its name, or it is an old version.
+    except (ImportError, AttributeError, TypeError):
         raise UserError(
             f"config.log.wandb is {config.log.wandb!r}, but W&B is not installed, or older than "
             "0.31: pip install 'wandb>=0.31'"
@@ -83,10 +83,11 @@ class WandbRun:
     """One run of a project; `open` one.
 
     Args:
-      run: of the package wandb. image: its class of images.
+      run: a run of the package wandb.
+      image: its class of images.
 
     Attributes:
-      place: where people find it: an address, or a folder where nothing is sent.
+      place: the run's address or, if nothing is sent, its folder.
     """
 
     def __init__(self, run: Any, image: Callable[[np.ndarray], Any]):
@@ -97,9 +98,10 @@ class WandbRun:
     def open(
         cls, project: Project, workdir: pathlib.Path, tags: Mapping[str, Any]
     ) -> Self | None:
-        """Begins a run, or goes on with the one of an earlier call in `workdir`; its files lie there.
+        """Begins a run with files in `workdir`, or resumes the run of an earlier call there.
 
-        None without a project, or if W&B cannot.
+        Returns:
+          None without a project, or if W&B fails.
         """
         if not project.name or _failed:
             return None
@@ -126,12 +128,12 @@ class WandbRun:
             return None
 
     def write_scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Tells the metrics after `step`."""
-        self._tell(step, values)
+        """Logs the metrics, one number each, after `step`."""
+        self._log(step, values)
 
     def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """Tells pictures uint8 [H, W, 3] of the state after `step`."""
-        self._tell(step, {k: self._image(v) for k, v in pictures.items()})
+        """Logs pictures uint8 [H, W, 3] of the state after `step`."""
+        self._log(step, {k: self._image(v) for k, v in pictures.items()})
 
     def close(self) -> None:
         """Waits until all is uploaded, for some minutes at most."""
@@ -140,11 +142,11 @@ class WandbRun:
         except Exception as error:  # noqa: BLE001 - see `open`
             _give_up(error)
 
-    def _tell(self, step: int, values: Mapping[str, Any]) -> None:
+    def _log(self, step: int, values: Mapping[str, Any]) -> None:
         if _failed:
             return
         try:
-            if step >= self._run.step:  # else it was told before
+            if step >= self._run.step:  # else it was logged before
                 self._run.log(dict(values), step=step)
         except Exception as error:  # noqa: BLE001 - see `open`
             _give_up(error)
@@ -159,7 +161,7 @@ def _give_up(error: Exception) -> None:
 
 
 def _read_id(workdir: pathlib.Path) -> str:
-    """Returns what names this work directory wherever it is moved; a fresh one has another."""
+    """Returns the id of this work directory: 12 hexadecimal digits, kept when the directory is moved."""
     path = workdir / "wandb" / "id"
     try:
         token = readback.read_bytes(path, most=100).decode("ascii", "replace").strip()

@@ -211,7 +211,7 @@ def test_values_beyond_the_range_are_white(tmp_path):
     assert (np.asarray(decoded.image) == 255).all()
 
 
-def test_files_that_tell_their_range_keep_it(tmp_path):
+def test_files_with_a_range_keep_it(tmp_path):
     content = b"P5 8 8 4095\n" + np.full((8, 8), 4095, ">u2").tobytes()
     decoded = read(put(tmp_path / "x.pgm", content), Conversion(bits=10))
     assert decoded.largest == 0
@@ -291,9 +291,3 @@ WHITE, BLACK, GREY_, LIGHT, DARK = colours.BACKGROUNDS
 )
 def test_choice_of_a_background(hidden_on, chosen):
     assert colours.choose_background(hidden_on) == chosen
-
-
-def test_conversion_is_restored_as_it_was_saved():
-    conversion = Conversion("#204060", 12, True)
-    assert Conversion.restore(conversion._asdict()) == conversion
-    assert Conversion.restore({}) == Conversion(WHITE, 16, False)  # older classifiers

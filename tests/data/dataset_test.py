@@ -295,7 +295,7 @@ def test_test_images_without_labels_are_refused_unless_others_are_held_out(monke
     assert (held_out.labels >= 0).all()
 
 
-def test_classes_of_one_image_are_told():
+def test_classes_of_one_image_are_named():
     images = np.zeros((5, 8, 8, 1), np.uint8)
     labels = np.array([0, 0, 1, 2, -1], np.int32)
     train = data.Dataset(images, labels, ("a", "b", "c"), tuple("pqrst"), "train")

@@ -12,6 +12,7 @@ import time
 import warnings
 import weakref
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -626,3 +627,45 @@ def test_scans_are_counted_in_the_image_not_in_what_follows_it(tmp_path):
     whole = encode(plain("L", 77), "JPEG", progressive=True)
     path.write_bytes(whole + b"\xff\xda\x00\x02" * 1000)
     assert isinstance(decode_one(path), decode.Decoded)
+
+
+def test_never_more_than_the_total_is_held():
+    budget, lock, held, most = decode._Budget(10), threading.Lock(), 0, 0
+
+    def use(amount: int) -> None:
+        nonlocal held, most
+        with budget.take(amount):
+            with lock:
+                held += amount
+                most = max(most, held)
+            time.sleep(0.002)
+            with lock:
+                held -= amount
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(use, [4, 10, 1, 7, 3, 5, 5, 10, 2, 4] * 4))
+    assert held == 0
+    assert 7 < most <= 10  # several at once, but for the largest
+
+
+def test_more_than_there_is_is_had_alone():
+    budget, taken = decode._Budget(3), threading.Event()
+
+    def take_one() -> None:
+        with budget.take(1):
+            taken.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with budget.take(100):
+            pool.submit(take_one)
+            assert not taken.wait(0.05)
+        assert taken.wait(10)
+
+
+def test_an_error_gives_back_what_was_taken():
+    budget = decode._Budget(3)
+    for _ in range(3):
+        with pytest.raises(KeyError), budget.take(3):
+            raise KeyError
+    with budget.take(3):
+        pass

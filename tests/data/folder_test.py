@@ -437,19 +437,19 @@ def test_near_copies_are_on_one_side(tmp_path):
         assert 0 < held_out <= max(1, below)
         sizes.add(held_out)
     assert len(sizes) > 1
-    told = [line for line in splits.notes if line.startswith("near copies")]
-    assert told[0].startswith(
+    lines = [line for line in splits.notes if line.startswith("near copies")]
+    assert lines[0].startswith(
         "near copies (saved again, resized, cropped or brightened), 12 images that show 4, each "
         "on one side of the split: "
     )
-    assert "cat/0-0.png" in told[0] and not alone.near
+    assert "cat/0-0.png" in lines[0] and not alone.near
 
 
 def ids_of(splits: Splits, name: str) -> set[str]:
     return {i for i, label in labels_of(splits).items() if label == name}
 
 
-def test_near_copies_in_two_classes_stay_together_and_are_told(tmp_path):
+def test_near_copies_in_two_classes_stay_together_and_are_named(tmp_path):
     put_near_copies(tmp_path, "cat", range(4), 1)
     put_near_copies(tmp_path, "dog", range(10, 14), 1)
     (tmp_path / "dog/again.png").write_bytes(b"")
@@ -505,7 +505,7 @@ def test_near_copies_of_training_images_among_test_images(tmp_path):
     assert test.near_copies == () and "near copies" not in data.describe(train, test)
 
 
-# Transparent images, and those of more than 8 bits
+# Transparent images, and images of more than 8 bits
 
 
 def logo(colour: int, place: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cglo_jax.data import layout as class_folders
+from cglo_jax.data import layout
 from cglo_jax.errors import UserError
 
 
@@ -26,7 +26,7 @@ def below(root: Path, folders: dict[str, Path]) -> dict[str, str]:
 
 def error_of(path: Path | str) -> str:
     with pytest.raises(UserError) as error:
-        class_folders.find(str(path))
+        layout.find_layout(str(path))
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -92,22 +92,22 @@ def error_of(path: Path | str) -> str:
     ],
 )
 def test_layout(tmp_path, files, train, test, unused, loose):
-    layout = class_folders.find(str(put(tmp_path, *files)))
-    assert layout.root == tmp_path
-    assert below(tmp_path, layout.train) == train
-    assert list(layout.train) == sorted(train)
-    assert (layout.test and below(tmp_path, layout.test)) == test
-    assert layout.unused == unused
-    assert [p.relative_to(tmp_path).as_posix() for p in layout.loose] == loose
+    found = layout.find_layout(str(put(tmp_path, *files)))
+    assert found.root == tmp_path
+    assert below(tmp_path, found.train) == train
+    assert list(found.train) == sorted(train)
+    assert (found.test and below(tmp_path, found.test)) == test
+    assert found.unused == unused
+    assert [p.relative_to(tmp_path).as_posix() for p in found.loose] == loose
 
 
 def test_home_and_links(tmp_path, monkeypatch):
     put(tmp_path, "images/cat/1", "elsewhere/1")
     (tmp_path / "images/dog").symlink_to(tmp_path / "elsewhere")
     monkeypatch.setenv("HOME", str(tmp_path))
-    layout = class_folders.find("~/images")
-    assert layout.root == tmp_path / "images"
-    assert list(layout.train) == ["cat", "dog"]
+    found = layout.find_layout("~/images")
+    assert found.root == tmp_path / "images"
+    assert list(found.train) == ["cat", "dog"]
 
 
 HOW = "name the folder that has one sub-folder of images per class"
@@ -190,7 +190,7 @@ def test_walk(tmp_path):
     )
     (tmp_path / "lost.png").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe")
-    files = [p.relative_to(tmp_path).as_posix() for p in class_folders.walk(tmp_path)]
+    files = [p.relative_to(tmp_path).as_posix() for p in layout.walk(tmp_path)]
     assert files == [
         *["B.jpg", "b.png", "lost.png", "pipe"],
         *["more/a.png", "more/deep/c.png", "x.png/d.txt"],
@@ -206,16 +206,16 @@ def test_walk_does_not_leave_for_other_classes(tmp_path):
     (tmp_path / "root/owl").symlink_to(tmp_path / "away")
     (tmp_path / "away/up").symlink_to(tmp_path)
     (tmp_path / "away/root").symlink_to(tmp_path / "root")
-    walked = [*class_folders.walk(tmp_path / "root/cat")]
+    walked = [*layout.walk(tmp_path / "root/cat")]
     assert walked == [tmp_path / "root/cat/1.png"]
-    assert [*class_folders.walk(tmp_path / "root/owl")] == [tmp_path / "root/owl/3.png"]
+    assert [*layout.walk(tmp_path / "root/owl")] == [tmp_path / "root/owl/3.png"]
 
 
 @pytest.mark.parametrize("target", [".", "..", "/"])
 def test_walk_refuses_a_class_that_holds_all_classes(tmp_path, target):
     (tmp_path / "cat").symlink_to(target)
     with pytest.raises(UserError, match="cat is a link to a folder that it lies in"):
-        next(class_folders.walk(tmp_path / "cat"))
+        next(layout.walk(tmp_path / "cat"))
 
 
 def test_walk_follows_links_once(tmp_path):
@@ -224,7 +224,7 @@ def test_walk_follows_links_once(tmp_path):
     (tmp_path / "cat/there").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere/back").symlink_to(tmp_path / "cat/there")
     (tmp_path / "cat/twice").symlink_to(tmp_path / "elsewhere")
-    files = [p.relative_to(tmp_path) for p in class_folders.walk(tmp_path / "cat")]
+    files = [p.relative_to(tmp_path) for p in layout.walk(tmp_path / "cat")]
     assert list(map(str, files)) == ["cat/1", "cat/sub/2", "cat/there/3"]
 
 
@@ -239,7 +239,7 @@ def test_folder_without_permission(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError) as error:
-        list(class_folders.walk(tmp_path / "cat"))
+        list(layout.walk(tmp_path / "cat"))
     assert str(error.value) == (
         f"{tmp_path}/cat/sub cannot be listed (Permission denied): "
         "allow it, or move it away"
@@ -333,24 +333,24 @@ LAYOUTS = {
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_layout_of_people(tmp_path, name):
     files, train, test = LAYOUTS[name]
-    layout = class_folders.find(str(put(tmp_path, *files)))
-    assert below(tmp_path, layout.train) == {c: f"{train}/{c}" for c in ("cat", "dog")}
+    found = layout.find_layout(str(put(tmp_path, *files)))
+    assert below(tmp_path, found.train) == {c: f"{train}/{c}" for c in ("cat", "dog")}
     expected = test and {c: f"{test}/{c}" for c in ("cat", "dog")}
-    assert (layout.test and below(tmp_path, layout.test)) == expected
-    told = "\n".join(layout.notes)
+    assert (found.test and below(tmp_path, found.test)) == expected
+    notes = "\n".join(found.notes)
     if test:
-        assert f"understood: {train} is to train on, {test} to test on" in told
+        assert f"understood: {train} is to train on, {test} to test on" in notes
     else:
-        assert train in told
-    named = {name.split(" ")[0] for name in [*layout.unused, *layout.left_out]}
-    named |= {path.name for path in [*layout.loose, *layout.hidden]}
+        assert train in notes
+    named = {name.split(" ")[0] for name in [*found.unused, *found.left_out]}
+    named |= {path.name for path in [*found.loose, *found.hidden]}
     used = {*train.split("/"), *(test or "").split("/")}
     for top in {path.split("/")[0] for path in files}:
         assert top in used | named  # nothing is dropped without being named
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "note"),
     [
         (
             ["bus/day/1", "bus/night/1", "car/day/1", "train/day/1", "train/night/1"],
@@ -373,11 +373,11 @@ def test_layout_of_people(tmp_path, name):
         ),
     ],
 )
-def test_sub_folders_are_classes(tmp_path, files, told):
-    layout = class_folders.find(str(put(tmp_path, *files)))
-    assert list(layout.train) == sorted({file.split("/")[0] for file in files})
-    assert layout.test is None and not layout.unused
-    assert told.replace("@", str(tmp_path)) in layout.notes
+def test_sub_folders_are_classes(tmp_path, files, note):
+    found = layout.find_layout(str(put(tmp_path, *files)))
+    assert list(found.train) == sorted({file.split("/")[0] for file in files})
+    assert found.test is None and not found.unused
+    assert note.replace("@", str(tmp_path)) in found.notes
 
 
 @pytest.mark.parametrize(
@@ -463,39 +463,39 @@ def test_folders_that_are_no_classes_are_left_out(tmp_path):
         "annotations/1.xml",
         *system,
     )
-    layout = class_folders.find(str(tmp_path))
-    assert list(layout.train) == ["a", "b"]
-    assert layout.left_out == {
+    found = layout.find_layout(str(tmp_path))
+    assert list(found.train) == ["a", "b"]
+    assert found.left_out == {
         "annotations": "no image in it",
         "more": "empty",
         "todo": "empty",
     }
-    assert {path.name for path in layout.hidden} == {
+    assert {path.name for path in found.hidden} == {
         name.split("/")[0] for name in system
     }
     put(tmp_path, "annotations/mask.png")
-    assert list(class_folders.find(str(tmp_path)).train) == ["a", "annotations", "b"]
+    assert list(layout.find_layout(str(tmp_path)).train) == ["a", "annotations", "b"]
 
 
 def test_class_names_that_are_spelt_otherwise_in_test(tmp_path):
     files = ["train/hot_dog/1", "train/Cat/1", "test/Hot-Dog/2", "test/cat/2"]
-    layout = class_folders.find(str(put(tmp_path, *files)))
-    assert below(tmp_path, layout.test) == {
+    found = layout.find_layout(str(put(tmp_path, *files)))
+    assert below(tmp_path, found.test) == {
         "Cat": "test/cat",
         "hot_dog": "test/Hot-Dog",
     }
     assert (
         "class names of test that are spelt otherwise in train: Hot-Dog as hot_dog, cat as Cat"
-        in layout.notes
+        in found.notes
     )
     put(tmp_path, "train/cat/1")  # and now it is plain that they are two classes
-    assert below(tmp_path, class_folders.find(str(tmp_path)).test)["cat"] == "test/cat"
+    assert below(tmp_path, layout.find_layout(str(tmp_path)).test)["cat"] == "test/cat"
 
 
-def test_the_training_folder_alone_tells_of_the_other(tmp_path):
+def test_the_training_folder_alone_names_the_other(tmp_path):
     put(tmp_path, *pets("train/"), *pets("valid/"))
-    layout = class_folders.find(str(tmp_path / "train"))
-    assert layout.notes == (
+    found = layout.find_layout(str(tmp_path / "train"))
+    assert found.notes == (
         f"valid beside {tmp_path}/train is not used: name the folder that both are in to test on it",
     )
 
@@ -519,8 +519,8 @@ def test_deeply_nested_folders(tmp_path):
 
 def _check_deep(tmp_path):
     top = os.getcwd()
-    assert [p.name for p in class_folders.walk(tmp_path / "cat")] == ["1", "2"]
-    assert list(class_folders.find(str(tmp_path)).train) == ["cat", "dog"]
+    assert [p.name for p in layout.walk(tmp_path / "cat")] == ["1", "2"]
+    assert list(layout.find_layout(str(tmp_path)).train) == ["cat", "dog"]
     try:
         os.chdir(tmp_path / "dog")
         for _ in range(20):
@@ -529,8 +529,80 @@ def _check_deep(tmp_path):
     finally:
         os.chdir(top)
     with pytest.raises(UserError) as error:
-        list(class_folders.walk(tmp_path / "dog"))
+        list(layout.walk(tmp_path / "dog"))
     assert str(error.value).endswith(
         "cannot be listed (File name too long): allow it, or move it away"
     )
     assert len(str(error.value)) < 600
+
+
+# Names of folders
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "family"),
+    [
+        ("train", "train", ""),
+        ("Training", "train", ""),
+        ("TRAIN_SET", "train", ""),
+        ("train-images", "train", ""),
+        ("train2017", "train", ""),
+        ("seg_train", "train", "seg"),
+        ("ILSVRC2012_img_val", "validation", "ilsvrc2012_img"),
+        ("valid", "validation", ""),
+        ("test_data", "test", ""),
+        ("test1", "test", ""),
+    ],
+)
+def test_names_of_splits(name, kind, family):
+    assert layout._read_split(name) == (kind, family)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["trainer", "strain", "trains", "contest", "valley", "trainA", "cat", "2023"],
+)
+def test_names_of_no_split(name):
+    assert layout._read_split(name) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["2023", "2023-05", "fold1", "part_2", "batch1", "split-3", "set2", "masks", "old"],
+)
+def test_names_of_parts(name):
+    assert layout._is_part(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["cat", "bus", "train station", "101", "partridge", "A"]
+)
+def test_names_of_no_part(name):
+    assert not layout._is_part(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".git",
+        "._1.jpg",
+        "Thumbs.db",
+        "__MACOSX",
+        "lost+found",
+        "$RECYCLE.BIN",
+        "@eaDir",
+        "System Volume Information",
+        "__pycache__",
+        ".Trash-1000",
+        "node_modules",
+        "desktop.ini",
+    ],
+)
+def test_names_of_the_system(name):
+    assert layout._is_system(name)
+
+
+def test_names_that_are_spelt_alike():
+    assert layout._fold("Hot_Dog ") == layout._fold("hot-dog")
+    assert layout._fold("Cafe\u0301") == layout._fold("caf\u00e9")
+    assert layout._fold("cat") != layout._fold("cats")

@@ -62,8 +62,8 @@ def test_stack_of_several_sizes(sizes):
     squares = [pixels.cut_square(image, 0) for image in images(*sizes)]
     with pytest.raises(UserError) as error:
         pixels.stack_squares(squares)
-    told = [f"(one is {width}x{height})" for height, width in sizes]
-    assert any(text in str(error.value) for text in told)
+    named = [f"(one is {width}x{height})" for height, width in sizes]
+    assert any(text in str(error.value) for text in named)
     assert str(error.value).startswith(
         "images are not all squares of one size (one is "
     )

@@ -33,7 +33,7 @@ _CACHE = (
     "names of ours in a folder of ours, which carries a marker or is this user's alone"
 )
 PLACES = {
-    "training.checkpoints.Checkpoints._tell_of": "a damaged checkpoint is renamed, if it was one",
+    "training.checkpoints.Checkpoints._put_aside": "a damaged checkpoint is renamed, if it was one",
     "training.checkpoints.Checkpoints._write": "renames what it has just made; " + _NEW,
     "training.checkpoints.remove_all": "an empty folder; " + _CHECKPOINT,
     "training.checkpoints._remove": _CHECKPOINT,
@@ -84,13 +84,13 @@ PLACES = {
     "files.storage._cut_to_whole_lines": "half a line, in a file that `open_to_append` opened",
     "process.streams._open_nowhere": "/dev/null on descriptors that are closed",
     "pretrained.cache.get": _CACHE,
-    "pretrained.cache.fetch": _NEW,
+    "pretrained.cache._fetch": _NEW,
     "files.working_folder.WorkingFolder.__init__": _CACHE,
     "files.working_folder.WorkingFolder.claim": _CACHE,
     "files.working_folder.WorkingFolder.make_folder": _CACHE,
+    "files.working_folder.WorkingFolder.remove_folders": _CACHE,
     "files.working_folder.WorkingFolder.remove": _CACHE,
     "files.working_folder.WorkingFolder.leave": _CACHE,
-    "files.working_folder._remove_tree": _CACHE,
 }
 
 
@@ -148,6 +148,7 @@ def test_no_tree_is_removed_and_only_the_primitives_replace_and_redirect():
     assert of_people == [
         "files.ownership.replacing",
         "files.ownership._clean",
+        "files.working_folder.WorkingFolder.remove_folders",
         "training.checkpoints._remove",
     ]
 

@@ -11,7 +11,7 @@ import pytest
 
 from cglo_jax.errors import UserError
 from cglo_jax.files import download
-from cglo_jax.pretrained import cache, networks
+from cglo_jax.pretrained import __main__, cache
 from tests.helpers.published_weights import cached, isolate, serve
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -163,7 +163,7 @@ def test_a_server_that_misbehaves_is_one_line(monkeypatch, capfd, network):
             with answering(answer) as url:
                 monkeypatch.setattr(cache, "HOST", url)
                 try:
-                    status = networks.main([network])
+                    status = __main__.main([network])
                 except Exception as error:  # noqa: BLE001 - is what is looked for
                     status = repr(error)
             out, err = capfd.readouterr()
@@ -199,12 +199,12 @@ def test_the_cache_has_files_only(monkeypatch, tmp_path, capfd, kind, place):
     """No link is followed, and a pipe is not waited for."""
     pinned = cache.PINNED["vgg16"]
     path = tmp_path / "cache" / pinned.file
-    path = [path, cache.digest_path(path)][place]
+    path = [path, cache._digest_path(path)][place]
     precious = tmp_path / "precious"
     precious.write_text("precious")
     put(kind, path, precious)
     with serve(monkeypatch):
-        assert networks.main(["vgg16"]) == 2
+        assert __main__.main(["vgg16"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"error: {path} is not a file that was kept there")
     assert "move it away" in line and cached() == [path.name]

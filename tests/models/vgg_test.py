@@ -143,7 +143,7 @@ def test_image_gradient_is_finite_and_needs_no_dilation_or_weight_gradient(varia
     gradient = jax.jit(jax.grad(loss)).lower(images(), variables)
     text = gradient.as_text()
     # Of 8 px, the layers on 8x8 and 4x4 maps but the first are convolutions, once forward
-    # and once backward; that of the image and those on 2x2 and 1x1 maps are matmuls.
+    # and once backward; those of the image and of 2x2 and 1x1 maps are matmuls.
     assert len(re.findall(r"stablehlo\.convolution", text)) == 2 * 3
     assert "lhs_dilate = [2" not in text
     value = gradient.compile()(images(), variables)

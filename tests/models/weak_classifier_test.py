@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cglo_jax.cglo.losses import cross_entropy
-from cglo_jax.models.weak_classifier import WeakClassifier
+from cglo_jax.models.weak_classifier import LatentClassifier, WeakClassifier
 
 
 def images(batch: int = 6, side: int = 8, channels: int = 2) -> np.ndarray:
@@ -151,3 +151,71 @@ def test_axis_name_equals_the_global_batch(variables):
         np.testing.assert_allclose(a, jnp.broadcast_to(b, a.shape), atol=1e-5)
     (apart, _), _ = jax.jit(jax.vmap(run))(parts)
     assert np.abs(apart.reshape(8, 3) - expected).max() > 1e-2
+
+
+# On codes
+
+OF_CODES = LatentClassifier(3, width=7)
+
+
+def codes(batch: int = 6, dim: int = 5) -> np.ndarray:
+    z = np.random.default_rng(0).normal(size=(batch, dim)).astype(np.float32)
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def latent_variables():
+    """Returns fresh latent_variables for codes of 5 dimensions and 3 classes."""
+    return jax.jit(lambda z: OF_CODES.init(jax.random.key(0), z, train=True))(codes())
+
+
+def test_of_codes_there_are_three_dense_layers_and_no_batch_statistics(
+    latent_variables,
+):
+    assert latent_variables.keys() == {"params"}
+    # 5*7 + 7 = 42; 7*7 + 7 = 56; 7*3 + 3 = 24.
+    assert sum(a.size for a in jax.tree.leaves(latent_variables)) == 42 + 56 + 24
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_of_codes_forward_equals_numpy(latent_variables, train):
+    z = codes()
+    logits, features = jax.jit(lambda v, z: OF_CODES.apply(v, z, train=train))(
+        latent_variables, z
+    )
+    params, x = jax.tree.map(np.asarray, latent_variables["params"]), z
+    for name in ("dense1", "dense2"):
+        x = np.maximum(x @ params[name]["kernel"] + params[name]["bias"], 0)
+        np.testing.assert_allclose(features[name], x, atol=1e-6)
+    np.testing.assert_array_equal(features["embedding"], features["dense2"])
+    expected = x @ params["head"]["kernel"] + params["head"]["bias"]
+    np.testing.assert_allclose(logits, expected, atol=1e-6)
+    assert np.std(expected) > 1e-2
+
+
+def test_of_codes_bfloat16_gives_float32_logits(latent_variables):
+    model = LatentClassifier(3, width=7, dtype=jnp.bfloat16)
+    logits, features = model.apply(latent_variables, codes(), train=False)
+    assert logits.dtype == features["embedding"].dtype == jnp.float32
+    assert features["dense2"].dtype == jnp.bfloat16
+    full, _ = OF_CODES.apply(latent_variables, codes(), train=False)
+    np.testing.assert_allclose(logits, full, atol=0.02)
+
+
+def test_of_codes_loss_falls(latent_variables):
+    z, labels = codes(), jnp.arange(6) % 3
+
+    @jax.jit
+    def step(params):
+        def loss(params):
+            logits, _ = OF_CODES.apply({"params": params}, z, train=True)
+            return cross_entropy(logits, labels).mean()
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        return value, jax.tree.map(lambda p, g: p - 0.5 * g, params, gradient)
+
+    params, values = latent_variables["params"], []
+    for _ in range(60):
+        value, params = step(params)
+        values.append(float(value))
+    assert values[-1] < 0.5 * values[0]

@@ -21,23 +21,10 @@ from tests.helpers.published_weights import (
     assert_needed,
     cached,
     go_offline,
-    isolate,
     random_tensors,
     refusal,
-    serve,
     vgg_tensors,
 )
-
-
-@pytest.fixture(autouse=True)
-def _isolated(monkeypatch, tmp_path):
-    isolate(monkeypatch, tmp_path)
-
-
-@pytest.fixture(name="server")
-def _server(monkeypatch):
-    with serve(monkeypatch) as server:
-        yield server
 
 
 def test_pins_agree_with_the_networks_sizes():

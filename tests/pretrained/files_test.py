@@ -12,17 +12,11 @@ from cglo_jax.pretrained import files, networks
 from tests.helpers.published_weights import (
     assert_needed,
     header_of,
-    isolate,
     random_tensors,
     refusal,
     vgg_tensors,
     write,
 )
-
-
-@pytest.fixture(autouse=True)
-def _isolated(monkeypatch, tmp_path):
-    isolate(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize(

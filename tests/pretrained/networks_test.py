@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import os
-import runpy
 from pathlib import Path
 
 import jax
@@ -11,42 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cglo_jax.files import download
 from cglo_jax.models import resnet, vgg
-from cglo_jax.pretrained import cache, files, networks, remote
-from cglo_jax.process.setup import cache_dir
+from cglo_jax.pretrained import cache, files, networks
 from tests.helpers.published_weights import (
     LAYERS,
-    RESNET_FILE,
     TINY_RESNET,
     TINY_WIDTHS,
-    VGG_FILE,
-    VGG_KEPT,
     assert_needed,
-    cached,
-    go_offline,
     header_of,
-    isolate,
     random_tensors,
     refusal,
-    serve,
     vgg_shapes,
     vgg_tensors,
     write,
 )
 
 VGG_WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512)
-
-
-@pytest.fixture(autouse=True)
-def _isolated(monkeypatch, tmp_path):
-    isolate(monkeypatch, tmp_path)
-
-
-@pytest.fixture(name="server")
-def _server(monkeypatch):
-    with serve(monkeypatch) as server:
-        yield server
 
 
 def test_vgg16_shapes_are_torchvisions(monkeypatch):
@@ -296,92 +275,3 @@ def test_the_file_of_shared_data_loads(monkeypatch):
     kernel = np.frombuffer(data[start:stop], np.float16).reshape(64, 3, 3, 3)
     expected = np.einsum("oihw->hwio", kernel.astype(np.float32))
     np.testing.assert_array_equal(params["conv1_1"]["kernel"], expected)
-
-
-def run(*args: str) -> int:
-    return networks.main(list(args))
-
-
-def test_the_command_fetches_ahead(server, capfd, monkeypatch):
-    assert run("resnet50", "vgg16", "vgg16") == 0
-    out, err = capfd.readouterr()
-    lines = out.splitlines()
-    assert err == "" and len(lines) == 4
-    folder = cache_dir()
-    assert lines[1] == str(folder / RESNET_FILE)
-    assert lines[3] == str(folder / VGG_FILE)
-    for line, path in ((lines[0], RESNET_FILE), (lines[2], VGG_FILE)):
-        assert hashlib.sha256((folder / path).read_bytes()).hexdigest() in line
-        assert "BSD-3-Clause" in line and "ImageNet-1k" in line
-    go_offline(monkeypatch)
-    assert run("vgg16", "resnet50") == 0  # there already
-    assert cached() == sorted([*VGG_KEPT, RESNET_FILE])
-
-
-def test_full_checks_all_of_vgg16_and_keeps_the_same_bytes(server, monkeypatch):
-    assert run("vgg16") == 0
-    kept = {name: (cache_dir() / name).read_bytes() for name in cached()}
-    server.ranges.clear()
-    server.plan = [100]  # the connection drops once
-    assert run("vgg16", "--full") == 0
-    assert server.ranges == [None, "bytes=100-"]
-    assert kept == {n: (cache_dir() / n).read_bytes() for n in cached()}
-    assert run("resnet50", "--full") == 0
-    go_offline(monkeypatch)
-    assert run("resnet50", "--full") == 0  # was checked whole: nothing to do
-
-
-def test_full_refuses_what_a_part_cannot_show(server, monkeypatch, capfd):
-    (path,) = [path for path in server.files if "vgg16" in path]
-    other = bytearray(server.files[path])
-    other[-1] ^= 1  # in a tensor that is not fetched
-    server.files[path] = bytes(other)
-    assert run("vgg16") == 0
-    before = {n: (cache_dir() / n).read_bytes() for n in cached()}
-    capfd.readouterr()
-    assert run("vgg16", "--full") == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("error: ") and "not the official model.safetensors" in line
-    assert f"(its sha256 is {hashlib.sha256(other).hexdigest()[:12]}..., not " in line
-    assert before == {n: (cache_dir() / n).read_bytes() for n in cached()}
-
-
-def test_resnet50_with_another_sha256_is_refused(server, capfd):
-    (path,) = [path for path in server.files if "resnet50" in path]
-    other = bytearray(server.files[path])
-    other[-1] ^= 1
-    server.files[path] = bytes(other)
-    assert run("resnet50") == 2
-    (line,) = capfd.readouterr().err.splitlines()
-    assert "error: " in line and hashlib.sha256(other).hexdigest()[:12] in line
-    assert cached() == []
-
-
-def test_an_interruption_leaves_nothing(server, monkeypatch, capfd):
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(remote, "to_float32", interrupt)
-        assert run("vgg16") == 130
-        patch.setattr(download, "verify", interrupt)
-        assert run("resnet50") == 130
-    out, err = capfd.readouterr()
-    assert (
-        out == ""
-        and err.splitlines() == ["stopped: nothing that is incomplete was kept"] * 2
-    )
-    assert len(server.ranges) == 4
-    assert cached() == []
-    assert run("vgg16", "resnet50") == 0
-
-
-def test_the_command_says_what_it_takes(capfd, monkeypatch):
-    with pytest.raises(SystemExit) as status:
-        run("vgg19")
-    assert status.value.code == 2 and "resnet50" in capfd.readouterr().err
-    monkeypatch.setattr("sys.argv", ["pretrained", "--help"])
-    with pytest.raises(SystemExit) as status:
-        runpy.run_path(networks.__file__, run_name="__main__")
-    assert status.value.code == 0
-    assert "python -m cglo_jax.pretrained" in capfd.readouterr().out

@@ -18,23 +18,10 @@ from tests.helpers.published_weights import (
     assert_needed,
     cached,
     header_of,
-    isolate,
     publish,
     refusal,
-    serve,
     vgg_tensors,
 )
-
-
-@pytest.fixture(autouse=True)
-def _isolated(monkeypatch, tmp_path):
-    isolate(monkeypatch, tmp_path)
-
-
-@pytest.fixture(name="server")
-def _server(monkeypatch):
-    with serve(monkeypatch) as server:
-        yield server
 
 
 @pytest.mark.parametrize(
@@ -77,7 +64,7 @@ def test_a_dropped_connection_is_resumed(server):
 
 
 def test_https_is_not_left():
-    follow = remote.StayEncrypted()
+    follow = remote._StayEncrypted()
     request = urllib.request.Request("https://one.example/a", headers={"Range": "x"})
     answer = (io.BytesIO(), 302, "Found", {})
     other = follow.redirect_request(request, *answer, "https://two.example/b")
@@ -91,13 +78,13 @@ def test_redirects_are_watched(server, monkeypatch):
     def refuse(self, req, fp, code, msg, headers, newurl):
         raise urllib.error.HTTPError(newurl, code, "watched", headers, fp)
 
-    monkeypatch.setattr(remote.StayEncrypted, "redirect_request", refuse)
+    monkeypatch.setattr(remote._StayEncrypted, "redirect_request", refuse)
     server.plan = ["redirect"] * download.ATTEMPTS
     assert "HTTP Error 302: watched" in refusal("vgg16", "imagenet")
 
 
 def tampered(header: object, data: bytes = b"") -> bytes:
-    """A .safetensors file with this header, whatever it says."""
+    """A .safetensors file with this header, whatever is in it."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 

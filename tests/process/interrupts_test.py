@@ -19,7 +19,7 @@ interrupts.install()
 
 
 def start(body: str, head: str = f"{HEAD}interrupts.begin()\n") -> subprocess.Popen:
-    """Starts a program that says "ready" when it may be signalled."""
+    """Starts a program that prints "ready" when it may be signalled."""
     program = head + textwrap.dedent(body)
     process = subprocess.Popen(
         [sys.executable, "-u", "-c", program],
@@ -130,7 +130,7 @@ def test_what_must_be_saved_is_not_interrupted(signum):
                 print("ready")
                 while not interrupts.requested():
                     time.sleep(0.01)
-                time.sleep(0.5)  # as a save takes: told meanwhile
+                time.sleep(0.5)  # as long as a save takes; a line is printed meanwhile
                 print("saved")
         except interrupts.Interrupted as stop:
             sys.exit(stop.status)
@@ -248,8 +248,8 @@ def test_another_programs_process_is_left_as_it_was(signum):
         head=BORROWED,
     )
     number = str(128 + signum)
-    told = [number, "saved", number, "saved", number, f"{number} at once", "theirs"]
-    assert finish(process, 0)[0].splitlines() == [*told, "ended"]
+    printed = [number, "saved", number, "saved", number, f"{number} at once", "theirs"]
+    assert finish(process, 0)[0].splitlines() == [*printed, "ended"]
 
 
 def test_a_thread_of_another_program_has_no_handlers():

@@ -26,7 +26,7 @@ def test_all_lines_are_kept_whoever_printed_them(tmp_path, monkeypatch, capsys):
         print("before", end=" ")
         print("there was a place \u540d \udcff")
         log_file.keep(tmp_path)
-        print("told\n\n  twice", file=sys.stderr)
+        print("printed\n\n  twice", file=sys.stderr)
         thread = threading.Thread(target=print, args=["by a thread"])
         thread.start()
         thread.join()
@@ -36,12 +36,12 @@ def test_all_lines_are_kept_whoever_printed_them(tmp_path, monkeypatch, capsys):
     assert (sys.stdout, sys.stderr) == given
     shown = capsys.readouterr()
     assert shown.out == "before there was a place \u540d \\udcff\nby a thread\n"
-    assert shown.err == "told\n\n  twice\n"
+    assert shown.err == "printed\n\n  twice\n"
     lines = read(tmp_path)
     assert lines[:6] == [
         "started: cglo-jax '--workdir=a b'",
         "before there was a place \u540d \\udcff",
-        "told",
+        "printed",
         "  twice",
         "by a thread",
         "by nobody",
@@ -76,9 +76,9 @@ def test_nothing_that_a_stream_raises_comes_out(tmp_path, monkeypatch):
     with log_file.recording():
         log_file.keep(tmp_path)
         print("caf\u00e9", flush=True)
-        print("told", file=sys.stderr, flush=True)
+        print("printed", file=sys.stderr, flush=True)
     assert out.getvalue() == b"caf\\xe9\n"
-    assert read(tmp_path)[1:] == ["caf\u00e9", "told"]
+    assert read(tmp_path)[1:] == ["caf\u00e9", "printed"]
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "full"])
@@ -93,6 +93,6 @@ def test_a_log_that_cannot_be_written_is_none(tmp_path, kind, capsys):
         path.symlink_to("/dev/full" if kind == "full" else other)
     with log_file.recording():
         log_file.keep(tmp_path)
-        print("told")
-    assert capsys.readouterr().out == "told\n"
+        print("printed")
+    assert capsys.readouterr().out == "printed\n"
     assert other.read_text() == "theirs"

@@ -44,7 +44,7 @@ def start(*arguments: str, code: str = START, **environment: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("environment", "told"),
+    ("environment", "parts"),
     [
         ({"JAX_PLATFORMS": "cuda"}, ["JAX_PLATFORMS=cuda ", GPU, UNSET]),
         ({"JAX_PLATFORM_NAME": "gpu"}, ["JAX_PLATFORM_NAME=gpu ", GPU]),
@@ -83,11 +83,11 @@ def start(*arguments: str, code: str = START, **environment: str) -> str:
         ),
     ],
 )
-def test_what_is_asked_for_in_vain(environment, told):
+def test_what_is_asked_for_in_vain(environment, parts):
     if platforms._plugins():
         pytest.skip("this JAX is for GPUs, too")
     line = start(**environment)
-    assert all(part in line for part in told), line
+    assert all(part in line for part in parts), line
 
 
 def test_programs_and_the_library_say_so(tmp_path):
@@ -107,9 +107,9 @@ def test_programs_and_the_library_say_so(tmp_path):
 def test_a_device_out_of_memory_is_told_of_in_one_line():
     with pytest.raises(Exception) as error:
         jnp.zeros(1 << 50, jnp.uint8).block_until_ready()
-    told = platforms.explain_memory(error.value)
-    assert told.startswith("out of memory (RESOURCE_EXHAUSTED: ") and "\n" not in told
-    assert "use a smaller batch_size" in told
+    line = platforms.explain_memory(error.value)
+    assert line.startswith("out of memory (RESOURCE_EXHAUSTED: ") and "\n" not in line
+    assert "use a smaller batch_size" in line
     assert platforms.explain_memory(MemoryError()).startswith(
         "out of memory (of the host)"
     )
@@ -117,7 +117,7 @@ def test_a_device_out_of_memory_is_told_of_in_one_line():
 
 
 @pytest.mark.parametrize(
-    ("hidden", "told"),
+    ("hidden", "reason"),
     [
         (
             "",
@@ -130,7 +130,7 @@ def test_a_device_out_of_memory_is_told_of_in_one_line():
     ],
 )
 def test_a_gpu_that_is_not_seen_is_not_a_package_that_is_missing(
-    monkeypatch, hidden, told
+    monkeypatch, hidden, reason
 ):
     """As it is where JAX for CUDA is installed; tried without it."""
     monkeypatch.setattr(platforms, "_plugins", lambda: ["xla_cuda12"])
@@ -140,5 +140,5 @@ def test_a_gpu_that_is_not_seen_is_not_a_package_that_is_missing(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     fake = types.SimpleNamespace(config=types.SimpleNamespace(jax_platforms="cuda"))
     line = platforms._explain(fake, RuntimeError("no CUDA-capable device"))
-    assert line.startswith(f"JAX_PLATFORMS=cuda asks for a GPU, {told}")
+    assert line.startswith(f"JAX_PLATFORMS=cuda asks for a GPU, {reason}")
     assert line.endswith("unset JAX_PLATFORMS to use what there is (cpu)")

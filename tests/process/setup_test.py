@@ -32,7 +32,7 @@ def run(program: str, **environment: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_what_the_environment_says_is_kept(monkeypatch):
+def test_what_the_environment_has_is_kept(monkeypatch):
     mine = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE"
     monkeypatch.setenv(_LOG_LEVEL, "3")
     monkeypatch.setenv(_FLAGS, mine)
@@ -61,7 +61,7 @@ def test_a_file_of_flags_is_left_alone(monkeypatch):
 
 @pytest.fixture(name="two_cores")
 def _two_cores(monkeypatch):
-    """An environment that says nothing of devices and threads, on two cores."""
+    """An environment that sets no devices and threads, on two cores."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     for name in (_FLAGS, "NPROC", "PJRT_NPROC", "JAX_NUM_CPU_DEVICES"):
         monkeypatch.setenv(name, "to be restored")
@@ -225,7 +225,7 @@ def test_programs_are_kept_and_found_again(tmp_path, first):
 
 @pytest.fixture(name="root")
 def _root(monkeypatch, tmp_path):
-    """The folder that programs are kept in, of an environment that says nothing of it."""
+    """The folder that programs are kept in, in an environment that does not set it."""
     monkeypatch.setenv("CGLO_CACHE", str(tmp_path))
     monkeypatch.setenv("NPROC", "3")
     monkeypatch.setenv(_PROGRAMS, "to be restored")
@@ -236,7 +236,7 @@ def _root(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("given", ["", "/mine"])
-def test_what_the_environment_says_of_kept_programs_counts(root, monkeypatch, given):
+def test_a_folder_in_the_environment_is_used(root, monkeypatch, given):
     monkeypatch.setenv(_PROGRAMS, given)
     setup.keep_programs()
     assert os.environ[_PROGRAMS] == given and not root.exists()

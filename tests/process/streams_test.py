@@ -20,7 +20,7 @@ streams.mend()
 file = open("file", "w")
 for i in range(3):
     print("caf\\u00e9 \\u540d\\u524d \\udcff", i)
-    print("told", i, file=sys.stderr, flush=True)
+    print("printed", i, file=sys.stderr, flush=True)
     sys.stdout.flush()
 for number in (1, 2):
     try:
@@ -31,7 +31,7 @@ file.write("of the file")
 file.close()
 """
 ROOT = {"PYTHONPATH": str(pathlib.Path(streams.__file__).parents[2])}
-TOLD = "".join(f"told {i}\n" for i in range(3)) + "from C\n"
+PRINTED = "".join(f"printed {i}\n" for i in range(3)) + "from C\n"
 
 
 def shell(command: str, folder, program: str = PROGRAM, **environment: str):
@@ -51,14 +51,14 @@ def shell(command: str, folder, program: str = PROGRAM, **environment: str):
 @pytest.mark.parametrize(
     ("command", "out", "err"),
     [
-        ("$RUN >&-", None, TOLD),
+        ("$RUN >&-", None, PRINTED),
         ("$RUN 2>&-", "", None),
-        ("$RUN <&-", "", TOLD),
+        ("$RUN <&-", "", PRINTED),
         ("$RUN <&- >&- 2>&-", None, None),
-        ("$RUN >/dev/full", None, TOLD),
+        ("$RUN >/dev/full", None, PRINTED),
         ("$RUN 2>/dev/full", "", None),
         ("$RUN >/dev/full 2>&1", None, None),
-        ("$RUN | true", None, TOLD),
+        ("$RUN | true", None, PRINTED),
         ("$RUN 2>&1 | true", None, None),
     ],
 )
@@ -134,11 +134,11 @@ def test_another_programs_streams_come_back(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)  # as of pythonw
     descriptors = [os.fstat(number) for number in range(3)]
     with streams.mended():
-        print("told")
+        print("printed")
         print("nowhere", file=sys.stderr, flush=True)
         assert not sys.stderr.isatty()
     assert (sys.stdout, sys.stderr) == (file, None)
-    assert file.getvalue() == "told\n"
+    assert file.getvalue() == "printed\n"
     assert [os.fstat(number) for number in range(3)] == descriptors
 
 
@@ -162,10 +162,10 @@ except OSError as error:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_line_is_in_a_file_at_once_whatever_python_is_told(tmp_path, unbuffered):
+def test_a_line_is_in_a_file_at_once_whatever_python_is_asked_for(tmp_path, unbuffered):
     program = (
         "import sys; from cglo_jax.process import streams; streams.mend();"
-        "print('told', file=sys.stderr); print(open(sys.argv[1]).read(), end='')"
+        "print('printed', file=sys.stderr); print(open(sys.argv[1]).read(), end='')"
     )
     path = tmp_path / "stderr"
     with path.open("w") as file:
@@ -177,4 +177,4 @@ def test_a_line_is_in_a_file_at_once_whatever_python_is_told(tmp_path, unbuffere
             text=True,
             check=True,
         )
-    assert done.stdout == "told\n"
+    assert done.stdout == "printed\n"

@@ -251,7 +251,7 @@ def test_a_result_says_what_it_is(trained):
         "near_copies_shown": [["a.jpg", "b.png"]],
     }
     _, meta, _ = checkpoints.restore_latest_model(directory / "checkpoints", "")
-    assert Conversion.restore(meta["conversion"]) == conversion
+    assert Conversion(**meta["conversion"]) == conversion
     assert result["fingerprint"]["images"] == dataset.digest
     assert result["fingerprint"]["test_images"] == TEST_SET.digest
     assert result["fingerprint"]["classify.lr"] == 0.1

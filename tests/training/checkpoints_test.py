@@ -119,7 +119,7 @@ def test_the_two_newest_are_kept(directory):
         )
 
 
-def test_without_a_checkpoint_the_error_says_what_makes_one(directory):
+def test_without_a_checkpoint_the_error_is_what_makes_one(directory):
     hint = "run --stage=train first"
     for _ in range(2):
         with pytest.raises(UserError, match=f"no checkpoint in .*seed-0: {hint}"):
@@ -210,7 +210,7 @@ def test_arrays_that_do_not_fit_into_the_memory_are_not_read(directory, monkeypa
         restore_latest_model(directory, "")
 
 
-def test_a_save_that_fails_leaves_the_others_and_says_why(directory, monkeypatch):
+def test_a_save_that_fails_leaves_the_others_and_is_explained(directory, monkeypatch):
     save(directory, 1)
 
     def full(folder):
@@ -225,7 +225,7 @@ def test_a_save_that_fails_leaves_the_others_and_says_why(directory, monkeypatch
     assert {p.name for p in directory.iterdir()} == {"1"}
 
 
-def test_the_manifest_tells_by_which_program_and_on_what_it_was_saved(directory):
+def test_the_manifest_has_the_versions_and_devices_that_saved_it(directory):
     save(directory, 1)
     with Checkpoints(directory, read_only=True) as saved:
         environment = saved.environment(1)

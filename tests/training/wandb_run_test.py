@@ -1,4 +1,4 @@
-"""Tests of cglo_jax/training/wandb_run.py with a stand-in for W&B, whose signatures are those of 0.31.0."""
+"""Tests of cglo_jax/training/wandb_run.py with a stand-in for W&B, with the signatures of 0.31.0."""
 
 import dataclasses
 import inspect
@@ -26,7 +26,7 @@ class Service:
         self.mode, self.key = "online", True
         self.fails: dict[str, Exception] = {}  # by function
         self.asked: list[dict] = []  # arguments of `init`
-        self.told: dict[str, dict[int, dict]] = {}  # {id of a run: {step: values}}
+        self.logged: dict[str, dict[int, dict]] = {}  # {id of a run: {step: values}}
         self.finished: list[str] = []
         self.module = types.ModuleType("wandb")
         for name in NEEDED:
@@ -79,7 +79,7 @@ class FakeRun:
 
     def __init__(self, service, run_id, folder):
         self.service, self.id, self.dir = service, run_id, f"{folder}/wandb/{run_id}/a"
-        self.steps = service.told.setdefault(run_id, {})
+        self.steps = service.logged.setdefault(run_id, {})
         self.step = max(self.steps, default=-1) + 1  # as of a run that is resumed
         self.url = f"https://wandb/{run_id}"
 
@@ -136,10 +136,10 @@ def test_metrics_and_pictures_go_to_the_project(tmp_path, wandb, capsys):
     assert (asked["name"], asked["group"]) == ("digits train-0", "digits")
     assert asked["config"] == {"latent.dim": 8}
     assert asked["resume"] == "allow"
-    told = wandb.told[run_id]
+    logged = wandb.logged[run_id]
     lines = {r["step"]: r["loss"] for r in trainer.records()}
-    assert {step: values["loss"] for step, values in told.items()} == lines
-    shown = {step: v["samples"] for step, v in told.items() if "samples" in v}
+    assert {step: values["loss"] for step, values in logged.items()} == lines
+    shown = {step: v["samples"] for step, v in logged.items() if "samples" in v}
     assert list(shown) == [4, 8, 10]
     assert all(image.data_or_path is picture for image in shown.values())
     assert wandb.finished == [run_id]
@@ -148,7 +148,7 @@ def test_metrics_and_pictures_go_to_the_project(tmp_path, wandb, capsys):
 
 def test_a_resumed_run_goes_on_in_the_same_run_of_wandb(tmp_path, wandb):
     cut = create(tmp_path)
-    cut.fail_at = 7  # 6 was told, the checkpoint is at 4
+    cut.fail_at = 7  # 6 was logged, the checkpoint is at 4
     with pytest.raises(KeyboardInterrupt):
         cut.run()
     cut.fail_at = None
@@ -156,7 +156,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_of_wandb(tmp_path, wandb):
     one, other = (asked["id"] for asked in wandb.asked)
     assert one == other
     assert wandb.finished == [one, one]
-    assert list(wandb.told[one]) == [2, 4, 6, 8, 10]
+    assert list(wandb.logged[one]) == [2, 4, 6, 8, 10]
 
 
 def test_a_moved_work_directory_keeps_its_runs_and_a_fresh_one_has_others(
