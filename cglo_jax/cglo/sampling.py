@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from cglo_jax.cglo import algorithm, codes
-from cglo_jax.config.defaults import SIDES
+from cglo_jax.config.checks import SIDES
 from cglo_jax.data.dataset import Dataset
 from cglo_jax.errors import UserError
 from cglo_jax.models.generator import Generator

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cglo_jax.config import presets
-from cglo_jax.config.fields import Field, read_fields
-from cglo_jax.config.validation import TYPES
+from cglo_jax.config.fields import FIELDS, ROWS, Field, Section
 from cglo_jax.errors import UserError, printable
 
 STAGES = {
@@ -42,7 +41,6 @@ _VALUES = {
     "processes": "N",
     "process": "I",
 }
-_SOURCE = re.compile(r" \[[PAM]\b[^\]]*\]")
 # What people change first, of some ninety fields.
 _OFTEN = (
     "seeds",
@@ -80,12 +78,14 @@ def overview(program: str, width: int) -> str:
     Args:
       program: the words that start it. width: of a line, in characters.
     """
-    fields = {field.name: field for field in read_fields()}
     flags = {
         f"--{name}" + (f"={_VALUES[name]}" if name in _VALUES else ""): text
         for name, text in FLAGS.items()
     }
-    often = {f"{name}={_write(fields[name].default)}": name for name in _OFTEN}
+    often = {
+        f"{name}={format_value(FIELDS[name].default)}": FIELDS[name].meaning
+        for name in _OFTEN
+    }
     parts = [
         _wrap(
             "cGLO: learns an image classifier from a few labelled images per class with the help "
@@ -99,7 +99,7 @@ def overview(program: str, width: int) -> str:
         _table(
             "Fields that people change (--config.seeds=0,1), with their defaults, of which a "
             "configuration may have others",
-            {name: _SOURCE.sub("", fields[of].meaning) for name, of in often.items()},
+            often,
             width,
         ),
         "Examples\n" + "\n".join(_example(program, *e, width) for e in _EXAMPLES),
@@ -118,15 +118,14 @@ def describe_fields(words: Sequence[str], values: Mapping[str, Any], width: int)
     Raises:
       UserError: a word is in no name and no meaning.
     """
-    fields = read_fields()
-    chosen = {name for word in words for name in _find(word, fields)}
+    chosen = {name for word in words for name in _find(word)}
     lines = []
-    for field in fields:
-        if field.default is None:
-            title = f"{field.name}: {field.meaning}" if field.name else field.meaning
+    for row in ROWS:
+        if isinstance(row, Section):
+            title = f"{row.name}: {row.title}" if row.name else row.title
             heading = ["", _wrap(title, width)]
-        elif not words or field.name in chosen:
-            lines += [*heading, *_describe(field, values.get(field.name), width)]
+        elif not words or row.name in chosen:
+            lines += [*heading, *_describe(row, values.get(row.name), width)]
             heading = []
     here = ' "here" is the value of this configuration.' if values else ""
     first = (
@@ -136,27 +135,24 @@ def describe_fields(words: Sequence[str], values: Mapping[str, Any], width: int)
     return "\n".join([_wrap(first + here, width), *lines]) + "\n"
 
 
-def _find(word: str, fields: Sequence[Field]) -> list[str]:
-    """The names of the fields that a word is in, or else those whose meaning it is in."""
-    fields = [field for field in fields if field.default is not None]
+def _find(word: str) -> list[str]:
+    """Returns the fields that have a word in their names, else those that describe it."""
     part = word.lstrip("-").removeprefix("config.").lower()
-    found = [f.name for f in fields if part in f.name]
-    found = found or [f.name for f in fields if part in f.meaning.lower()]
+    found = [name for name in FIELDS if part in name]
+    found = found or [n for n, f in FIELDS.items() if part in f.description.lower()]
     if not part or not found:
-        close = difflib.get_close_matches(part, [field.name for field in fields], n=1)
+        close = difflib.get_close_matches(part, list(FIELDS), n=1)
         hint = f"did you mean {close[0]!r}?" if close else "--stage=help lists all"
         raise UserError(f"no field has {word!r} in its name or its meaning: {hint}")
     return found
 
 
 def _describe(field: Field, here: Any, width: int) -> list[str]:
-    kind = next(want for kind, want in TYPES.items() if isinstance(field.default, kind))
-    differs = here is not None and here != field.default
-    changed = f"; here {_write(here)}" if differs else ""
-    head = (
-        f"{field.name} = {_write(field.default)}  ({kind.removeprefix('a ')}{changed})"
-    )
-    return [_wrap(head, width, 2, 6), _wrap(field.meaning, width, 6)]
+    default, kind = format_value(field.default), field.kind.removeprefix("a ")
+    differs = here is not None and format_value(here) != default
+    changed = f"; here {format_value(here)}" if differs else ""
+    head = f"{field.name} = {default}  ({kind}{changed})"
+    return [_wrap(head, width, 2, 6), _wrap(field.description, width, 6)]
 
 
 def _describe_configs() -> dict[str, str]:
@@ -168,9 +164,9 @@ def _describe_configs() -> dict[str, str]:
     return lines
 
 
-def _write(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as it is written on the command line; texts without quotes where they can be."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return ",".join(map(str, value)) or "''"
     return printable(value if isinstance(value, str) and value else repr(value))
 

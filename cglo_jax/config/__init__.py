@@ -3,6 +3,6 @@
 `from cglo_jax import config` is what configuration files begin with: `config.get_config()`.
 """
 
-from cglo_jax.config.defaults import EXPORTS, SIDES, flatten, get_config
+from cglo_jax.config.defaults import flatten, get_config
 
-__all__ = ["EXPORTS", "SIDES", "flatten", "get_config"]
+__all__ = ["flatten", "get_config"]

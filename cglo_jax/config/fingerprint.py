@@ -6,71 +6,27 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cglo_jax.config.defaults import flatten
+from cglo_jax.config.fields import CGLO, CLASSIFIER, Affects, affects
 from cglo_jax.errors import UserError, printable, shorten
 
-# What may change between two calls on one work directory without touching what was trained.
-_FREE = {
-    "seeds",
-    "devices",
-    # Content counts, not where it lies: of images their ids, of weights their digest.
-    "dataset.data_dir",
-    "dataset.path",
-    "dataset.strict",
-    "dataset.background",
-    "dataset.bits",
-    "dataset.split_file",
-    "reconstruction.weights",
-    "reconstruction.cache_gb",
-    "latent.init_weights",
-    "classify.weights",
-    "train.only_codes",
-    "train.checkpoint_every_epochs",
-    "train.log_every_steps",
-    "classify.checkpoint_every_epochs",
-    "classify.log_every_steps",
-}
 # What is trained for a number of epochs, and the fields that say for how many.
 _PARTS = ("train", "classify")
 _LENGTHS = ("epochs", "lr_drop_epochs")
-_TRAIN_SECTIONS = (
-    "dtype",
-    "dataset",
-    "latent",
-    "generator",
-    "weak_classifier",
-    "reconstruction",
-    "train",
-)
-_CLASSIFY_SECTIONS = (
-    *_TRAIN_SECTIONS,
-    "sample.interpolation",
-    "sample.t_values",
-    "sample.batch_statistics",
-    "classify",
-    "mixmatch",
-)
-
-
-def _fingerprint(config: ConfigDict, sections: tuple[str, ...]) -> dict[str, Any]:
-    names = flatten(config).items()
-    return {
-        name: value
-        for name, value in names
-        if name not in _FREE
-        and any(name == s or name.startswith(s + ".") for s in sections)
-    }
 
 
 def train_fingerprint(config: ConfigDict) -> dict[str, Any]:
     """Returns the fields that determine a cGLO checkpoint, by dotted name."""
-    return _fingerprint(config, _TRAIN_SECTIONS)
+    return _select(config, CGLO)
 
 
 def classify_fingerprint(config: ConfigDict) -> dict[str, Any]:
     """Returns the fields that determine a trained classifier, by dotted name."""
-    fields = _fingerprint(config, _CLASSIFY_SECTIONS)
-    del fields["classify.methods"]
-    return fields
+    return _select(config, CGLO, CLASSIFIER)
+
+
+def _select(config: ConfigDict, *affected: Affects) -> dict[str, Any]:
+    flat = flatten(config)
+    return {name: value for name, value in flat.items() if affects(name) in affected}
 
 
 def find_longer(saved: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ def test_defaults_of_the_flags():
 
 
 def test_a_mistake_is_one_line_and_status_2_before_jax_is_imported():
-    code = "import sys; from cglo_jax.cli import flags as command_line; flags.parse(sys.argv)"
+    code = "import sys; from cglo_jax.cli import flags; flags.parse(sys.argv)"
     done = run("-c", f"{code}; print('jax' in sys.modules)", DIGITS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
     done = run("-m", "cglo_jax.main", DIGITS, "--config.latent.dim=x")
@@ -426,7 +426,7 @@ def test_mistakes(arguments, message):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("c.latent.dim = 0", "config.latent.dim is 0: it must be greater than 0"),
+        ("c.latent.dim = 0", "config.latent.dim is 0: it must be at least 2"),
         ("raise errors.UserError('no')", "--config=FILE: no"),
         ("errors.UserError(int('x'))", "FILE, line 4: ValueError: invalid literal"),
         (

@@ -7,7 +7,7 @@ import pytest
 from cglo_jax.cli.help import FLAGS, STAGES, describe_fields, overview
 from cglo_jax.config import presets
 from cglo_jax.config.defaults import flatten, get_config
-from cglo_jax.config.fields import read_fields
+from cglo_jax.config.fields import FIELDS
 from cglo_jax.errors import UserError
 
 DEFAULTS = flatten(get_config())
@@ -76,8 +76,8 @@ def test_all_fields_are_listed_with_type_default_and_meaning():
     assert "  train.code_lr = 0.001  (number)\n" in text
     assert "  dataset.path = ''  (text)\n" in text
     assert "  sample.t_values = 0.1,0.2,0.3,0.4  (list)\n" in text
-    for field in read_fields():
-        assert field.meaning in fold(text)
+    for field in FIELDS.values():
+        assert field.description in fold(text)
     assert "\nlatent: The codes z" in text
 
 

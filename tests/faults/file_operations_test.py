@@ -40,6 +40,7 @@ PLACES = {
     "training.checkpoints._save_tree": _NEW,
     "stages.classify._set_aside_old": _RECORD,
     "stages.copies.write": _NEW,
+    "cli.reference": "the page that whoever develops this names on the command line",
     "cli.launch.start": "descriptor 1 of a program of ours that has one thread, given back",
     "files.download._open_part": _CACHE,
     "files.download._fetch": _CACHE,
