@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from cglo_jax.data.colours import NAMED, parse
+from cglo_jax.config.values import NAMED_COLOURS, parse_colour
 
 SEEDS = 1 << 32  # `jax.random.key` takes larger ones modulo this: equal runs
 EXPORTS = ("npz", "tfds")
@@ -58,7 +58,7 @@ def _are_names(values: Sequence[Any]) -> bool:
 
 def _is_background(text: str) -> bool:
     try:
-        return text in ("auto", *NAMED) or bool(parse(text))
+        return text in ("auto", *NAMED_COLOURS) or bool(parse_colour(text))
     except ValueError:
         return False
 
@@ -76,7 +76,7 @@ DEPTH = Check(
     "10, 16, 22, 28, ... (6 n + 4)", lambda value: value >= 10 and value % 6 == 4
 )
 BACKGROUND = Check(
-    f"auto, {', '.join(NAMED)} or a colour such as #80c0ff", _is_background
+    f"auto, {', '.join(NAMED_COLOURS)} or a colour such as #80c0ff", _is_background
 )
 WEIGHTS = Check("imagenet, random or a file", bool)
 WANDB_PROJECT = Check("at most 128 characters without / \\ # ? % :", _is_project)

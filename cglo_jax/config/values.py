@@ -1,10 +1,11 @@
-"""The values of fields as people type them: `8`, `1e3`, `off`, `0,1,2`, `(baseline, cglo)`."""
+"""The values of fields as people type them: `8`, `1e3`, `off`, `(baseline, cglo)`, `#80c0ff`."""
 
 import re
 from typing import Any
 
 from cglo_jax.errors import UserError, shorten
 
+NAMED_COLOURS = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}
 _YES = ("true", "t", "1", "yes", "y", "on")
 _NO = ("false", "f", "0", "no", "n", "off")
 _BRACKETS = {"(": ")", "[": "]"}
@@ -37,6 +38,18 @@ def parse(name: str, text: str, default: Any) -> Any:
         raise UserError(
             f"config.{name} is {shorten(repr(text))}: it must be {why}"
         ) from None
+
+
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """Returns the red, green and blue of "#rrggbb", 0 to 255.
+
+    Raises:
+      ValueError: it is no such text.
+    """
+    if len(text) != 7 or text[0] != "#" or not text.isascii():
+        raise ValueError(f"{text!r} is not #rrggbb")
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue
 
 
 def is_bool_word(text: str) -> bool:
