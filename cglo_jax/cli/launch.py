@@ -5,7 +5,6 @@ Every process runs the same program on devices of its own; `parallel` knows what
 
 import collections
 import contextlib
-import functools
 import os
 import pathlib
 import signal
@@ -219,18 +218,6 @@ def check_equal(what: str, value: str) -> None:
                 f"process {i} has {what} other than process 0's: all must be started with the "
                 "same flags and see the same files"
             )
-
-
-@functools.cache
-def processes_here() -> int:
-    """Returns how many processes of the run share this host's memory, this one included.
-
-    All processes must ask.
-    """
-    from cglo_jax.training import parallel
-
-    own = socket.gethostname()
-    return parallel.tell_all("host", own).count(own)
 
 
 def check_workdir(workdir: pathlib.Path) -> None:

@@ -11,8 +11,8 @@ import jax
 from jax.extend.core import Literal
 from ml_collections import ConfigDict
 
-from cglo_jax.cli import launch
 from cglo_jax.errors import UserError
+from cglo_jax.training import parallel
 
 GB = 1e9
 # What XLA reads where its operand lies, mostly.
@@ -209,7 +209,7 @@ def check(
     parts = project(step_fn, state, shared, batch)
     del parts["state"]
     on_host = device.platform == "cpu"
-    copies = len(devices) * launch.processes_here() if on_host else 1
+    copies = len(devices) * parallel.processes_here() if on_host else 1
     # On the host they are there twice while they are copied, before the first step.
     copied = max(0, parts.get("features", 0) - copies * parts["a step"]) * on_host
     needed = copies * sum(parts.values()) + copied

@@ -29,7 +29,8 @@ process.own()
 launch = distributed.Launch(sys.argv[1], *map(int, sys.argv[2:4]))
 try:
     distributed.start(launch, within_s=8)
-    print(distributed.processes_here(), "here", flush=True)
+    from cglo_jax.training import parallel
+    print(parallel.processes_here(), "here", flush=True)
     distributed.check_equal("flags", sys.argv[4])
     status = 0
 except UserError as error:
