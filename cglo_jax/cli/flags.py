@@ -8,6 +8,7 @@ import pathlib
 import re
 import shutil
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 
 from cglo_jax import __version__
 from cglo_jax.cli import help as help_text
-from cglo_jax.cli.explain import explain
+from cglo_jax.cli.exit_status import describe_warning, in_one_line
 from cglo_jax.cli.launch import Launch
 from cglo_jax.config import presets
 from cglo_jax.config import saved as saved_config
@@ -368,13 +369,45 @@ def _load(given: str) -> ConfigDict:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - a config file may raise anything
-        raise UserError(explain(error, given, path)) from None
+        raise UserError(describe_config_error(error, given, path)) from None
     if not same:
         raise UserError(
             f"{given.partition(':')[0]}: get_config() must return cglo_jax.config.get_config() "
             "with other values, no other fields"
         )
     return config.lock()
+
+
+def describe_config_error(error: BaseException, given: str, file: str) -> str:
+    """Returns in one line what a configuration file raised.
+
+    Args:
+      given: the value of --config.
+      file: the path that it means.
+    """
+    path, colon, argument = given.partition(":")
+    if "has no attribute 'get_config'" in in_one_line(error):
+        return f"{path} has no function get_config"
+    if colon and "get_config() takes 0 positional" in in_one_line(error):
+        return f"{path} takes no argument: leave out {':' + argument!r}"
+    if isinstance(error, UserError):
+        return f"--config={given}: {error}"
+    if isinstance(error, Warning) and (text := describe_warning(error, file)):
+        return text
+    line = _find_line(error, file)
+    place = f"{path}, line {line}" if line else path
+    message = shorten(in_one_line(getattr(error, "msg", error)))
+    return f"{place}: {type(error).__name__}: {message}"
+
+
+def _find_line(error: BaseException, path: str) -> int | None:
+    """Returns the line of the file in which the error was raised, None if not there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    file = os.path.abspath(path)
+    lines = [f.lineno for f in frames if os.path.abspath(f.filename) == file]
+    if isinstance(error, SyntaxError):
+        lines = [error.lineno]
+    return lines[-1] if lines else None
 
 
 def _change(config: ConfigDict, fields: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ Every process runs the same program on devices of its own; `parallel` knows what
 import collections
 import contextlib
 import os
-import pathlib
 import signal
 import socket
 import sys
@@ -193,47 +192,6 @@ def _meet() -> bool:
     add = jax.pmap(lambda x: jax.lax.psum(x, "all"), "all", devices=jax.devices())
     jax.block_until_ready(add(jnp.zeros(jax.local_device_count())))
     return jax.process_index() == 0
-
-
-def describe() -> str:
-    """Returns one line for people: how many processes and devices there are."""
-    import jax
-
-    kind = jax.devices()[0].device_kind
-    return f"{jax.process_count()} processes, {jax.device_count()} devices ({kind})"
-
-
-def check_equal(what: str, value: str) -> None:
-    """Checks that a value is the same in all processes.
-
-    Raises:
-      UserError, in all of them: it is not.
-    """
-    from cglo_jax.training import parallel
-
-    everyones = parallel.tell_all(what, value)
-    for i, other in enumerate(everyones):
-        if other != everyones[0]:
-            raise UserError(
-                f"process {i} has {what} other than process 0's: all must be started with the "
-                "same flags and see the same files"
-            )
-
-
-def check_workdir(workdir: pathlib.Path) -> None:
-    """Checks that all processes see the lock that process 0 just took.
-
-    Raises:
-      UserError, in all of them: they do not.
-    """
-    from cglo_jax.files import readback
-    from cglo_jax.training import parallel
-
-    parallel.wait_for_all("the lock is taken")
-    holder = ""
-    with contextlib.suppress(OSError, readback.Unusable):
-        holder = readback.read_bytes(workdir / "lock").decode(errors="replace")
-    check_equal(f"a --workdir={workdir}", holder)
 
 
 def dismiss() -> None:
