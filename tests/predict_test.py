@@ -1,4 +1,4 @@
-"""Tests of cglo_jax/predict.py: image files in, a table out."""
+"""Tests of cglo_jax/predict.py and stages/predict.py: image files in, a table out."""
 
 import contextlib
 import csv
@@ -15,6 +15,7 @@ from PIL import Image
 import cglo_jax
 from cglo_jax import predict
 from cglo_jax.process import streams
+from cglo_jax.stages import predict as table
 from tests.helpers.saved_run import put_classifier, put_run
 from tests.helpers.tiny import create_dataset
 
@@ -45,7 +46,7 @@ def call(run, *files) -> int:
 def test_each_file_of_a_folder_has_a_line(run, photos, monkeypatch, capsys):
     (photos / "notes.txt").unlink()
     monkeypatch.chdir(photos.parent)
-    monkeypatch.setattr(predict, "_AT_ONCE", 1)
+    monkeypatch.setattr(table, "_AT_ONCE", 1)
     assert call(run, "photos", "photos/a.png") == 0
     told = capsys.readouterr()
     assert told.err == ""
@@ -136,7 +137,7 @@ def test_formulas_are_neutralised_when_asked(run, odd, capfdbinary):
     marked = [name for name in NAMES if name[0] in "=+-@'"]
     assert found == [f"'{name}" if name in marked else name for name in NAMES]
     for cell in ("\t=1", "\r@", "  +1", "\uff1d1", "\n-"):
-        assert predict.format_row([cell], neutral=True).lstrip('"')[0] == "'"
+        assert table.format_row([cell], neutral=True).lstrip('"')[0] == "'"
 
 
 def test_a_terminal_gets_escapes(run, odd, monkeypatch, capsys):
