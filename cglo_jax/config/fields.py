@@ -111,175 +111,186 @@ ROWS: tuple[Section | Field, ...] = (
     Field(
         "seeds",
         (0, 1, 2),
-        "a whole run (cGLO and classifiers) for each of them; the paper has 3",
+        "random seeds; each is a whole run (cGLO and classifiers), and the paper has "
+        "3 of them",
         SEED_LIST,
         source="P 4.3",
     ),
     Field(
         "devices",
         0,
-        "how many devices of one process compute; 0 = all, as several processes use",
+        "number of devices to compute on; 0 = all, which several processes require",
         NOT_NEGATIVE,
     ),
     Field(
         "steps_per_call",
         0,
-        "training steps that one call from Python takes, 0 = 1 on a CPU (more are "
-        "slow there), 10 elsewhere; another number may round otherwise, and so "
-        "may other periods of logs and checkpoints with it",
+        "training steps per call from Python to the device; 0 = 1 on a CPU (more are "
+        "slow there) and 10 elsewhere; another number, or other intervals of logs and "
+        "checkpoints with it, may change results by rounding",
         NOT_NEGATIVE,
     ),
-    Field("check_memory", True, "refuse to train what needs more memory than is free"),
+    Field(
+        "check_memory",
+        True,
+        "refuse to start a training that needs more memory than is free",
+    ),
     Field(
         "rollbacks",
         0,
-        "how often to go back to the newest checkpoint, with all learning rates "
-        "multiplied by rollback_factor, when a loss or the state is infinite or "
-        "NaN; 0: the run ends then",
+        "how often training may go back to the newest checkpoint, with smaller "
+        "learning rates (rollback_factor), after a loss or the state became infinite "
+        "or NaN; 0 = the run ends then",
         NOT_NEGATIVE,
     ),
     Field(
         "rollback_factor",
         0.5,
-        "what the learning rates are multiplied by at each of `rollbacks`",
+        "factor for all learning rates at each rollback (rollbacks)",
         INSIDE_0_1,
     ),
     Field(
         "dtype",
         "float32",
-        "what networks compute in, float32 or bfloat16; parameters stay float32",
+        "number format in which networks compute: float32 or bfloat16; parameters "
+        "stay float32",
         one_of("float32", "bfloat16"),
         affects=CGLO,
     ),
     Field(
         "external_weights",
         True,
-        "allow weights that were trained on other images; False: refuse all, and "
-        "the report says so",
+        "allow weights that were trained on other images; False = refuse them all, "
+        "and the report states it",
     ),
-    Section("dataset", "Which images, and what is cut out of them.", CGLO),
+    Section(
+        "dataset", "Which images are used, and how they are resized and cropped.", CGLO
+    ),
     Field(
         "dataset.name",
         "digits",
-        '"digits" (embedded), "folder" or a TFDS image classification data set, '
-        'such as "cifar100"',
+        '"digits" (included), "folder" (your own images) or the name of an image '
+        'classification data set of TFDS, such as "cifar100"',
     ),
     Field(
         "dataset.path",
         "",
-        'of "folder": the directory with one sub-folder of images per class, in '
-        "train/ and test/ or without them; wrapped in itself or beside folders "
-        "that are no class, it is understood, too",
+        'for "folder": the directory of the images, one sub-folder per class, either '
+        "directly in it or in its train/ and test/; a directory around it, and "
+        "folders beside the classes, are recognised",
         affects=BY_CONTENT,
     ),
     Field(
         "dataset.strict",
         False,
-        'of "folder": refuse to start if any file cannot be used, be it damaged '
-        "or a copy",
+        'for "folder": refuse to start if any file is damaged, a copy of another or '
+        "otherwise unusable",
         affects=BY_CONTENT,
     ),
     Field(
         "dataset.background",
         "auto",
-        'of "folder": what transparent images are put on: "white", "black", '
-        '"grey", "#rrggbb" or "auto": white, unless a class would vanish on it '
-        "(set it before images are added later)",
+        'for "folder": background of transparent images: "white", "black", "grey", '
+        '"#rrggbb" or "auto", which is white unless the images of a class would be '
+        "invisible on it; set it before more images are added",
         BACKGROUND,
         affects=BY_CONTENT,
     ),
     Field(
         "dataset.bits",
         0,
-        'of "folder": bits that values of 16-bit images use, 8 to 16; 0 = 8, 10, '
-        "12, 14 or 16, the least that holds the largest value of all images (set "
-        "it before images are added later)",
+        'for "folder": bits per value that 16-bit images use, 8 to 16; 0 = the '
+        "smallest of 8, 10, 12, 14 and 16 that holds the largest value of all images; "
+        "set it before more images are added",
         BITS,
         affects=BY_CONTENT,
     ),
     Field(
         "dataset.data_dir",
         "",
-        'where TFDS data sets are prepared; "" = $TFDS_DATA_DIR or '
+        'directory of prepared TFDS data sets; "" = $TFDS_DATA_DIR or '
         "~/tensorflow_datasets",
         affects=BY_CONTENT,
     ),
     Field(
         "dataset.size",
         0,
-        "pixels the short side is brought to; 0 = as stored (must be square). "
-        "This, or `crop` if set, must be 4 or 7 doubled some times: 8, 14, 16, "
-        "28, 32, 56, 64, 112, 128, 224, 256, ...",
+        "length in pixels to which the short side of images is resized; 0 = as "
+        "stored, which must be square. It, or crop if that is set, must be 4 or 7 "
+        "doubled at least once: 8, 14, 16, 28, 32, 56, 64, 112, 128, 224, 256, ...",
         NOT_NEGATIVE,
     ),
     Field(
         "dataset.crop",
         0,
-        "side of the square that networks see: the middle of an image for G and "
-        "for tests, a random part of it for the classifier; 0 = the middle `size` "
-        "of it for all three",
+        "side in pixels of the square that networks see: a centre crop for the "
+        "generator and for tests, a random crop for training classifiers; 0 = the "
+        "centre square of side dataset.size for all of them",
         NOT_NEGATIVE,
     ),
     Field(
         "dataset.shots",
         5,
-        "labelled training images per class; 0 = all there are",
+        "number of labelled training images per class; 0 = all",
         NOT_NEGATIVE,
     ),
     Field(
         "dataset.split_seed",
         0,
-        "chooses which images are the labelled ones: the same for every seed of "
+        "random seed that chooses the labelled images, the same ones for every run of "
         "`seeds`",
         NOT_NEGATIVE,
     ),
     Field(
         "dataset.classes",
         0,
-        "use so many classes only, evenly spread over their list; 0 = all",
+        "number of classes to use, evenly spaced in the list of all; 0 = all",
         NOT_NEGATIVE,
     ),
     Field(
         "dataset.split_file",
         "",
-        'of CUB-200: file of lines "image_id is_train"; the labelled images are '
-        "among those with 1",
+        'for CUB-200: a file of lines "image_id is_train"; labelled images are chosen '
+        "among those with is_train 1",
         affects=BY_CONTENT,
     ),
     Field(
         "dataset.test_fraction",
         0.25,
-        'of "folder" without test/: share of each class that is tested on',
+        'for "folder" without test/: the share of each class\'s images that is the '
+        "test set",
         BELOW_1,
     ),
     Field(
         "dataset.class_weights",
         False,
-        "weight cross-entropies by 1 / (labelled images of the class), on average by 1",
+        "weight each example's cross-entropy by 1 / (labelled images of its class), "
+        "scaled to a mean of 1",
     ),
     Field(
         "dataset.unlabelled",
         0,
-        "number of further training images, whose labels are hidden",
+        "number of additional training images whose labels are hidden",
         NOT_NEGATIVE,
         source="P Alg. 1",
     ),
     Field(
         "dataset.transductive",
         False,
-        "also reconstruct the test images, labels never read",
+        "train codes for the test images, too; their labels are never read",
         source="P 3.2",
     ),
     Field(
         "dataset.holdout",
         0,
-        "for tuning: test on this many unused *training* images instead; 0 = the "
-        "test set",
+        "for tuning: test on this many unused *training* images instead of the test "
+        "set; 0 = the test set",
         NOT_NEGATIVE,
     ),
     Section(
         "latent",
-        "The codes z, one for each image, and the noise eps that G gets with them.",
+        "The codes z, one per image, and the noise eps that the generator receives "
+        "with them.",
         CGLO,
     ),
     Field(
@@ -288,101 +299,128 @@ ROWS: tuple[Section | Field, ...] = (
     Field(
         "latent.noise",
         "concat",
-        '"concat": G([z, eps]); "additive": G(z + eps) [P 5.2]; "none" [P 5.1]',
+        'how noise enters the generator: "concat": G([z, eps]); "additive": G(z + '
+        'eps) [P 5.2]; "none": G(z) [P 5.1]',
         one_of("concat", "additive", "none"),
     ),
-    Field("latent.noise_dim", 100, "dimension of eps, d if it is added", source="A"),
     Field(
-        "latent.noise_std", 0.15, "standard deviation of eps", NOT_NEGATIVE, source="A"
+        "latent.noise_dim",
+        100,
+        "dimension of the noise eps with latent.noise=concat; additive noise has "
+        "dimension d",
+        source="A",
+    ),
+    Field(
+        "latent.noise_std",
+        0.15,
+        "standard deviation of the noise eps",
+        NOT_NEGATIVE,
+        source="A",
     ),
     Field(
         "latent.init",
         "sphere",
-        'codes before the first step: "sphere" uniform on it; "hypercube" near '
-        'one vertex per class; "resnet" a ResNet-50\'s activations of the image',
+        'codes before the first step: "sphere": uniform on the unit sphere; '
+        '"hypercube": near a vertex of a hypercube, one per class; "resnet": '
+        "activations of a ResNet-50 for the image",
         one_of("sphere", "hypercube", "resnet"),
         source="P 5.2",
     ),
     Field(
         "latent.init_noise",
         0.1,
-        'of "hypercube": length of the noise beside a vertex of length 1, about',
+        "for latent.init=hypercube: approximate length of the noise added to a "
+        "vertex, whose length is 1",
         NOT_NEGATIVE,
     ),
     Field(
         "latent.init_weights",
         "imagenet",
-        'weights of "resnet": "imagenet", a .safetensors file with torchvision\'s '
+        'for latent.init=resnet: "imagenet", a .safetensors file with torchvision\'s '
         'names, or "random"',
         WEIGHTS,
         affects=BY_CONTENT,
     ),
-    Section("generator", "G, which paints an image of a code.", CGLO),
+    Section(
+        "generator", "The generator G, which generates an image from a code.", CGLO
+    ),
     Field(
         "generator.width",
         64,
-        "channels at full resolution, doubled per halving of the side",
+        "channels of the generator at full resolution; twice as many at each halving "
+        "of the side",
         POSITIVE,
     ),
-    Field("generator.max_width", 512, "most channels at any resolution", POSITIVE),
+    Field(
+        "generator.max_width",
+        512,
+        "largest number of channels of the generator at any resolution",
+        POSITIVE,
+    ),
     Section(
         "weak_classifier",
-        "The small classifier that is trained with G and keeps the codes' classes "
-        "apart.",
+        "The small classifier trained together with the generator; it keeps the codes "
+        "of different classes apart.",
         CGLO,
     ),
     Field(
         "weak_classifier.input",
         "image",
-        'what it sees: "image", G(z); "latent", z itself, by three dense layers',
+        'input of the weak classifier: "image": the generated image G(z); "latent": '
+        "the code z, through three dense layers",
         one_of("image", "latent"),
         source="P 5.2",
     ),
     Field(
         "weak_classifier.loss",
         "cross_entropy",
-        '"cross_entropy"; "cosine" [P 5.2]; "double_softmax": cross-entropy of a '
-        "softmax [A]",
+        'loss of the weak classifier: "cross_entropy"; "cosine" [P 5.2]; '
+        '"double_softmax": cross-entropy of a softmax [A]',
         one_of("cross_entropy", "cosine", "double_softmax"),
     ),
     Field(
         "weak_classifier.width",
         64,
-        "channels of each of its four blocks",
+        "channels of each of the weak classifier's four blocks",
         POSITIVE,
         source="A",
     ),
     Field(
         "weak_classifier.gamma",
         0.02,
-        "weight of its cross-entropy in the loss, 0 = none",
+        "weight of the weak classifier's loss in the whole loss; 0 = no weak "
+        "classifier",
         NOT_NEGATIVE,
         source=(
-            "M: at the authors' .5, whose doubled softmax makes it some K times "
-            "weaker, images of CIFAR-100 are hardly reconstructed"
+            "M: with the authors' 0.5, images of CIFAR-100 are hardly reconstructed; the "
+            "softmax of their double_softmax makes that loss about K times weaker, K "
+            "being the number of classes"
         ),
     ),
     Section(
         "reconstruction",
-        "What is minimised between an image and what G paints of its code.",
+        "The reconstruction loss between an image and the image generated from its "
+        "code.",
         CGLO,
     ),
     Field(
         "reconstruction.loss",
         "perceptual",
-        '"perceptual" (eq. 1) or "laplacian" (GLO\'s)',
+        '"perceptual" (eq. 1: distances of VGG-16 features) or "laplacian" (as GLO: '
+        "distances of Laplacian pyramids)",
         one_of("perceptual", "laplacian"),
     ),
     Field(
         "reconstruction.layer_weights",
         (1.0, 1.0, 1.0, 1.0, 1.0),
-        "lambda_j of the VGG-16's conv1_2 .. conv5_2",
+        "weights lambda_j of the VGG-16's layers conv1_2, conv2_2, conv3_2, conv4_2 "
+        "and conv5_2 in the perceptual loss",
         FIVE_WEIGHTS,
     ),
     Field(
         "reconstruction.pixel_weight",
         1.0,
-        "weight of the mean absolute pixel difference",
+        "weight of the mean absolute difference of pixels in the perceptual loss",
         NOT_NEGATIVE,
         source="A",
     ),
@@ -395,77 +433,99 @@ ROWS: tuple[Section | Field, ...] = (
         affects=BY_CONTENT,
     ),
     Field(
-        "reconstruction.normalize", True, "ImageNet's normalisation before the VGG-16"
+        "reconstruction.normalize",
+        True,
+        "normalise images by ImageNet's mean and standard deviation before the VGG-16",
     ),
     Field(
         "reconstruction.cache_gb",
         2.0,
-        "most memory, GB, of every device for the VGG-16's features of all "
-        "training images, which are then computed once (and pass through the "
-        "host's memory), not at every step; 0: none; unused with train.only_codes",
+        "memory of each device, in GB, that the VGG-16's features of all training "
+        "images may take; if they fit, they are computed once (and pass through the "
+        "host's memory) instead of at every step; 0 = never; not used with "
+        "train.only_codes",
         NOT_NEGATIVE,
         affects=NOTHING,
     ),
-    Section("train", "The training of cGLO: G, codes and weak classifier.", CGLO),
+    Section("train", "Training of cGLO: generator, codes and weak classifier.", CGLO),
     Field(
         "train.epochs",
         200,
-        "number of epochs, of steps_per_epoch steps each",
+        "number of epochs of cGLO, of train.steps_per_epoch steps each",
         POSITIVE,
         source="P 4.3",
     ),
     Field(
         "train.steps_per_epoch",
         390,
-        "steps on labelled images: CIFAR-100's 50000 / 128, whatever the shots",
+        "steps per epoch of cGLO on labelled images: CIFAR-100's 50000 / 128, "
+        "whatever the number of labelled images",
         POSITIVE,
         source="P 4.3",
     ),
     Field(
         "train.batch_size",
         128,
-        "images per step over all devices; at most the images there are",
+        "images per step of cGLO, over all devices; if there are fewer images, their "
+        "number",
         POSITIVE,
         source="P 4.3",
     ),
     Field(
-        "train.generator_lr", 7e-4, "Adam's learning rate of G", POSITIVE, source="A"
+        "train.generator_lr",
+        7e-4,
+        "Adam's learning rate for the generator",
+        POSITIVE,
+        source="A",
     ),
     Field(
         "train.code_lr",
         1e-3,
-        "Adam's learning rate of the codes, of which each has an optimiser state "
-        "of its own",
+        "Adam's learning rate for the codes; each code has its own optimiser state",
         POSITIVE,
         source="A",
     ),
-    Field("train.adam_b1", 0.5, "Adam's b1, of G and codes", BELOW_1, source="A"),
-    Field("train.adam_b2", 0.999, "Adam's b2, of G and codes", BELOW_1, source="A"),
+    Field(
+        "train.adam_b1",
+        0.5,
+        "Adam's beta1, for generator and codes",
+        BELOW_1,
+        source="A",
+    ),
+    Field(
+        "train.adam_b2",
+        0.999,
+        "Adam's beta2, for generator and codes",
+        BELOW_1,
+        source="A",
+    ),
     Field(
         "train.lr_drop_epochs",
         (70, 140),
-        "epochs after which the learning rates of G and codes fall",
+        "epochs after which the learning rates of generator and codes are multiplied "
+        "by train.lr_drop",
         EPOCH_LIST,
         source="A",
     ),
     Field(
         "train.lr_drop",
         0.5,
-        "what they are multiplied by at each of lr_drop_epochs",
+        "factor for the learning rates of generator and codes at each of "
+        "train.lr_drop_epochs",
         POSITIVE,
         source="A",
     ),
     Field(
         "train.weak_lr",
         0.1,
-        "SGD's learning rate of the weak classifier",
+        "SGD's learning rate for the weak classifier",
         POSITIVE,
         source="A",
     ),
     Field(
         "train.weak_momentum",
         0.9,
-        "SGD's momentum of the weak classifier",
+        "SGD's momentum for the weak classifier",
         BELOW_1,
         source="A",
     ),
@@ -479,39 +539,42 @@ ROWS: tuple[Section | Field, ...] = (
     Field(
         "train.checkpoint_every_epochs",
         10,
-        "epochs from one checkpoint to the next; the last epoch has one, too",
+        "epochs of cGLO between checkpoints; the last epoch always has one",
         POSITIVE,
         affects=NOTHING,
     ),
     Field(
         "train.log_every_steps",
         100,
-        "steps between lines of metrics.jsonl",
+        "steps of cGLO between lines of metrics.jsonl",
         POSITIVE,
         affects=NOTHING,
     ),
     Field(
         "train.only_codes",
         False,
-        "learn codes for images added to a folder since, G stays as it is",
+        "train only the codes of images that were added to a folder later; the "
+        "generator stays unchanged",
         affects=NOTHING,
     ),
     Section(
         "sample",
-        "New images; how they are made counts for the methods that train on them, too.",
+        "Synthetic images: those that --stage=sample writes, and those that methods "
+        "such as cglo train on.",
         NOTHING,
     ),
     Field(
         "sample.interpolation",
         "slerp",
-        'way from one code to another: "slerp" (eq. 3) or "lerp"',
+        'path between two codes: "slerp" (spherical, eq. 3) or "lerp" (linear)',
         one_of("slerp", "lerp"),
         affects=CLASSIFIER,
     ),
     Field(
         "sample.t_values",
         (0.1, 0.2, 0.3, 0.4),
-        "how far along it a new image lies: t is drawn from these, per image",
+        "positions t along the path between two codes, from 0 to 1; one is drawn per "
+        "synthetic image",
         SHARE_LIST,
         source="P 4.2",
         affects=CLASSIFIER,
@@ -519,7 +582,9 @@ ROWS: tuple[Section | Field, ...] = (
     Field(
         "sample.batch_statistics",
         "running",
-        'statistics that G\'s batch norm uses: "running" or "batch"',
+        "statistics that the generator's batch norm uses for synthetic images: "
+        '"running" (averages of training) or "batch" (of the images generated '
+        "together)",
         one_of("running", "batch"),
         source="A",
         affects=CLASSIFIER,
@@ -527,39 +592,47 @@ ROWS: tuple[Section | Field, ...] = (
     Field(
         "sample.per_class",
         16,
-        "images of each class that --stage=sample writes",
+        "number of synthetic images per class that --stage=sample writes",
         POSITIVE,
     ),
-    Field("sample.seed", 0, "chooses which images --stage=sample writes", NOT_NEGATIVE),
+    Field(
+        "sample.seed",
+        0,
+        "random seed of the synthetic images that --stage=sample writes",
+        NOT_NEGATIVE,
+    ),
     Field(
         "sample.export",
         (),
-        'any of "npz" and "tfds": the images also as samples/samples.npz, as a '
-        "TFDS data set",
+        'also write the synthetic images as "npz" (samples/samples.npz), "tfds" (a '
+        "TFDS data set) or both",
         EXPORT_LIST,
     ),
     Field(
         "sample.projection",
         "tsne",
-        'how the map of the codes is made (Fig. 2): "tsne" (up to 5000 codes) or "pca"',
+        'method of the two-dimensional map of the codes (Fig. 2): "tsne" (of at most '
+        '5000 codes) or "pca"',
         one_of("tsne", "pca"),
     ),
     Section(
-        "classify", "The final classifiers, with and without cGLO's images.", CLASSIFIER
+        "classify",
+        "The final classifiers, trained with and without synthetic images.",
+        CLASSIFIER,
     ),
     Field(
         "classify.methods",
         ("baseline", "cglo"),
         "any of baseline, cglo, pixelmix, cutout, random_erasing, autoaugment, "
         "autoaugment_cglo, mixup, mixmatch, pixelmix_cosine, cosine, cosine_ce, "
-        "cglo_cosine; each is trained for the same steps",
+        "cglo_cosine; all train for the same number of steps",
         METHOD_LIST,
         affects=NOTHING,
     ),
     Field(
         "classify.replace_probability",
         0.5,
-        "probability that a training image is replaced by a new one",
+        "probability that a synthetic image replaces a training image",
         between(0, 1),
         source="P 4.2",
     ),
@@ -573,185 +646,217 @@ ROWS: tuple[Section | Field, ...] = (
     Field(
         "classify.draw_per",
         "example",
-        'whether replacement, and t, are drawn for each "example" [P 4.2] or once '
-        'for a "batch" [A]',
+        'whether replacement and t are drawn for each "example" [P 4.2] or once for a '
+        '"batch" [A]',
         one_of("example", "batch"),
     ),
     Field(
         "classify.cutout_size",
         8,
-        "pixels: side of the square that Cutout greys; 8 at 32 px, 112 at 224 px",
+        "side in pixels of the square that Cutout makes grey, such as 8 for images of "
+        "32 pixels and 112 for 224",
         POSITIVE,
     ),
     Field(
         "classify.mixup_alpha",
         1.0,
-        "of mixup: both parameters of the Beta distribution that shares are drawn from",
+        "for the method mixup: both parameters of the Beta distribution of mixing "
+        "proportions",
         POSITIVE,
     ),
     Field(
         "classify.network",
         "wide_resnet",
-        '"wide_resnet" or "resnet50"',
+        'network of the final classifiers: "wide_resnet" or "resnet50"',
         one_of("wide_resnet", "resnet50"),
         source="P 4.2",
     ),
     Field(
         "classify.weights",
         "random",
-        'weights that resnet50 starts from: "random", "imagenet" (downloaded '
-        "once), or a .safetensors file with torchvision's names",
+        'initial weights of a resnet50: "random", "imagenet" (downloaded once), or a '
+        ".safetensors file with torchvision's names",
         WEIGHTS,
         affects=BY_CONTENT,
     ),
     Field(
         "classify.depth",
         28,
-        "layers of a wide_resnet: 10, 16, 22, 28, ...",
+        "number of layers of a wide_resnet: 10, 16, 22, 28, ...",
         DEPTH,
         source="P 4.2",
     ),
     Field(
         "classify.width",
         10,
-        "factor by which a wide_resnet is wider than a ResNet",
+        "widening factor of a wide_resnet: its channels relative to a ResNet's",
         POSITIVE,
     ),
-    Field("classify.dropout", 0.3, "probability of dropout in a wide_resnet", BELOW_1),
+    Field("classify.dropout", 0.3, "dropout probability in a wide_resnet", BELOW_1),
     Field(
         "classify.epochs",
         200,
-        "number of epochs, of steps_per_epoch steps each",
+        "number of epochs of a classifier, of classify.steps_per_epoch steps each",
         POSITIVE,
         source="A",
     ),
     Field(
         "classify.steps_per_epoch",
         390,
-        "steps: CIFAR-100's 50000 / 128, whatever the shots",
+        "steps per epoch of a classifier: CIFAR-100's 50000 / 128, whatever the "
+        "number of labelled images",
         POSITIVE,
         source="P 4.3",
     ),
     Field(
         "classify.batch_size",
         128,
-        "images per step over all devices; at most the images there are",
+        "images per step of a classifier, over all devices; if there are fewer "
+        "images, their number",
         POSITIVE,
         source="P 4.3",
     ),
     Field(
         "classify.lr",
         0.1,
-        "learning rate of SGD with Nesterov momentum",
+        "learning rate of SGD with Nesterov momentum, for classifiers",
         POSITIVE,
         source="P 4.3",
     ),
-    Field("classify.momentum", 0.9, "Nesterov momentum", BELOW_1, source="A"),
+    Field(
+        "classify.momentum",
+        0.9,
+        "Nesterov momentum of SGD, for classifiers",
+        BELOW_1,
+        source="A",
+    ),
     Field(
         "classify.weight_decay",
         5e-4,
-        "weight decay of every parameter, as the authors' optimiser does",
+        "weight decay of all parameters of a classifier, as in the authors' optimiser",
         NOT_NEGATIVE,
         source="A",
     ),
     Field(
         "classify.lr_drop_epochs",
         (60, 120, 160),
-        "epochs after which lr falls",
+        "epochs after which a classifier's learning rate is multiplied by "
+        "classify.lr_drop",
         EPOCH_LIST,
         source="A",
     ),
     Field(
         "classify.lr_drop",
         0.2,
-        "what lr is multiplied by at each of lr_drop_epochs",
+        "factor for a classifier's learning rate at each of classify.lr_drop_epochs",
         POSITIVE,
         source="A",
     ),
     Field(
         "classify.pad",
         4,
-        "pixels of padding before the random crop, 0 = no crop",
+        "pixels of padding on each side before a classifier's random crop; 0 = no "
+        "random crop",
         NOT_NEGATIVE,
     ),
     Field(
         "classify.pad_value",
         0.0,
-        "value of that padding, in [-1, 1]: 0 = mid-grey",
+        "value of the padding of classify.pad, in [-1, 1]; 0 = mid-grey",
         between(-1, 1),
     ),
-    Field("classify.flip", True, "random horizontal flip"),
+    Field(
+        "classify.flip",
+        True,
+        "flip training images of classifiers horizontally at random",
+    ),
     Field(
         "classify.augment_synthetic",
         True,
-        "crop and flip synthetic images like real ones",
+        "crop and flip synthetic images as real ones are",
     ),
     Field(
         "classify.checkpoint_every_epochs",
         50,
-        "epochs from one checkpoint to the next; the last epoch has one, too",
+        "epochs of a classifier between checkpoints; the last epoch always has one",
         POSITIVE,
         affects=NOTHING,
     ),
     Field(
         "classify.log_every_steps",
         100,
-        "steps between lines of metrics.jsonl",
+        "steps of a classifier between lines of metrics.jsonl",
         POSITIVE,
         affects=NOTHING,
     ),
     Section(
         "mixmatch",
-        "Of the method mixmatch; names and values are Berthelot et al.'s (2019).",
+        "The method mixmatch; names and values are those of Berthelot et al. (2019).",
         CLASSIFIER,
     ),
-    Field("mixmatch.augmentations", 2, "K, whose predictions are averaged", POSITIVE),
-    Field("mixmatch.temperature", 0.5, "T of sharpening", POSITIVE),
+    Field(
+        "mixmatch.augmentations",
+        2,
+        "K, number of augmented copies of an unlabelled image whose predictions are "
+        "averaged",
+        POSITIVE,
+    ),
+    Field(
+        "mixmatch.temperature",
+        0.5,
+        "temperature T that sharpens the averaged predictions",
+        POSITIVE,
+    ),
     Field(
         "mixmatch.alpha",
         0.75,
-        "both parameters of the Beta distribution that shares are drawn from",
+        "both parameters of the Beta distribution of MixMatch's mixing proportions",
         POSITIVE,
     ),
     Field(
         "mixmatch.lambda_u",
         75.0,
-        "weight of the unlabelled loss after its ramp",
+        "weight of the loss on unlabelled images, after its ramp (mixmatch.ramp)",
         NOT_NEGATIVE,
     ),
     Field(
         "mixmatch.ramp",
         1 / 64,
-        "share of all steps in which lambda_u grows from 0: 2**14 of 2**20 there",
+        "share of all steps over which the weight of the loss on unlabelled images "
+        "grows from 0; Berthelot et al. have 2^14 of 2^20 steps",
         between(0, 1),
     ),
     Field(
         "mixmatch.ema",
         0.999,
-        "decay of the averaged parameters, which are tested",
+        "decay of the moving average of MixMatch's parameters; the averaged "
+        "parameters are tested",
         BELOW_1,
     ),
-    Section("report", "The tables, the figures and the verdict.", NOTHING),
+    Section("report", "Tables, figures and the verdict.", NOTHING),
     Field(
         "report.confidence",
         0.95,
-        "confidence of the t-interval of the paired difference over seeds",
+        "confidence level of the t-interval of the difference between methods, paired "
+        "over seeds",
         INSIDE_0_1,
     ),
     Field(
         "report.compare",
         "",
-        "work directories of runs, with commas between them, that --stage=report "
-        'sets side by side in place of reporting one; "" = none',
+        "for --stage=report: work directories of runs, separated by commas, to "
+        'compare side by side instead of reporting one; "" = none',
     ),
     Section(
-        "log", "Where metrics and pictures go besides the work directory.", NOTHING
+        "log",
+        "Where metrics and pictures are sent besides the work directory.",
+        NOTHING,
     ),
     Field(
         "log.wandb",
         "",
-        'project of Weights & Biases that scalars and pictures go to as well; "" '
-        "= none; needs the extra wandb",
+        'Weights & Biases project to which metrics and pictures are sent, too; "" = '
+        "none; needs the extra wandb",
         WANDB_PROJECT,
     ),
 )

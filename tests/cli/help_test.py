@@ -49,7 +49,7 @@ def test_overview_has_a_dozen_fields_with_default_and_meaning():
     often = text.partition("with their defaults")[2].partition("Examples")[0]
     assert sum(f" {name}=" in often for name in DEFAULTS) == 12
     assert " latent.dim=128 d, dimension of the codes z " in text
-    assert " dataset.path='' of " in text
+    assert " dataset.path='' for " in text
     assert " seeds=0,1,2 " in text
     assert "[P" not in text  # it does not say what that means
 
