@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class UserError(ValueError):
-    """A mistake in what the program was given, told in one line that says what to do.
+    """A mistake in what the program was given, in one line with what to do about it.
 
     `main` prints the message without a traceback and exits with status 2.
     """

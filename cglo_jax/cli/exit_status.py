@@ -35,7 +35,7 @@ def run(
       The exit status, see `cglo_jax.main.run`.
 
     Raises:
-      Exception: one that nobody foresaw; it is printed and not raised in one of several processes.
+      Exception: an unforeseen one; one of several processes prints it instead.
     """
     command = None
     with log_file.recording():

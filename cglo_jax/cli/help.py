@@ -17,18 +17,18 @@ STAGES = {
     "train": "cGLO for every seed: a generator, and a code for each training image",
     "sample": "new images of every class, and figures of them",
     "classify": "a classifier for every method and seed, with cGLO's images and without",
-    "report": "tables, curves and the verdict whether it helped: report.html, report.md",
-    "export": "what is trained, as files for other programs",
-    "help": "every field of the configuration: --stage=help latent lists those named so",
+    "report": "tables, curves and the verdict whether cGLO helped: report.html, report.md",
+    "export": "the trained networks, as files for other programs",
+    "help": "every field of the configuration; --stage=help latent: those with latent in their names",
 }
 FLAGS = {
     "config": "a configuration: a file (.py, or a run's config.json), or one of those below; not "
-    "needed for a --workdir that has a run, whose own counts then",
+    "needed for a --workdir that has a run, whose own is used then",
     "workdir": "directory of the run, runs/NAME of the configuration if not given",
     "stage": "what to do, all if not given",
     "fresh": "start over; what is in the work directory is kept beside it, as NAME.old-1",
     "coordinator": "for several processes, such as one per host: where process 0 listens; auto "
-    "where Slurm, Open MPI, Kubernetes or a TPU tell",
+    "where Slurm, Open MPI, Kubernetes or a TPU provide it",
     "processes": "how many processes there are",
     "process": "which of them this one is, from 0",
     "version": "print the version",
@@ -41,7 +41,7 @@ _VALUES = {
     "processes": "N",
     "process": "I",
 }
-# What people change first, of some ninety fields.
+# Fields that people change most often.
 _OFTEN = (
     "seeds",
     "devices",
@@ -66,9 +66,12 @@ _EXAMPLES = (
     ),
     (
         "--workdir=runs/one --stage=report",
-        "of a run that is there; needs no more flags",
+        "report of an existing run; needs no more flags",
     ),
-    ("--config=digits --stage=help classify", "its values of the fields named so"),
+    (
+        "--config=digits --stage=help classify",
+        "the fields with classify in their names, and their values in digits",
+    ),
 )
 
 
@@ -76,7 +79,8 @@ def overview(program: str, width: int) -> str:
     """Returns what --help prints.
 
     Args:
-      program: the words that start it. width: of a line, in characters.
+      program: the command that starts it.
+      width: of a line, in characters.
     """
     flags = {
         f"--{name}" + (f"={_VALUES[name]}" if name in _VALUES else ""): text
@@ -89,13 +93,13 @@ def overview(program: str, width: int) -> str:
     parts = [
         _wrap(
             "cGLO: learns an image classifier from a few labelled images per class with the help "
-            "of synthetic images, and says whether they helped.",
+            "of synthetic images, and reports whether they helped.",
             width,
         ),
         f"    {program} --config=CONFIG [--FLAG=VALUE ...] [--config.FIELD=VALUE ...]",
         _table("Flags", flags, width),
         _table("Stages", STAGES, width),
-        _table("Configurations that come along", _describe_configs(), width),
+        _table("Included configurations", _describe_configs(), width),
         _table(
             "Fields that people change (--config.seeds=0,1), with their defaults, of which a "
             "configuration may have others",
@@ -111,8 +115,8 @@ def describe_fields(words: Sequence[str], values: Mapping[str, Any], width: int)
     """Returns what --stage=help prints: fields with type, default and meaning, by section.
 
     Args:
-      words: what is looked for, in names, else in meanings; everything if there are none.
-      values: of the fields of a configuration, by name, lists for tuples; may be empty.
+      words: to look for in names, or else in meanings; all fields if there are none.
+      values: of the fields of a configuration, by dotted name; may be empty.
       width: of a line, in characters.
 
     Raises:
@@ -130,7 +134,7 @@ def describe_fields(words: Sequence[str], values: Mapping[str, Any], width: int)
     here = ' "here" is the value of this configuration.' if values else ""
     first = (
         "--config.NAME=VALUE changes a field, --config.seeds=0,1 one that is a list. [P 4.3] "
-        "is section 4.3 of the paper, [A] its authors' code, [M] what we measured."
+        "is section 4.3 of the paper, [A] its authors' code, [M] a measurement of ours."
     )
     return "\n".join([_wrap(first + here, width), *lines]) + "\n"
 
@@ -156,7 +160,7 @@ def _describe(field: Field, here: Any, width: int) -> list[str]:
 
 
 def _describe_configs() -> dict[str, str]:
-    """The first line of each configuration's docstring, by its name."""
+    """Returns the first line of each configuration's docstring, by its name."""
     lines = {}
     for name in presets.names():
         tree = ast.parse(pathlib.Path(presets.find(name)).read_text("utf-8"))
@@ -165,7 +169,7 @@ def _describe_configs() -> dict[str, str]:
 
 
 def format_value(value: Any) -> str:
-    """A value as it is written on the command line; texts without quotes where they can be."""
+    """Returns a value as it is typed; texts without quotes where possible."""
     if isinstance(value, list | tuple):
         return ",".join(map(str, value)) or "''"
     return printable(value if isinstance(value, str) and value else repr(value))
@@ -176,7 +180,7 @@ def _example(program: str, arguments: str, meaning: str, width: int) -> str:
 
 
 def _table(heading: str, rows: Mapping[str, str], width: int) -> str:
-    """Two columns below a heading; a name that is long has a line for itself."""
+    """Returns two columns below a heading; a long name has its own line."""
     left = min(max(map(len, rows)) + 4, 32, width // 3)
     lines = [_wrap(heading, width)]
     for name, text in rows.items():

@@ -1,4 +1,4 @@
-"""What a run is: every field once, with default, range, unit, meaning and source; never imports JAX.
+"""The configuration of a run: its fields with default, range, meaning and source; never imports JAX.
 
 `from cglo_jax import config` is what configuration files begin with: `config.get_config()`.
 """

@@ -1,4 +1,4 @@
-"""What values a field may have, with the words for people; `fields` puts one on each row."""
+"""Checks of one field's value, with the words for people; the rows of `fields` name them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

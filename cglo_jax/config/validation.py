@@ -15,7 +15,7 @@ def validate(config: ConfigDict) -> None:
     """Checks every field's type and range, and fields that depend on each other.
 
     Raises:
-      UserError: names the first field that cannot be, its value and what it may be.
+      UserError: names a field, its value and what it must be.
     """
     flat = flatten(config)
     for field in FIELDS.values():
@@ -68,7 +68,7 @@ def _validate_sides(flat: dict[str, Any]) -> None:
 
 
 def _validate_weights(flat: dict[str, Any]) -> None:
-    """Checks which weights of other images are used, and that none are if none may be."""
+    """Checks weights that were trained on other images, and that none are used if none may be."""
     weights, body = flat["reconstruction.weights"], flat["classify.weights"]
     if body != "random" and flat["classify.network"] != "resnet50":
         raise UserError(

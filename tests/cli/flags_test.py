@@ -22,7 +22,7 @@ DIGITS = "--config=configs/digits.py"
 NAMES = "cifar100, cub, digits, folder"
 GIVE = (
     f"give a configuration file, or one of {NAMES}, or the --workdir of a run, which has its own; "
-    "--help tells more"
+    "see --help"
 )
 NO_CONFIG = f"no --config: {GIVE}"
 NO_FILE = f"give a file that exists, or one of {NAMES}"
