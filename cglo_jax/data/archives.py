@@ -80,7 +80,7 @@ def prepare_command(name: str) -> str | None:
 # One reader per data set: archives -> {split: (key, example) pairs}
 
 
-def read_cifar100(builder: Any, archive: Path) -> dict[str, Iterator]:
+def _read_cifar100(builder: Any, archive: Path) -> dict[str, Iterator]:
     """Reads cifar-100-binary.tar.gz, and gives `builder` its class names."""
     folder = "cifar-100-binary"
     names = ("fine_label_names.txt", "coarse_label_names.txt", "train.bin", "test.bin")
@@ -97,11 +97,11 @@ def cifar100_examples(split: str, data: bytes) -> Iterator[tuple[int, dict]]:
     records = np.frombuffer(data, np.uint8).reshape(-1, 2 + 3 * 32 * 32)
     for index, (coarse, fine, *_) in enumerate(records[:, :2].tolist()):
         image = records[index, 2:].reshape(3, 32, 32).transpose(1, 2, 0)
-        example = {"id": f"{split}_{index:05d}", "image": png_bytes(image)}
+        example = {"id": f"{split}_{index:05d}", "image": _png_bytes(image)}
         yield index, example | {"label": fine, "coarse_label": coarse}
 
 
-def read_cub(builder: Any, archive: Path, segmentations: Path) -> dict[str, Iterator]:
+def _read_cub(builder: Any, archive: Path, segmentations: Path) -> dict[str, Iterator]:
     """Reads the tables of CUB_200_2011.tgz and all of segmentations.tgz (40 MB)."""
     del builder  # in TFDS the class names are each example's 'label_name', only
     tables = ("images", "train_test_split", "bounding_boxes")
@@ -118,10 +118,10 @@ def read_cub(builder: Any, archive: Path, segmentations: Path) -> dict[str, Iter
         box = [float(value) for value in boxes[i].split()]
         split = "train" if int(in_train[i]) else "test"
         rows[split][f"CUB_200_2011/images/{path}"] = masks[mask_names[i]], box
-    return {split: cub_examples(archive, rows[split]) for split in SPLITS}
+    return {split: _cub_examples(archive, rows[split]) for split in SPLITS}
 
 
-def cub_examples(archive: Path, rows: dict) -> Iterator[tuple[str, dict]]:
+def _cub_examples(archive: Path, rows: dict) -> Iterator[tuple[str, dict]]:
     """Yields one split: images as their files' own bytes, boxes as fractions.
 
     Args:
@@ -146,18 +146,18 @@ def cub_examples(archive: Path, rows: dict) -> Iterator[tuple[str, dict]]:
             "image/filename": name,
             "label": int(number) - 1,
             "label_name": label_name.lower(),
-            "segmentation_mask": png_bytes(mask),
+            "segmentation_mask": _png_bytes(mask),
             "bbox": tfds.features.BBox(*(min(c, 1.0) for c in corners)),
         }
         yield name, example
 
 
-def png_bytes(image: np.ndarray) -> bytes:
+def _png_bytes(image: np.ndarray) -> bytes:
     """Encodes a uint8 image, [H, W, 3] or [H, W], as PNG."""
     return readback.encode_png(Image.fromarray(image))
 
 
-READERS = {"cifar100": read_cifar100, "caltech_birds2011": read_cub}
+READERS = {"cifar100": _read_cifar100, "caltech_birds2011": _read_cub}
 
 
 # The prepared directory
@@ -213,14 +213,14 @@ def prepare(name: str, data_dir: Path, copies: dict[str, Path | None]) -> Path:
         print(f"Nothing to do: {name} was prepared before.")
         return target
     data_dir.mkdir(parents=True, exist_ok=True)
-    with locked(data_dir):
+    with _locked(data_dir):
         if not prepared_sizes(target):  # by the process that we waited for
-            build(name, target, copies)
+            _build(name, target, copies)
     return target
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """Waits for other preparations in `folder`; the lock ends with the process."""
     import fcntl  # not on Windows, where the rest of the package does without
 
@@ -233,7 +233,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def build(name: str, target: Path, copies: dict[str, Path | None]) -> None:
+def _build(name: str, target: Path, copies: dict[str, Path | None]) -> None:
     """Prepares in `<data_dir>/incomplete.cglo_jax_<name>`, then moves to `target`.
 
     The move is one rename, so nobody ever reads half a data set. In the working folder only what is

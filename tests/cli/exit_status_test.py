@@ -58,9 +58,13 @@ def test_a_file_that_cannot_be_written_is_one_line_with_what_to_do(called, capsy
 
 def test_a_warning_that_is_an_error_is_said_to_be_a_librarys(called, capsys):
     assert called(DeprecationWarning("old")) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: a library warned at ") and told.count("\n") == 1
-    assert "Python makes errors of warnings here (-W error or PYTHONWARNINGS)" in told
+    message = capsys.readouterr().err
+    assert (
+        message.startswith("error: a library warned at ") and message.count("\n") == 1
+    )
+    assert (
+        "Python makes errors of warnings here (-W error or PYTHONWARNINGS)" in message
+    )
 
 
 def test_a_device_out_of_memory_is_one_line_with_what_to_do(called, capsys):
@@ -68,8 +72,8 @@ def test_a_device_out_of_memory_is_one_line_with_what_to_do(called, capsys):
         "RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes"
     )
     assert called(error) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(
+    message = capsys.readouterr().err
+    assert message.startswith(
         "error: out of memory (RESOURCE_EXHAUSTED: Out of memory alloc"
     )
-    assert told.endswith("; the same command starts over: nothing was saved yet\n")
+    assert message.endswith("; the same command starts over: nothing was saved yet\n")

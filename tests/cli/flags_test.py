@@ -98,8 +98,8 @@ def test_a_mistake_is_one_line_and_status_2_before_jax_is_imported():
     done = run("-c", f"{code}; print('jax' in sys.modules)", DIGITS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
     done = run("-m", "cglo_jax.main", DIGITS, "--config.latent.dim=x")
-    told = "error: config.latent.dim is 'x': it must be a whole number\n"
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
+    message = "error: config.latent.dim is 'x': it must be a whole number\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
 
 
 def test_fields_are_changed():
@@ -717,8 +717,8 @@ def test_what_was_trained_counts_more_than_a_file_for_stages_that_use_it(made, c
 
 def test_a_configuration_of_other_data_is_refused(made):
     workdir, _ = made
-    told = error_of("--config=folder", f"--workdir={workdir}", "--stage=report")
-    assert told == (
+    message = error_of("--config=folder", f"--workdir={workdir}", "--stage=report")
+    assert message == (
         f"{workdir} was made with dataset.name='digits', --config=folder has 'folder': leave "
         "--config out, or use another --workdir"
     )
@@ -728,8 +728,8 @@ def test_images_that_a_run_cannot_find_from_here_are_said_to_be_missing(made):
     workdir, config = made
     config = config | {"dataset.name": "folder", "dataset.path": "nowhere"}
     (workdir / "config.json").write_text(json.dumps(config))
-    told = error_of(f"--workdir={workdir}")
-    assert told == (
+    message = error_of(f"--workdir={workdir}")
+    assert message == (
         f"{workdir}/config.json has dataset.path='nowhere', which is not there when this is "
         f"started in {ROOT}: start it where the run was started, or give "
         "--config.dataset.path=DIR"
@@ -752,17 +752,17 @@ def test_a_config_json_is_read_as_data(made):
     assert error_of(f"--config={path}") == (
         f"--config={path} needs --workdir: {workdir} to go on there, or a new one"
     )
-    told = error_of(f"--config={path}:10", "--workdir=new")
-    assert told == f"{path} takes no argument: leave out ':10'"
-    told = error_of(f"--config={workdir}", "--workdir=new")
-    assert told == (
+    message = error_of(f"--config={path}:10", "--workdir=new")
+    assert message == f"{path} takes no argument: leave out ':10'"
+    message = error_of(f"--config={workdir}", "--workdir=new")
+    assert message == (
         f"there is no configuration file '{workdir}': {workdir} is a work directory: use "
         f"--config={path}, or only --workdir={workdir}"
     )
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (
             '{"latent.dim": true}',
@@ -776,10 +776,10 @@ def test_a_config_json_is_read_as_data(made):
         ("\0", "cannot be used ("),
     ],
 )
-def test_a_json_of_other_content_is_refused(tmp_path, content, told):
+def test_a_json_of_other_content_is_refused(tmp_path, content, message):
     (tmp_path / "config.json").write_text(content)
     for given in (f"--config={tmp_path}/config.json", f"--workdir={tmp_path}"):
-        assert told in error_of(given, "--workdir", str(tmp_path))
+        assert message in error_of(given, "--workdir", str(tmp_path))
 
 
 def test_a_damaged_config_json_does_not_hinder_who_names_another(made):

@@ -86,7 +86,7 @@ def test_sources_are_not_broken_over_lines():
         assert not re.search(r"\[P\s*\n", describe_fields([], {}, width))
 
 
-def test_only_values_that_differ_are_told():
+def test_only_values_that_differ_are_shown():
     values = DEFAULTS | {"latent.dim": 64, "seeds": [7], "dataset.path": "a\nb\udcff"}
     text = describe_fields([], values, 80)
     assert "  latent.dim = 128  (whole number; here 64)\n" in text

@@ -704,7 +704,7 @@ def test_a_second_process_waits(tmp_path, cifar):
 
 
 @pytest.mark.parametrize("kind", ["tfrecord", None])
-def test_a_tfrecord_preparation_is_told_of(tmp_path, cifar, capfd, kind):
+def test_a_tfrecord_preparation_is_reported(tmp_path, cifar, capfd, kind):
     path = tmp_path / "data" / "cifar100" / "3.0.2"
     path.mkdir(parents=True)
     splits = [{"name": s, "shardLengths": ["1"]} for s in ("train", "test")]
@@ -720,7 +720,7 @@ def test_a_tfrecord_preparation_is_told_of(tmp_path, cifar, capfd, kind):
 @pytest.mark.parametrize(
     "lost", ["dataset_info.json", "cifar100-test", "cifar100-train", ""]
 )
-def test_an_incomplete_preparation_is_told_of(tmp_path, cifar, capfd, lost):
+def test_an_incomplete_preparation_is_reported(tmp_path, cifar, capfd, lost):
     options = ["cifar100", "--data_dir", tmp_path / "my data", "--archive", cifar]
     assert run(*options) == 0
     path = tmp_path / "my data" / "cifar100" / "3.0.2"

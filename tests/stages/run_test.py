@@ -33,12 +33,12 @@ def call(tmp_path, monkeypatch, capsys):
     return run_stage
 
 
-def test_a_cglo_that_no_method_needs_is_told_of(call):
-    told = "no method of config.classify.methods uses cGLO"
+def test_a_cglo_that_no_method_needs_is_reported(call):
+    note = "no method of config.classify.methods uses cGLO"
     without = {"classify.methods": ("baseline", "pixelmix")}
-    assert told in call("all", **without)
-    assert told not in call("classify", **without)
-    assert told not in call("all")
+    assert note in call("all", **without)
+    assert note not in call("classify", **without)
+    assert note not in call("all")
 
 
 def test_cutout_of_whole_images_is_refused_before_anything_is_written(call, tmp_path):
