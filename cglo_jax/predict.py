@@ -2,123 +2,16 @@
 
     python -m cglo_jax.predict --workdir=runs/mine --method=cglo FILE_OR_DIR...
 
-Prints a table with tabs: file, class and the class's probability, the mean over the seeds. Files
-that cannot be read are told on standard error; the exit status is 2 then.
-
-The table is UTF-8 with tabs, and quotes where names need them, as Python's csv and pandas write and
-read it: every name is read back exactly. Bytes of names that are no UTF-8 are written as they are
-(read them with errors="surrogateescape"). A terminal gets escapes in place of what it cannot show.
+Files that cannot be read are listed on standard error; the exit status is 2 then.
 """
 
 import argparse
-import csv
-import io
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from cglo_jax.errors import UserError, printable
-from cglo_jax.process import platforms
-
-_AT_ONCE = 256  # files that are decoded before their lines are printed
-# What begins a formula, or may be dropped before one; ' is the mark itself
-_FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20'"
-
-
-def find_files(given: Iterable[str]) -> Iterator[Path]:
-    """Yields the files named, and those in the folders named, at any depth, as they were named.
-
-    Raises:
-      UserError: one is not there, or a folder has no file.
-    """
-    from cglo_jax.data import layout  # what it imports is slow
-
-    for path in map(Path, given):
-        if path.is_dir():
-            files = list(layout.walk(path.resolve()))
-            if not files:
-                raise UserError(f"there is no file in {path}")
-            yield from (path / file.relative_to(path.resolve()) for file in files)
-        elif os.path.lexists(path):
-            yield path
-        else:
-            raise UserError(f"there is no file {path}")
-
-
-def format_row(cells: Iterable[str], neutral: bool = False) -> str:
-    """Returns one line of the table, which csv readers read back to these cells.
-
-    Args:
-      neutral: put a ' before what spreadsheets would take for a formula.
-    """
-    if neutral:
-        cells = [f"'{c}" if _may_be_formula(c) else c for c in cells]
-    line = io.StringIO()
-    # With both ends of lines, cells that have either are quoted.
-    csv.writer(line, delimiter="\t", lineterminator="\r\n").writerow(cells)
-    return line.getvalue().removesuffix("\r\n") + "\n"
-
-
-def _may_be_formula(cell: str) -> bool:
-    return cell[:1] in ("\t", "\r", "\n") or cell.lstrip()[:1] in tuple(_FORMULA)
-
-
-def _print_row(cells: Iterable[str], neutral: bool) -> None:
-    """Prints a row as a reader reads it back or, on a terminal, as a person does."""
-    if sys.stdout.isatty():
-        print("\t".join(map(printable, cells)), flush=True)
-        return
-    row = format_row(cells, neutral)
-    if binary := getattr(sys.stdout, "buffer", None):
-        sys.stdout.flush()
-        binary.write(row.encode("utf-8", "surrogateescape"))
-        binary.flush()
-    else:  # a notebook's
-        sys.stdout.write(row)
-
-
-def predict(
-    workdir: str,
-    method: str,
-    seed: int | None,
-    files: list[Path],
-    neutral: bool = False,
-) -> bool:
-    """Prints a line for each file that can be read; returns whether all could be.
-
-    Args:
-      neutral: see `format_row`.
-
-    Raises:
-      UserError: there is no such classifier.
-      OSError: the lines cannot be written; BrokenPipeError: nobody reads them any more.
-    """
-    import numpy as np
-
-    from cglo_jax.data import decode
-    from cglo_jax.inference import classifier as ensemble
-    from cglo_jax.process import streams
-
-    classifier = ensemble.load(workdir, method, seed)
-    _print_row(("file", "class", "probability"), neutral)
-    unusable = 0
-    for start in range(0, len(files), _AT_ONCE):
-        part = files[start : start + _AT_ONCE]
-        images = dict(zip(part, classifier.read(part), strict=True))
-        for file, image in images.items():
-            if isinstance(image, decode.UnusableImage):
-                print(f"{printable(file)}: {image}", file=sys.stderr)
-                unusable += 1
-        usable = {f: i for f, i in images.items() if isinstance(i, np.ndarray)}
-        stacked = np.reshape(list(usable.values()), (-1, *classifier.image_shape))
-        names, probabilities = classifier.predict(stacked.astype(np.uint8))
-        highest = probabilities.max(-1, initial=0)
-        for file, name, p in zip(usable, names, highest, strict=True):
-            _print_row((str(file), name, f"{p:.4f}"), neutral)
-        streams.check_output()
-    return not unusable
+from cglo_jax.process import platforms, setup
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -130,15 +23,12 @@ def main(argv: list[str] | None = None) -> int:
             print(text, file=sys.stderr)
             return 2
     parser = argparse.ArgumentParser("python -m cglo_jax.predict")
-    parser.add_argument("--workdir", required=True, help="the --workdir of the run")
-    parser.add_argument(
-        "--method", required=True, help="how it was trained, such as cglo or baseline"
-    )
-    parser.add_argument("--seed", type=int, help="of one classifier; default: all")
-    parser.add_argument(
-        "files", nargs="+", metavar="FILE_OR_DIR", help="images of any size"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--workdir", required=True, help="the --workdir of the run")
+    add("--method", required=True, help="how it was trained, such as cglo or baseline")
+    add("--seed", type=int, help="of one classifier; default: all")
+    add("files", nargs="+", metavar="FILE_OR_DIR", help="images of any size")
+    add(
         "--safe-for-spreadsheets",
         action="store_true",
         help="put a ' before names that a spreadsheet would take for a formula",
@@ -146,26 +36,25 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         platforms.start()
-        files = list(dict.fromkeys(find_files(args.files)))
+        from cglo_jax.stages import predict  # imports JAX
+
+        files = list(dict.fromkeys(predict.find_files(args.files)))
         neutral = args.safe_for_spreadsheets
-        usable = predict(args.workdir, args.method, args.seed, files, neutral)
+        usable = predict.run(args.workdir, args.method, args.seed, files, neutral)
         return 0 if usable else 2
     except BrokenPipeError:  # whoever read the lines has had enough
         return 0
-    except (UserError, OSError) as error:
-        print(f"error: {printable(error)}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
+    except (UserError, OSError) as error:
+        text = str(error)
     except Exception as error:
         if not (text := platforms.explain_memory(error)):
             raise
-        print(f"error: {printable(text)}", file=sys.stderr)
-        return 2
+    print(f"error: {printable(text)}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":
-    from cglo_jax.process import setup
-
     setup.start()
     sys.exit(main())

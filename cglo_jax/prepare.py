@@ -1,294 +1,26 @@
 """Downloads a data set's official archive and prepares it for TFDS, without TensorFlow.
 
-    python -m cglo_jax.prepare cifar100 [--data_dir DIR] [--archive FILE]
-
-The stock TFDS builder prepares, in array_record form, so version, features, keys and
-record order are its own. Its `_split_generators` is replaced and images are handed over
-as encoded bytes, because TFDS untars, opens files and encodes arrays by TensorFlow. An
-archive is checked against its pinned sha256 and read member by member, never extracted.
+python -m cglo_jax.prepare cifar100 [--data_dir DIR] [--archive FILE]
 """
 
 import argparse
-import contextlib
-import io
 import os
-import re
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
 
-import msgspec
-import numpy as np
-from PIL import Image
-
-from cglo_jax.errors import UserError, printable, shorten
-from cglo_jax.files import readback
-from cglo_jax.files.download import MIB, Archive, download, read_members, verify
-from cglo_jax.files.working_folder import WorkingFolder
+from cglo_jax.data import archives
+from cglo_jax.errors import UserError, printable
 from cglo_jax.process import streams
 
-# In the order that each data set's reader takes them.
-ARCHIVES = {
-    "cifar100": [
-        Archive(
-            "--archive",
-            "cifar-100-binary.tar.gz",
-            "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-            168513733,
-            "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-        )
-    ],
-    "caltech_birds2011": [
-        Archive(
-            "--archive",
-            "CUB_200_2011.tgz",
-            "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz?download=1",
-            1150585339,
-            "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
-        ),
-        Archive(
-            "--segmentations",
-            "segmentations.tgz",
-            "https://data.caltech.edu/records/w9d68-gec53/files/segmentations.tgz?download=1",
-            39272883,
-            "dc77f6cffea0cbe2e41d4201115c8f29a6320ecb04fffd2444f51b8066e4b84f",
-        ),
-    ],
-}
 CONFIGS = {"cifar100": "cifar100", "caltech_birds2011": "cub"}  # configs/<value>.py
-SPLITS = ("train", "test")
-# What TFDS writes, finished or not.
-_WRITTEN = re.compile(
-    r"bucket_.*\.tmp|.*array_record.*|(dataset_info|features)\.json.*|.*\.labels\.txt.*"
-)
-
-
-class _Split(TypedDict):
-    name: readback.String
-    shardLengths: list[Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,12}\Z")]]
-
-
-class _Info(TypedDict):
-    """What is read of TFDS's dataset_info.json."""
-
-    splits: list[_Split]
-    fileFormat: NotRequired[readback.Name]
-
-
-def prepare_command(name: str) -> str | None:
-    """Returns the shell command that prepares data set `name`, None if none does."""
-    return f"python -m cglo_jax.prepare {name}" if name in ARCHIVES else None
-
-
-# One reader per data set: archives -> {split: (key, example) pairs}
-
-
-def read_cifar100(builder: Any, archive: Path) -> dict[str, Iterator]:
-    """Reads cifar-100-binary.tar.gz, and gives `builder` its class names."""
-    folder = "cifar-100-binary"
-    names = ("fine_label_names.txt", "coarse_label_names.txt", "train.bin", "test.bin")
-    wanted = [f"{folder}/{name}" for name in names]
-    found = dict(read_members(archive, wanted, limit=256 * MIB))
-    fine, coarse, *data = (found[name] for name in wanted)
-    builder.info.features["label"].names = fine.decode().split()
-    builder.info.features["coarse_label"].names = coarse.decode().split()
-    return {s: cifar100_examples(s, d) for s, d in zip(SPLITS, data, strict=True)}
-
-
-def cifar100_examples(split: str, data: bytes) -> Iterator[tuple[int, dict]]:
-    """Yields one split from its records of coarse label, fine label, [3, 32, 32]."""
-    records = np.frombuffer(data, np.uint8).reshape(-1, 2 + 3 * 32 * 32)
-    for index, (coarse, fine, *_) in enumerate(records[:, :2].tolist()):
-        image = records[index, 2:].reshape(3, 32, 32).transpose(1, 2, 0)
-        example = {"id": f"{split}_{index:05d}", "image": png_bytes(image)}
-        yield index, example | {"label": fine, "coarse_label": coarse}
-
-
-def read_cub(builder: Any, archive: Path, segmentations: Path) -> dict[str, Iterator]:
-    """Reads the tables of CUB_200_2011.tgz and all of segmentations.tgz (40 MB)."""
-    del builder  # in TFDS the class names are each example's 'label_name', only
-    tables = ("images", "train_test_split", "bounding_boxes")
-    wanted = [f"CUB_200_2011/{table}.txt" for table in tables]
-    found = dict(read_members(archive, wanted, limit=16 * MIB))
-    images, in_train, boxes = (
-        dict(row.split(maxsplit=1) for row in found[name].decode().splitlines())
-        for name in wanted
-    )
-    mask_names = {i: f"segmentations/{images[i][: -len('.jpg')]}.png" for i in images}
-    masks = dict(read_members(segmentations, mask_names.values(), limit=16 * MIB))
-    rows = {split: {} for split in SPLITS}
-    for i, path in images.items():
-        box = [float(value) for value in boxes[i].split()]
-        split = "train" if int(in_train[i]) else "test"
-        rows[split][f"CUB_200_2011/images/{path}"] = masks[mask_names[i]], box
-    return {split: cub_examples(archive, rows[split]) for split in SPLITS}
-
-
-def cub_examples(archive: Path, rows: dict) -> Iterator[tuple[str, dict]]:
-    """Yields one split: images as their files' own bytes, boxes as fractions.
-
-    Args:
-        archive: CUB_200_2011.tgz.
-        rows: {member name of an image: (its mask as PNG, [x, y, width, height])}.
-    """
-    import tensorflow_datasets as tfds
-
-    for name, image in read_members(archive, rows, limit=64 * MIB):
-        number, label_name = name.split("/")[-2].split(".", 1)
-        mask_png, (x, y, box_width, box_height) = rows[name]
-        mask = np.asarray(Image.open(io.BytesIO(mask_png)).convert("L"))  # [H, W]
-        height, width = mask.shape
-        corners = (
-            y / height,
-            x / width,
-            (y + box_height) / height,
-            (x + box_width) / width,
-        )
-        example = {
-            "image": image,
-            "image/filename": name,
-            "label": int(number) - 1,
-            "label_name": label_name.lower(),
-            "segmentation_mask": png_bytes(mask),
-            "bbox": tfds.features.BBox(*(min(c, 1.0) for c in corners)),
-        }
-        yield name, example
-
-
-def png_bytes(image: np.ndarray) -> bytes:
-    """Encodes a uint8 image, [H, W, 3] or [H, W], as PNG."""
-    return readback.encode_png(Image.fromarray(image))
-
-
-READERS = {"cifar100": read_cifar100, "caltech_birds2011": read_cub}
-
-
-# The prepared directory
-
-
-def prepared_sizes(path: Path) -> dict[str, int] | None:
-    """Returns {split: examples} of a prepared directory, None if there is none.
-
-    Raises:
-        UserError: something is there that `tfds.data_source` could not read.
-    """
-    if not path.exists():
-        return None
-    try:
-        info = readback.read_json((path / "dataset_info.json").resolve(), _Info)
-        kind = info.get("fileFormat", "tfrecord")
-        shards = {split["name"]: split["shardLengths"] for split in info["splits"]}
-    except (FileNotFoundError, readback.Unusable):
-        kind, shards = "array_record", dict.fromkeys(SPLITS, ())
-    if kind != "array_record":
-        raise UserError(
-            f"{path} was prepared as {kind}, which only TensorFlow reads: "
-            "pass another --data_dir"
-        )
-    files = [len(list(path.glob(f"*-{s}.array_record-*"))) for s in SPLITS]
-    if 0 in files or files != [len(shards.get(s, ())) for s in SPLITS]:
-        away = shlex.quote(f"{path}.incomplete")
-        move = f"mv {shlex.quote(str(path))} {away}"
-        raise UserError(f"{path} is incomplete: move it away ({move}), run this again")
-    return {split: sum(map(int, shards[split])) for split in SPLITS}
-
-
-def prepare(name: str, data_dir: Path, copies: dict[str, Path | None]) -> Path:
-    """Makes `tfds.data_source(name, data_dir=data_dir)` work, if it does not yet.
-
-    Args:
-        name: a key of ARCHIVES.
-        data_dir: directory of prepared data sets.
-        copies: {option: a person's own copy of that archive, None to download it}.
-
-    Returns:
-        The prepared directory, `<data_dir>/<name>/<version>`.
-
-    Raises:
-        UserError: an archive cannot be had or is not the official one, or what is
-            there already is unreadable.
-        OSError: the disk is full or not writable.
-    """
-    import tensorflow_datasets as tfds
-
-    target = data_dir / name / str(tfds.builder_cls(name).VERSION)
-    if prepared_sizes(target):
-        print(f"Nothing to do: {name} was prepared before.")
-        return target
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with locked(data_dir):
-        if not prepared_sizes(target):  # by the process that we waited for
-            build(name, target, copies)
-    return target
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Waits for other preparations in `folder`; the lock ends with the process."""
-    import fcntl  # not on Windows, where the rest of the package does without
-
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a network disk may have no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def build(name: str, target: Path, copies: dict[str, Path | None]) -> None:
-    """Prepares in `<data_dir>/incomplete.cglo_jax_<name>`, then moves to `target`.
-
-    The move is one rename, so nobody ever reads half a data set. In the working folder only what is
-    ours is removed.
-    """
-    import tensorflow_datasets as tfds
-
-    staging = WorkingFolder(target.parents[1] / f"incomplete.cglo_jax_{name}")
-    try:
-        staging.remove_folders(_WRITTEN)  # of a run that was killed
-        archives = [
-            verify(archive, copy, f"{archive.option} {copy}")
-            if (copy := copies.get(archive.option))
-            else _download(archive, staging)
-            for archive in ARCHIVES[name]
-        ]
-        if not sys.stderr.isatty():
-            tfds.disable_progress_bar()
-        work = staging.make_folder("prepared-")
-        builder = tfds.builder_cls(name)(data_dir=work, file_format="array_record")
-        splits = READERS[name](builder, *archives)
-        builder._split_generators = lambda dl_manager, **_: splits
-        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
-            builder.download_and_prepare()
-        target.parent.mkdir(exist_ok=True)
-        Path(builder.data_path).rename(target)
-        staging.remove_folders(_WRITTEN)
-        staging.remove()
-    except UserError:
-        raise
-    except (ValueError, LookupError, AssertionError) as error:  # of what they hold
-        why = f"cannot be read as {name}: {shorten(str(error))}"
-        raise UserError(f"{' and '.join(map(str, archives))} {why}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            staging.remove_folders(_WRITTEN)
-        staging.leave()  # unless there are downloads, to go on with
-
-
-def _download(archive: Archive, staging: WorkingFolder) -> Path:
-    for name in (archive.filename, f"{archive.filename}.part"):
-        staging.claim(name)
-    return download(archive, staging.path)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns 0, 2 after an error or 130 when stopped."""
     default = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
     parser = argparse.ArgumentParser("python -m cglo_jax.prepare")
-    parser.add_argument("name", choices=sorted(ARCHIVES), help="the data set")
+    parser.add_argument("name", choices=sorted(archives.ARCHIVES), help="the data set")
     parser.add_argument(
         "--data_dir", type=Path, default=default, help="default: %(default)s"
     )
@@ -300,23 +32,20 @@ def main(argv: list[str] | None = None) -> int:
     data_dir = Path(os.path.expanduser(args.data_dir)).absolute()
     copies = {"--archive": args.archive, "--segmentations": args.segmentations}
     try:
-        path = prepare(args.name, data_dir, copies)
+        path = archives.prepare(args.name, data_dir, copies)
     except (UserError, OSError) as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped: run this again to go on", file=sys.stderr)
         return 130
-    sizes = ", ".join(f"{n} {split}" for split, n in prepared_sizes(path).items())
-    done = f"{args.name} is prepared in {path} ({sizes} images)."
-    config = CONFIGS[args.name]
-    flag = ""
+    sizes = archives.prepared_sizes(path).items()
+    images = ", ".join(f"{n} {split}" for split, n in sizes)
+    print(f"{args.name} is prepared in {path} ({images} images). To train on it:")
+    run = f"--config={CONFIGS[args.name]}:10 --workdir=runs/{CONFIGS[args.name]}-10"
     if args.data_dir != default:
-        flag = f" --config.dataset.data_dir={shlex.quote(str(data_dir))}"
-    print(f"{done} To train on it:")
-    print(
-        f"python -m cglo_jax.main --config={config}:10 --workdir=runs/{config}-10{flag}"
-    )
+        run += f" --config.dataset.data_dir={shlex.quote(str(data_dir))}"
+    print(f"python -m cglo_jax.main {run}")
     return 0
 
 

@@ -35,7 +35,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from cglo_jax import prepare
+from cglo_jax.data import archives
 from cglo_jax.files import storage
 from cglo_jax.training.checkpoints import restore_latest_model
 from cglo_jax.workdir import trained
@@ -97,17 +97,17 @@ def prepare_birds(folder: pathlib.Path) -> None:
     """
     roots = ("CUB_200_2011", "segmentations")
     write_birds(folder / roots[0] / "images", folder / roots[1])
-    official, made_up, copies = prepare.ARCHIVES[CUB], [], {}
+    official, made_up, copies = archives.ARCHIVES[CUB], [], {}
     for archive, root in zip(official, roots, strict=True):
         path = shutil.make_archive(str(folder / root), "gztar", folder, root)
         content = pathlib.Path(path).read_bytes()
         made_up.append(archive._replace(sha256=hashlib.sha256(content).hexdigest()))
         copies[archive.option] = pathlib.Path(path)
-    prepare.ARCHIVES[CUB] = made_up
+    archives.ARCHIVES[CUB] = made_up
     try:
-        prepare.prepare(CUB, folder, copies)
+        archives.prepare(CUB, folder, copies)
     finally:
-        prepare.ARCHIVES[CUB] = official
+        archives.ARCHIVES[CUB] = official
 
 
 # Stages

@@ -1,4 +1,4 @@
-"""Tests of cglo_jax/predict.py: image files in, a table out."""
+"""Tests of cglo_jax/predict.py and stages/predict.py: image files in, a table out."""
 
 import contextlib
 import csv
@@ -15,6 +15,7 @@ from PIL import Image
 import cglo_jax
 from cglo_jax import predict
 from cglo_jax.process import streams
+from cglo_jax.stages import predict as table
 from tests.helpers.saved_run import put_classifier, put_run
 from tests.helpers.tiny import create_dataset
 
@@ -45,11 +46,11 @@ def call(run, *files) -> int:
 def test_each_file_of_a_folder_has_a_line(run, photos, monkeypatch, capsys):
     (photos / "notes.txt").unlink()
     monkeypatch.chdir(photos.parent)
-    monkeypatch.setattr(predict, "_AT_ONCE", 1)
+    monkeypatch.setattr(table, "_AT_ONCE", 1)
     assert call(run, "photos", "photos/a.png") == 0
-    told = capsys.readouterr()
-    assert told.err == ""
-    header, *lines = csv.reader(io.StringIO(told.out), delimiter="\t")
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    header, *lines = csv.reader(io.StringIO(printed.out), delimiter="\t")
     assert header == ["file", "class", "probability"]
     assert [line[0] for line in lines] == ["photos/a.png", "photos/sub/b\t1.png"]
     loaded = cglo_jax.load_classifier(run, "cglo")
@@ -136,7 +137,7 @@ def test_formulas_are_neutralised_when_asked(run, odd, capfdbinary):
     marked = [name for name in NAMES if name[0] in "=+-@'"]
     assert found == [f"'{name}" if name in marked else name for name in NAMES]
     for cell in ("\t=1", "\r@", "  +1", "\uff1d1", "\n-"):
-        assert predict.format_row([cell], neutral=True).lstrip('"')[0] == "'"
+        assert table.format_row([cell], neutral=True).lstrip('"')[0] == "'"
 
 
 def test_a_terminal_gets_escapes(run, odd, monkeypatch, capsys):
@@ -172,9 +173,9 @@ def test_folders_nested_without_end(run, tmp_path, monkeypatch, capsys):
 
 def test_what_is_no_image_is_named_and_the_others_are_classified(run, photos, capsys):
     assert call(run, photos) == 2
-    told = capsys.readouterr()
-    assert len(told.out.splitlines()) == 3
-    (line,) = told.err.splitlines()
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 3
+    (line,) = printed.err.splitlines()
     assert line.startswith(f"{photos / 'notes.txt'}: not an image")
 
 
@@ -187,10 +188,10 @@ def test_without_any_image_there_is_the_header_only(run, photos, capsys):
 def test_a_missing_file_and_an_empty_folder_are_errors(run, tmp_path, capsys, name):
     (tmp_path / "empty").mkdir()
     assert call(run, tmp_path / name) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
+    printed = capsys.readouterr()
+    assert printed.out == ""
     kind = "there is no file in" if name == "empty" else "there is no file"
-    assert told.err == f"error: {kind} {tmp_path / name}\n"
+    assert printed.err == f"error: {kind} {tmp_path / name}\n"
 
 
 def test_a_run_without_the_method_is_one_line(run, photos, capsys):
@@ -217,8 +218,8 @@ def test_lines_that_cannot_be_written_end_it(run, photos, monkeypatch, capfd, fu
         with streams.mended():
             status = call(run, photos)
     error = "error: [Errno 28] No space left on device: 'standard output'\n"
-    told = capfd.readouterr().err
-    assert (status, told) == ((2, error) if full else (0, ""))
+    printed = capfd.readouterr().err
+    assert (status, printed) == ((2, error) if full else (0, ""))
 
 
 @pytest.mark.slow

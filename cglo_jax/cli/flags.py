@@ -1,4 +1,4 @@
-"""The flags of `python -m cglo_jax.main`, and one clear line for each way to get them wrong."""
+"""Parses the flags of `python -m cglo_jax.main`; every mistake is one line."""
 
 import contextlib
 import difflib
@@ -8,6 +8,7 @@ import pathlib
 import re
 import shutil
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from ml_collections import ConfigDict
 
 from cglo_jax import __version__
 from cglo_jax.cli import help as help_text
-from cglo_jax.cli.explain import explain
+from cglo_jax.cli.exit_status import describe_warning, in_one_line
 from cglo_jax.cli.launch import Launch
 from cglo_jax.config import presets
 from cglo_jax.config import saved as saved_config
@@ -25,8 +26,8 @@ from cglo_jax.config.defaults import flatten, get_config
 from cglo_jax.config.validation import validate
 from cglo_jax.errors import UserError, printable, shorten
 
-# Stages that use what was trained: the work directory knows with which configuration.
-_USE_WHAT_IS_THERE = ("sample", "report", "export")
+# Stages that use trained results: the work directory has their configuration.
+_OF_TRAINED = ("sample", "report", "export")
 _LONG_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 _TYPES = {
     "Non-boolean argument": "true or false",
@@ -36,7 +37,7 @@ _FIELD = re.compile(r"--?(no)?config\.([^=]*)(=.*)?", re.DOTALL)
 
 
 class Command(NamedTuple):
-    """What the command line asks for."""
+    """The parsed command line; `fresh` sets an existing run aside."""
 
     config: ConfigDict
     workdir: pathlib.Path
@@ -46,11 +47,13 @@ class Command(NamedTuple):
 
 
 class _Given(NamedTuple):
-    """What was typed.
+    """The command line as typed.
 
     Attributes:
-      fields: values of fields by their dotted names. flags: all other flags, by name.
-      words: what is no flag. notes: lines for people.
+      fields: values of fields by their dotted names.
+      flags: all other flags, by name.
+      words: arguments that are no flags.
+      notes: lines for people.
     """
 
     fields: dict[str, Any]
@@ -62,7 +65,7 @@ class _Given(NamedTuple):
 def parse(argv: Sequence[str]) -> Command:
     """Parses the command line and checks the config; answers --help, --version, --stage=help.
 
-    Says on standard error what people may not expect of what they typed.
+    Prints notes to standard error about flags whose effect people may not expect.
 
     Raises:
       UserError: a flag, a file, a field or a value is wrong.
@@ -244,7 +247,7 @@ def _check_name(name: str, defaults: Mapping[str, Any]) -> None:
 
 
 def _hint_at_field(error: flags.UnrecognizedFlagError) -> str:
-    """Says what flag is unknown, and how it is written if it is a field."""
+    """Returns which flag is unknown, and how it is written if it is a field."""
     text = shorten(" ".join(str(error).split()))
     name = error.flagname.removeprefix("no")
     leaves = {n: n.split(".")[-1] for n in flatten(get_config())}
@@ -256,27 +259,27 @@ def _hint_at_field(error: flags.UnrecognizedFlagError) -> str:
 
 
 def _program(argv: Sequence[str]) -> str:
-    """What people type to start this program."""
+    """Returns the command that starts this program."""
     name = os.path.basename(argv[0])
     return name if name.startswith("cglo-jax") else "python -m cglo_jax.main"
 
 
 def _width() -> int:
-    """The columns of the terminal, as many as can be read."""
+    """Returns the columns of the terminal, at most as many as are easy to read."""
     return min(max(shutil.get_terminal_size().columns, 40), 100)
 
 
 def _print(text: str) -> None:
-    """Prints to a reader that may leave, such as `head`."""
+    """Prints; a reader such as `head` may close the pipe."""
     with contextlib.suppress(BrokenPipeError):
         print(text, end="", flush=True)
 
 
 def _choose_config(given: _Given) -> ConfigDict:
-    """Returns the configuration without the fields that are given: of --config, or of the run.
+    """Returns the configuration of --config or of the run, before given fields change it.
 
     Raises:
-      UserError: there is none, it cannot be read, or it is of other data than the run.
+      UserError: there is none, it cannot be read, or its data set is not the run's.
     """
     path, stage = given.flags.config, given.flags.stage
     named = _load(path) if path else None
@@ -284,18 +287,18 @@ def _choose_config(given: _Given) -> ConfigDict:
     if (path is not None and not path) or comparing:
         named = named or (get_config() if comparing and path is None else None)
         if named is None:
-            raise UserError(presets.tell_missing())
+            raise UserError(presets.describe_missing())
         return named
-    if named is not None and stage not in _USE_WHAT_IS_THERE:
+    if named is not None and stage not in _OF_TRAINED:
         return named
     if named is None and given.flags.workdir is None:
-        raise UserError(presets.tell_missing())
+        raise UserError(presets.describe_missing())
     workdir = _find_workdir(given.flags)
     saved = workdir / "config.json"
     if not saved.is_file():
         if named is not None:
             return named
-        raise UserError(presets.tell_missing(str(saved)))
+        raise UserError(presets.describe_missing(str(saved)))
     try:
         own = saved_config.read(saved)
     except UserError:
@@ -313,7 +316,7 @@ def _choose_config(given: _Given) -> ConfigDict:
 def _check_place(
     config: ConfigDict, fields: Mapping[str, Any], stage: str, saved: pathlib.Path
 ) -> None:
-    """Checks that the folder of images that a run had can be found from here."""
+    """Checks that the run's folder of images is found from this working directory."""
     path = config.dataset.path
     if not path or "dataset.path" in fields or stage in ("report", "export"):
         return
@@ -327,7 +330,7 @@ def _check_place(
 def _compare(
     own: ConfigDict, named: ConfigDict, given: _Given, saved: pathlib.Path
 ) -> None:
-    """Says what of a configuration that is named does not count, and refuses one of other data."""
+    """Adds a note about values of --config that are not used; refuses another data set."""
     ours, theirs, path = flatten(own), flatten(named), given.flags.config
     name = "dataset.name"
     if ours[name] != theirs[name]:
@@ -368,7 +371,7 @@ def _load(given: str) -> ConfigDict:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - a config file may raise anything
-        raise UserError(explain(error, given, path)) from None
+        raise UserError(describe_config_error(error, given, path)) from None
     if not same:
         raise UserError(
             f"{given.partition(':')[0]}: get_config() must return cglo_jax.config.get_config() "
@@ -377,13 +380,45 @@ def _load(given: str) -> ConfigDict:
     return config.lock()
 
 
+def describe_config_error(error: BaseException, given: str, file: str) -> str:
+    """Returns in one line what a configuration file raised.
+
+    Args:
+      given: the value of --config.
+      file: the path that it means.
+    """
+    path, colon, argument = given.partition(":")
+    if "has no attribute 'get_config'" in in_one_line(error):
+        return f"{path} has no function get_config"
+    if colon and "get_config() takes 0 positional" in in_one_line(error):
+        return f"{path} takes no argument: leave out {':' + argument!r}"
+    if isinstance(error, UserError):
+        return f"--config={given}: {error}"
+    if isinstance(error, Warning) and (text := describe_warning(error, file)):
+        return text
+    line = _find_line(error, file)
+    place = f"{path}, line {line}" if line else path
+    message = shorten(in_one_line(getattr(error, "msg", error)))
+    return f"{place}: {type(error).__name__}: {message}"
+
+
+def _find_line(error: BaseException, path: str) -> int | None:
+    """Returns the line of the file in which the error was raised, None if not there."""
+    frames = traceback.extract_tb(error.__traceback__)
+    file = os.path.abspath(path)
+    lines = [f.lineno for f in frames if os.path.abspath(f.filename) == file]
+    if isinstance(error, SyntaxError):
+        lines = [error.lineno]
+    return lines[-1] if lines else None
+
+
 def _change(config: ConfigDict, fields: Mapping[str, Any]) -> None:
     with config.ignore_type():  # a file may have left another; `validate` checks
         config.update_from_flattened_dict(dict(fields))
 
 
 def _check_fresh(stage: str, config: ConfigDict) -> None:
-    """Refuses to set aside what the call needs."""
+    """Refuses --fresh where the call needs the run that it would set aside."""
     needs = f"--stage={stage}" if stage not in ("all", "train") else ""
     if config.train.only_codes:
         needs = "--config.train.only_codes"
@@ -396,7 +431,7 @@ def _check_fresh(stage: str, config: ConfigDict) -> None:
 def _find_launch(
     place: str | None, count: int | None, own: int | None
 ) -> Launch | None:
-    """--coordinator, --processes and --process; None without them."""
+    """Returns what --coordinator, --processes and --process mean; None without them."""
     if place == "auto":
         if (count, own) != (None, None):
             raise UserError("--coordinator=auto takes no --processes and no --process")
@@ -419,7 +454,7 @@ def _find_launch(
 
 
 def _find_workdir(given: flags.FlagValues) -> pathlib.Path:
-    """--workdir, or runs/cifar100-10 for --config=configs/cifar100.py:10."""
+    """Returns --workdir, or runs/cifar100-10 for --config=configs/cifar100.py:10."""
     if given.workdir is not None:
         if not given.workdir.strip():
             raise UserError("--workdir is empty: name a directory, or leave it out")
@@ -440,7 +475,7 @@ def _find_workdir(given: flags.FlagValues) -> pathlib.Path:
 
 
 def _check_path(path: str) -> None:
-    """Refuses a work directory that could be no directory; Orbax writes UTF-8 names only."""
+    """Refuses an impossible name of a work directory; Orbax writes UTF-8 names only."""
     try:
         path.encode()
         os.stat(path)

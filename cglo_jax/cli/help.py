@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cglo_jax.config import presets
-from cglo_jax.config.fields import Field, read_fields
-from cglo_jax.config.validation import TYPES
+from cglo_jax.config.fields import FIELDS, ROWS, Field, Section
 from cglo_jax.errors import UserError, printable
 
 STAGES = {
@@ -18,18 +17,18 @@ STAGES = {
     "train": "cGLO for every seed: a generator, and a code for each training image",
     "sample": "new images of every class, and figures of them",
     "classify": "a classifier for every method and seed, with cGLO's images and without",
-    "report": "tables, curves and the verdict whether it helped: report.html, report.md",
-    "export": "what is trained, as files for other programs",
-    "help": "every field of the configuration: --stage=help latent lists those named so",
+    "report": "tables, curves and the verdict whether cGLO helped: report.html, report.md",
+    "export": "the trained networks, as files for other programs",
+    "help": "every field of the configuration; --stage=help latent: those with latent in their names",
 }
 FLAGS = {
     "config": "a configuration: a file (.py, or a run's config.json), or one of those below; not "
-    "needed for a --workdir that has a run, whose own counts then",
+    "needed for a --workdir that has a run, whose own is used then",
     "workdir": "directory of the run, runs/NAME of the configuration if not given",
     "stage": "what to do, all if not given",
     "fresh": "start over; what is in the work directory is kept beside it, as NAME.old-1",
     "coordinator": "for several processes, such as one per host: where process 0 listens; auto "
-    "where Slurm, Open MPI, Kubernetes or a TPU tell",
+    "where Slurm, Open MPI, Kubernetes or a TPU provide it",
     "processes": "how many processes there are",
     "process": "which of them this one is, from 0",
     "version": "print the version",
@@ -42,8 +41,7 @@ _VALUES = {
     "processes": "N",
     "process": "I",
 }
-_SOURCE = re.compile(r" \[[PAM]\b[^\]]*\]")
-# What people change first, of some ninety fields.
+# Fields that people change most often.
 _OFTEN = (
     "seeds",
     "devices",
@@ -68,9 +66,12 @@ _EXAMPLES = (
     ),
     (
         "--workdir=runs/one --stage=report",
-        "of a run that is there; needs no more flags",
+        "report of an existing run; needs no more flags",
     ),
-    ("--config=digits --stage=help classify", "its values of the fields named so"),
+    (
+        "--config=digits --stage=help classify",
+        "the fields with classify in their names, and their values in digits",
+    ),
 )
 
 
@@ -78,28 +79,31 @@ def overview(program: str, width: int) -> str:
     """Returns what --help prints.
 
     Args:
-      program: the words that start it. width: of a line, in characters.
+      program: the command that starts it.
+      width: of a line, in characters.
     """
-    fields = {field.name: field for field in read_fields()}
     flags = {
         f"--{name}" + (f"={_VALUES[name]}" if name in _VALUES else ""): text
         for name, text in FLAGS.items()
     }
-    often = {f"{name}={_write(fields[name].default)}": name for name in _OFTEN}
+    often = {
+        f"{name}={format_value(FIELDS[name].default)}": FIELDS[name].meaning
+        for name in _OFTEN
+    }
     parts = [
         _wrap(
             "cGLO: learns an image classifier from a few labelled images per class with the help "
-            "of synthetic images, and says whether they helped.",
+            "of synthetic images, and reports whether they helped.",
             width,
         ),
         f"    {program} --config=CONFIG [--FLAG=VALUE ...] [--config.FIELD=VALUE ...]",
         _table("Flags", flags, width),
         _table("Stages", STAGES, width),
-        _table("Configurations that come along", _describe_configs(), width),
+        _table("Included configurations", _describe_configs(), width),
         _table(
             "Fields that people change (--config.seeds=0,1), with their defaults, of which a "
             "configuration may have others",
-            {name: _SOURCE.sub("", fields[of].meaning) for name, of in often.items()},
+            often,
             width,
         ),
         "Examples\n" + "\n".join(_example(program, *e, width) for e in _EXAMPLES),
@@ -111,56 +115,52 @@ def describe_fields(words: Sequence[str], values: Mapping[str, Any], width: int)
     """Returns what --stage=help prints: fields with type, default and meaning, by section.
 
     Args:
-      words: what is looked for, in names, else in meanings; everything if there are none.
-      values: of the fields of a configuration, by name, lists for tuples; may be empty.
+      words: to look for in names, or else in meanings; all fields if there are none.
+      values: of the fields of a configuration, by dotted name; may be empty.
       width: of a line, in characters.
 
     Raises:
       UserError: a word is in no name and no meaning.
     """
-    fields = read_fields()
-    chosen = {name for word in words for name in _find(word, fields)}
+    chosen = {name for word in words for name in _find(word)}
     lines = []
-    for field in fields:
-        if field.default is None:
-            title = f"{field.name}: {field.meaning}" if field.name else field.meaning
+    for row in ROWS:
+        if isinstance(row, Section):
+            title = f"{row.name}: {row.title}" if row.name else row.title
             heading = ["", _wrap(title, width)]
-        elif not words or field.name in chosen:
-            lines += [*heading, *_describe(field, values.get(field.name), width)]
+        elif not words or row.name in chosen:
+            lines += [*heading, *_describe(row, values.get(row.name), width)]
             heading = []
     here = ' "here" is the value of this configuration.' if values else ""
     first = (
         "--config.NAME=VALUE changes a field, --config.seeds=0,1 one that is a list. [P 4.3] "
-        "is section 4.3 of the paper, [A] its authors' code, [M] what we measured."
+        "is section 4.3 of the paper, [A] its authors' code, [M] a measurement of ours."
     )
     return "\n".join([_wrap(first + here, width), *lines]) + "\n"
 
 
-def _find(word: str, fields: Sequence[Field]) -> list[str]:
-    """The names of the fields that a word is in, or else those whose meaning it is in."""
-    fields = [field for field in fields if field.default is not None]
+def _find(word: str) -> list[str]:
+    """Returns the fields that have a word in their names, else those that describe it."""
     part = word.lstrip("-").removeprefix("config.").lower()
-    found = [f.name for f in fields if part in f.name]
-    found = found or [f.name for f in fields if part in f.meaning.lower()]
+    found = [name for name in FIELDS if part in name]
+    found = found or [n for n, f in FIELDS.items() if part in f.description.lower()]
     if not part or not found:
-        close = difflib.get_close_matches(part, [field.name for field in fields], n=1)
+        close = difflib.get_close_matches(part, list(FIELDS), n=1)
         hint = f"did you mean {close[0]!r}?" if close else "--stage=help lists all"
         raise UserError(f"no field has {word!r} in its name or its meaning: {hint}")
     return found
 
 
 def _describe(field: Field, here: Any, width: int) -> list[str]:
-    kind = next(want for kind, want in TYPES.items() if isinstance(field.default, kind))
-    differs = here is not None and here != field.default
-    changed = f"; here {_write(here)}" if differs else ""
-    head = (
-        f"{field.name} = {_write(field.default)}  ({kind.removeprefix('a ')}{changed})"
-    )
-    return [_wrap(head, width, 2, 6), _wrap(field.meaning, width, 6)]
+    default, kind = format_value(field.default), field.kind.removeprefix("a ")
+    differs = here is not None and format_value(here) != default
+    changed = f"; here {format_value(here)}" if differs else ""
+    head = f"{field.name} = {default}  ({kind}{changed})"
+    return [_wrap(head, width, 2, 6), _wrap(field.description, width, 6)]
 
 
 def _describe_configs() -> dict[str, str]:
-    """The first line of each configuration's docstring, by its name."""
+    """Returns the first line of each configuration's docstring, by its name."""
     lines = {}
     for name in presets.names():
         tree = ast.parse(pathlib.Path(presets.find(name)).read_text("utf-8"))
@@ -168,9 +168,9 @@ def _describe_configs() -> dict[str, str]:
     return lines
 
 
-def _write(value: Any) -> str:
-    """A value as it is written on the command line; texts without quotes where they can be."""
-    if isinstance(value, list):
+def format_value(value: Any) -> str:
+    """Returns a value as it is typed; texts without quotes where possible."""
+    if isinstance(value, list | tuple):
         return ",".join(map(str, value)) or "''"
     return printable(value if isinstance(value, str) and value else repr(value))
 
@@ -180,7 +180,7 @@ def _example(program: str, arguments: str, meaning: str, width: int) -> str:
 
 
 def _table(heading: str, rows: Mapping[str, str], width: int) -> str:
-    """Two columns below a heading; a name that is long has a line for itself."""
+    """Returns two columns below a heading; a long name has its own line."""
     left = min(max(map(len, rows)) + 4, 32, width // 3)
     lines = [_wrap(heading, width)]
     for name, text in rows.items():

@@ -1,13 +1,11 @@
-"""Several processes of one run, on one host or many: how they start together and end together.
+"""Starts and ends several processes of one run together, on one host or many.
 
-Every process runs the same program on devices of its own; `parallel` knows what lies where.
+Every process runs the same program on its own devices; `training.parallel` distributes arrays.
 """
 
 import collections
 import contextlib
-import functools
 import os
-import pathlib
 import signal
 import socket
 import sys
@@ -26,10 +24,10 @@ _START_S = 300.0  # seconds for all processes to start in
 # killed is noticed at once by those that wait for its part of a sum.
 _HEARTBEAT_S = 30
 _SHUTDOWN_S = 30
-# Seconds for which process 0 stays after an error, which others may have too and want to say:
-# they are aborted when it ends.
+# Seconds for which process 0 stays after an error, so that others can print theirs: they are
+# aborted when it ends.
 _GRACE_S = 2
-# What JAX says when another process is gone: Gloo, NCCL and its coordination service.
+# Words of JAX's errors when another process is gone: Gloo, NCCL and its coordination service.
 _SIGNS = ("Gloo", "remote process exited", "oordination", "heartbeat", "Barrier failed")
 _reporter: "_Reporter | None" = None  # of a process that is one of several
 
@@ -38,8 +36,9 @@ class Launch(NamedTuple):
     """Which of several processes this one is.
 
     Attributes:
-      coordinator: HOST:PORT where process 0 listens, or "auto": what the cluster says.
-      processes, process: their number, and this one's from 0; None for "auto".
+      coordinator: HOST:PORT where process 0 listens, or "auto": the cluster provides it.
+      processes: their number; None for "auto".
+      process: the number of this one, from 0; None for "auto".
     """
 
     coordinator: str
@@ -48,7 +47,7 @@ class Launch(NamedTuple):
 
 
 class _Reporter:
-    """A child process that says so when this process ends before its time.
+    """A child process that prints a line if this process ends without `dismiss`.
 
     When another process is lost, JAX aborts this one from C++, where nothing can be caught.
     """
@@ -103,7 +102,7 @@ def start(launch: Launch | None, within_s: float = _START_S) -> None:
     if launch.process == 0:
         _check_port(launch)
     shown, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)  # where C++ tells of its connections
+    os.dup2(nowhere, 1)  # C++ prints its connections there
     os.close(nowhere)
     first = True
     try:
@@ -159,7 +158,7 @@ def _connect(launch: Launch, name: str, within_s: float) -> None:
             heartbeat_timeout_seconds=_HEARTBEAT_S,
             shutdown_timeout_seconds=_SHUTDOWN_S,
         )
-        platforms.start()  # all tell each other of their devices
+        platforms.start()  # processes exchange their devices
     except UserError:
         raise
     except ValueError:
@@ -189,76 +188,24 @@ def _meet() -> bool:
 
     counts = collections.Counter(d.process_index for d in jax.devices())
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"process {i} {n}" for i, n in sorted(counts.items()))
-        raise UserError(f"processes must have equally many devices: {told}")
+        shown = ", ".join(f"process {i} {n}" for i, n in sorted(counts.items()))
+        raise UserError(f"processes must have equally many devices: {shown}")
     add = jax.pmap(lambda x: jax.lax.psum(x, "all"), "all", devices=jax.devices())
     jax.block_until_ready(add(jnp.zeros(jax.local_device_count())))
     return jax.process_index() == 0
 
 
-def describe() -> str:
-    """Returns one line for people: how many processes and devices there are."""
-    import jax
-
-    kind = jax.devices()[0].device_kind
-    return f"{jax.process_count()} processes, {jax.device_count()} devices ({kind})"
-
-
-def check_equal(what: str, value: str) -> None:
-    """Checks that a value is the same in all processes.
-
-    Raises:
-      UserError, in all of them: it is not.
-    """
-    from cglo_jax.training import parallel
-
-    everyones = parallel.gather_strings(what, value)
-    for i, other in enumerate(everyones):
-        if other != everyones[0]:
-            raise UserError(
-                f"process {i} has {what} other than process 0's: all must be started with the "
-                "same flags and see the same files"
-            )
-
-
-@functools.cache
-def processes_here() -> int:
-    """Returns how many processes of the run share this host's memory, this one included.
-
-    All processes must ask.
-    """
-    from cglo_jax.training import parallel
-
-    own = socket.gethostname()
-    return parallel.gather_strings("host", own).count(own)
-
-
-def check_workdir(workdir: pathlib.Path) -> None:
-    """Checks that all processes see the lock that process 0 just took.
-
-    Raises:
-      UserError, in all of them: they do not.
-    """
-    from cglo_jax.files import readback
-    from cglo_jax.training import parallel
-
-    parallel.barrier("the lock is taken")
-    holder = ""
-    with contextlib.suppress(OSError, readback.Unusable):
-        holder = readback.read_bytes(workdir / "lock").decode(errors="replace")
-    check_equal(f"a --workdir={workdir}", holder)
-
-
 def dismiss() -> None:
-    """Lets this process end with a message of its own."""
+    """Lets this process end without the reporter's line."""
     if _reporter is not None:
         _reporter.dismiss()
 
 
 def status_of(error: Exception) -> int:
-    """Returns the exit status for an error that is nobody's mistake, and shows what it was.
+    """Prints an error that no user caused and returns the exit status.
 
-    It is raised again where this process is the only one.
+    Raises:
+      Exception: the error, where this process is the only one.
     """
     if _reporter is None:
         raise error

@@ -1,8 +1,8 @@
-"""What a run is: every field once, with default, range, unit, meaning and source; never imports JAX.
+"""The configuration of a run: its fields with default, range, meaning and source; never imports JAX.
 
 `from cglo_jax import config` is what configuration files begin with: `config.get_config()`.
 """
 
-from cglo_jax.config.defaults import EXPORTS, SIDES, flatten, get_config
+from cglo_jax.config.defaults import flatten, get_config
 
-__all__ = ["EXPORTS", "SIDES", "flatten", "get_config"]
+__all__ = ["flatten", "get_config"]

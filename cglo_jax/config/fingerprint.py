@@ -1,4 +1,4 @@
-"""What of a configuration determines what is trained, and whether two of them agree in it."""
+"""Fingerprints: the fields that determine a trained result, and whether two of them agree."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,77 +6,33 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cglo_jax.config.defaults import flatten
+from cglo_jax.config.fields import CGLO, CLASSIFIER, Affects, affects
 from cglo_jax.errors import UserError, printable, shorten
 
-# What may change between two calls on one work directory without touching what was trained.
-_FREE = {
-    "seeds",
-    "devices",
-    # Content counts, not where it lies: of images their ids, of weights their digest.
-    "dataset.data_dir",
-    "dataset.path",
-    "dataset.strict",
-    "dataset.background",
-    "dataset.bits",
-    "dataset.split_file",
-    "reconstruction.weights",
-    "reconstruction.cache_gb",
-    "latent.init_weights",
-    "classify.weights",
-    "train.only_codes",
-    "train.checkpoint_every_epochs",
-    "train.log_every_steps",
-    "classify.checkpoint_every_epochs",
-    "classify.log_every_steps",
-}
-# What is trained for a number of epochs, and the fields that say for how many.
+# Sections with a number of epochs, and their fields that set the length of a run.
 _PARTS = ("train", "classify")
 _LENGTHS = ("epochs", "lr_drop_epochs")
-_TRAIN_SECTIONS = (
-    "dtype",
-    "dataset",
-    "latent",
-    "generator",
-    "weak_classifier",
-    "reconstruction",
-    "train",
-)
-_CLASSIFY_SECTIONS = (
-    *_TRAIN_SECTIONS,
-    "sample.interpolation",
-    "sample.t_values",
-    "sample.batch_statistics",
-    "classify",
-    "mixmatch",
-)
-
-
-def _fingerprint(config: ConfigDict, sections: tuple[str, ...]) -> dict[str, Any]:
-    names = flatten(config).items()
-    return {
-        name: value
-        for name, value in names
-        if name not in _FREE
-        and any(name == s or name.startswith(s + ".") for s in sections)
-    }
 
 
 def train_fingerprint(config: ConfigDict) -> dict[str, Any]:
     """Returns the fields that determine a cGLO checkpoint, by dotted name."""
-    return _fingerprint(config, _TRAIN_SECTIONS)
+    return _select(config, CGLO)
 
 
 def classify_fingerprint(config: ConfigDict) -> dict[str, Any]:
     """Returns the fields that determine a trained classifier, by dotted name."""
-    fields = _fingerprint(config, _CLASSIFY_SECTIONS)
-    del fields["classify.methods"]
-    return fields
+    return _select(config, CGLO, CLASSIFIER)
+
+
+def _select(config: ConfigDict, *affected: Affects) -> dict[str, Any]:
+    flat = flatten(config)
+    return {name: value for name, value in flat.items() if affects(name) in affected}
 
 
 def find_longer(saved: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns which of "train" and "classify" have more epochs in `now` and begin as in `saved`.
 
-    Learning rates fall after numbers of epochs: what falls in the epochs that are done must be equal.
+    Their learning rates must fall after the same epochs, as far as those of `saved` reach.
     """
     return tuple(part for part in _PARTS if _is_longer(part, saved, now))
 
@@ -94,7 +50,7 @@ def _is_longer(part: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> b
 
 
 def describe_longer(part: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Returns what is new where training `part` goes on for more epochs, see `find_longer`."""
+    """Returns for people how `part` is made longer, and when its learning rates fall; see `find_longer`."""
     epochs, drops = (f"{part}.{name}" for name in _LENGTHS)
     new = [str(e) for e in sorted(now[drops]) if saved[epochs] <= e < now[epochs]]
     falls = "no fall of the learning rates lies in the new part"
@@ -116,40 +72,46 @@ def check_fingerprint(
     may_grow: Sequence[str] = (),
     cannot_grow: str = "",
 ) -> tuple[str, ...]:
-    """Raises UserError if `saved` (read from `where`) differs from `now`, naming field and values.
+    """Checks that two fingerprints agree.
 
     Args:
-      numbers: what there is to say of images, of which only a hash is compared.
+      saved: fields by dotted name, and hashes such as "images".
+      now: the same of this call.
+      where: the place that `saved` was read from, for the message.
+      numbers: describes the images, of which `saved` and `now` have a hash only.
       may_grow: which of "train" and "classify" may have more epochs in `now`.
       cannot_grow: why one may not, for people.
 
     Returns:
-      Those that have, see `find_longer`.
+      Those of `may_grow` that have more epochs, see `find_longer`.
+
+    Raises:
+      UserError: they differ; it names a field and both values.
     """
     longer = find_longer(saved, now)
     grown = tuple(part for part in longer if part in may_grow)
     allowed = {f"{part}.{name}" for part in grown for name in _LENGTHS}
     for name in sorted((saved.keys() | now.keys()) - allowed):
         if saved.get(name) != now.get(name):
-            # A hash tells people nothing.
+            # A hash means nothing to people.
             if name in ("images", "test_images", "weights"):
-                told = f" ({numbers})" if numbers and name != "weights" else ""
+                shown = f" ({numbers})" if numbers and name != "weights" else ""
                 raise UserError(
                     f"{where} was made with other {name.replace('_', ' ')} than this call "
-                    f"reads{told}: use another --workdir or the old ones"
+                    f"reads{shown}: use another --workdir or the old ones"
                 )
             values = [shorten(repr(of.get(name))) for of in (saved, now)]
             raise UserError(
                 f"{where} was made with {shorten(printable(name))}={values[0]}, this call has "
-                f"{values[1]}: " + (cannot_grow or _advise(name, saved, now, longer))
+                f"{values[1]}: " + (cannot_grow or _hint(name, saved, now, longer))
             )
     return grown
 
 
-def _advise(
+def _hint(
     name: str, saved: Mapping[str, Any], now: Mapping[str, Any], longer: Sequence[str]
 ) -> str:
-    """Says what to do about a field that differs."""
+    """Returns what to do about a field that differs."""
     part, _, field = name.rpartition(".")
     old = "use another --workdir or the old value (a call without --config has it)"
     if part in longer and field in _LENGTHS:

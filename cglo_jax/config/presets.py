@@ -1,4 +1,4 @@
-"""What --config names: a Python file of one's own or one that comes along, or a run's config.json."""
+"""Finds and runs what --config names: a Python file, the name of one in configs/, or a config.json."""
 
 import difflib
 import importlib.util
@@ -14,23 +14,23 @@ _MODULE = "config_config"
 
 
 def _folder() -> pathlib.Path:
-    """configs/, which lies in an installed package, and beside the package in a checkout."""
+    """Returns configs/, which is in an installed package and beside the package in a checkout."""
     inside = _PACKAGE / "configs"
     return inside if inside.is_dir() else _PACKAGE.parent / "configs"
 
 
 def names() -> list[str]:
-    """Returns the names of the files that come along: those in configs/, without .py."""
+    """Returns the names of the configurations in configs/, without .py."""
     return sorted(path.stem for path in _folder().glob("*.py"))
 
 
 def find(given: str) -> str:
     """Returns the path that --config=`given` means, with its ':argument' if it has one.
 
-    A file .py or .json that exists counts before a name that comes along.
+    An existing .py or .json file takes precedence over a name.
 
     Raises:
-      UserError: it is neither, or a file of another kind than .py and .json.
+      UserError: there is neither, or the file is neither .py nor .json.
     """
     path, colon, argument = given.partition(":")
     if path.startswith("--"):
@@ -58,18 +58,18 @@ def find(given: str) -> str:
 
 
 def is_data(path: str) -> bool:
-    """Whether a configuration is data, as the config.json of a work directory, and no program."""
+    """Whether a configuration is a config.json of a work directory, not a Python file."""
     return path.lower().endswith(".json")
 
 
 def run(found: str) -> Any:
-    """Runs the file of a Python configuration and returns what its get_config() returns.
+    """Runs a Python configuration and returns what its get_config() returns.
 
     Args:
-      found: its path, with its ':argument' if it has one, see `find`.
+      found: its path, with its ':argument' if it has one, as `find` returns it.
 
     Raises:
-      whatever the file raises.
+      Exception: whatever the file raises.
     """
     path, *argument = found.split(":", 1)
     spec = importlib.util.spec_from_file_location(_MODULE, path)
@@ -79,10 +79,14 @@ def run(found: str) -> Any:
     return module.get_config(*argument)
 
 
-def tell_missing(looked_for: str = "") -> str:
-    """Returns the line for a call without --config; `looked_for`: a config.json that is not there."""
+def describe_missing(looked_for: str = "") -> str:
+    """Returns the line for a call without --config.
+
+    Args:
+      looked_for: a config.json that is not there.
+    """
     also = f", and there is no {looked_for}" if looked_for else ""
     return (
         f"no --config{also}: give a configuration file, or one of {', '.join(names())}, or the "
-        "--workdir of a run, which has its own; --help tells more"
+        "--workdir of a run, which has its own; see --help"
     )

@@ -1,4 +1,4 @@
-"""Two ways to run everything: as the paper says, or as the authors' released code does it."""
+"""Two sets of values: those of the paper, and those of the authors' released code."""
 
 from typing import Any
 
@@ -6,17 +6,18 @@ from ml_collections import ConfigDict
 
 from cglo_jax.errors import UserError
 
-# "paper" is config.py's defaults: the paper and, where it is silent, what we decided. "authors" has
-# what their code does instead, as far as fields reach that do not set the length of a run. What
-# still differs from that code:
-# - 202 epochs, and for CUB-200 a batch of 32 in training cGLO;
-# - G is oversampled here, there only the final classifier is;
-# - their generator has no batch norm, two dense and two transposed layers, at CUB-200 some 200 M
-#   parameters; conv3_2 is taken before its ReLU; at CUB-200 the loss is also taken at a quarter
-#   of the side, images are squashed to 256 pixels and cropped by RandomResizedCrop;
-# - codes start as N(0, .01) and the whole table is projected after every step, optimisers are
-#   rebuilt every epoch, the angle of slerp is taken over the batch's axis, a partner may be the
-#   image itself, and accuracies are means over batches.
+# "paper" has the defaults: the paper's values and, where it gives none, ours. "authors" has the
+# values of their code, but for fields that set the length of a run. What still differs: their code
+# - trains for 202 epochs, and cGLO for CUB-200 with batches of 32 images;
+# - oversamples the few labelled images for the final classifier only, not for cGLO;
+# - has a generator without batch norm, of two dense and two transposed layers (for CUB-200 some
+#   200 M parameters);
+# - takes conv3_2 before its ReLU and, for CUB-200, the loss at a quarter of the side, too;
+# - for CUB-200 squashes images to 256 pixels and crops them by RandomResizedCrop;
+# - starts codes as N(0, .01), projects the whole table after every step, and creates the optimisers
+#   anew every epoch;
+# - takes the angle of slerp over the batch's axis, and an image may be its own partner;
+# - reports the means of batches' accuracies.
 PROFILES: dict[str, dict[str, Any]] = {
     "paper": {},
     "authors": {

@@ -1,4 +1,4 @@
-"""The configuration of a run that is there, read back from its work directory."""
+"""Reads the configuration of a run back from its work directory."""
 
 import os
 import pathlib
@@ -16,10 +16,10 @@ from cglo_jax.files.readback import Fields, Unusable
 
 
 def find_workdir(workdir: str | os.PathLike) -> pathlib.Path:
-    """Returns the absolute path of a work directory that a run was started in.
+    """Returns the absolute path of the work directory of a run.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no config.json in it.
     """
     path = pathlib.Path(os.path.expanduser(workdir)).absolute()
     if not os.path.isfile(path / "config.json"):
@@ -29,20 +29,21 @@ def find_workdir(workdir: str | os.PathLike) -> pathlib.Path:
 
 
 def restore_config(workdir: pathlib.Path, fingerprint: Mapping[str, Any]) -> ConfigDict:
-    """Returns the configuration of what was trained in a work directory, see `read`."""
+    """Returns the configuration of a trained result in a work directory, see `read`."""
     return read(workdir / "config.json", fingerprint)
 
 
 def read(
     path: pathlib.Path, fingerprint: Mapping[str, Any] = MappingProxyType({})
 ) -> ConfigDict:
-    """Returns the configuration that is written in a config.json, fields by their dotted names.
+    """Returns the configuration that a config.json holds, fields by their dotted names.
 
     Args:
-      fingerprint: saved beside it; what it has no field for is that of the newest call.
+      path: of the file.
+      fingerprint: fields whose values replace those of the file, which the newest call wrote.
 
     Raises:
-      UserError: the file is damaged or of another version, or a field cannot be.
+      UserError: the file is damaged or of another version, or a value is not allowed.
     """
     config = get_config()
     known = flatten(config)

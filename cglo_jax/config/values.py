@@ -1,10 +1,11 @@
-"""The values of fields as people type them: `8`, `1e3`, `off`, `0,1,2`, `(baseline, cglo)`."""
+"""The values of fields as people type them: `8`, `1e3`, `off`, `(baseline, cglo)`, `#80c0ff`."""
 
 import re
 from typing import Any
 
 from cglo_jax.errors import UserError, shorten
 
+NAMED_COLOURS = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}
 _YES = ("true", "t", "1", "yes", "y", "on")
 _NO = ("false", "f", "0", "no", "n", "off")
 _BRACKETS = {"(": ")", "[": "]"}
@@ -21,10 +22,12 @@ def parse(name: str, text: str, default: Any) -> Any:
     """Returns the value that `text` means for a field.
 
     Args:
-      name: of the field, dotted. default: its default, whose type counts; a list for lists.
+      name: of the field, dotted.
+      text: as typed.
+      default: of the field; the value gets its type, a tuple for a list.
 
     Raises:
-      UserError: it means none; the line names the field and says what it may be.
+      UserError: it is no value of that type; the line names the field and what it may be.
     """
     if isinstance(default, str):
         return text
@@ -39,13 +42,25 @@ def parse(name: str, text: str, default: Any) -> Any:
         ) from None
 
 
+def parse_colour(text: str) -> tuple[int, int, int]:
+    """Returns the red, green and blue of "#rrggbb", 0 to 255.
+
+    Raises:
+      ValueError: it is not "#rrggbb".
+    """
+    if len(text) != 7 or text[0] != "#" or not text.isascii():
+        raise ValueError(f"{text!r} is not #rrggbb")
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue
+
+
 def is_bool_word(text: str) -> bool:
     """Whether a text is one of the words that mean true or false."""
     return text.strip().lower() in (*_YES, *_NO)
 
 
 def _parse_one(text: str, default: Any) -> Any:
-    """Reads one value of the type of `default`; ValueError says what it must be."""
+    """Reads one value of the type of `default`; raises ValueError with what it must be."""
     if isinstance(default, bool):
         if not is_bool_word(text):
             raise ValueError("true or false")
@@ -76,7 +91,7 @@ def _parse_int(text: str) -> int:
 
 
 def _parse_list(name: str, text: str, default: list[Any]) -> tuple[Any, ...]:
-    """Reads values with commas or spaces between them, in brackets and quotes or without."""
+    """Reads values separated by commas or spaces, with or without brackets and quotes."""
     example = ",".join(map(str, default)) or "npz,tfds"
     write = f"write it as --config.{name}={example}"
 

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-NAMED = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}
+from cglo_jax.config.values import NAMED_COLOURS, parse_colour
+
 # What "auto" chooses from, the first that does.
-BACKGROUNDS = (*NAMED.values(), "#c0c0c0", "#404040")
+BACKGROUNDS = (*NAMED_COLOURS.values(), "#c0c0c0", "#404040")
 DEPTHS = (8, 10, 12, 14, 16)  # bits of the values that are stored with 16
 _VISIBLE = (
     24  # of 255, by which a pixel must differ from the background in some channel
@@ -35,7 +36,7 @@ class Conversion(NamedTuple):
       profiles: whether colours are converted by the ICC profile in a file.
     """
 
-    background: str = NAMED["white"]
+    background: str = NAMED_COLOURS["white"]
     bits: int = 16
     profiles: bool = False
 
@@ -64,7 +65,9 @@ class Visibility:
         self._content += int(counted.sum())
         colours, share = colours[counted], share[counted].astype(np.int32)
         for i, background in enumerate(BACKGROUNDS):
-            distance = np.abs(colours - np.array(parse(background), np.int16)).max(-1)
+            distance = np.abs(
+                colours - np.array(parse_colour(background), np.int16)
+            ).max(-1)
             visible = distance * share > _VISIBLE * 255
             self._visible[i] += int(visible.sum())
 
@@ -72,18 +75,6 @@ class Visibility:
         """Returns the backgrounds, "#rrggbb", that (nearly) all pixels of the image look like."""
         seen = self._visible >= max(1, _LEAST * self._content)
         return tuple(b for b, ok in zip(BACKGROUNDS, seen, strict=True) if not ok)
-
-
-def parse(background: str) -> tuple[int, int, int]:
-    """Returns the red, green and blue of "#rrggbb", 0 to 255.
-
-    Raises:
-      ValueError: it is no such text.
-    """
-    if len(background) != 7 or background[0] != "#" or not background.isascii():
-        raise ValueError(f"{background!r} is not #rrggbb")
-    red, green, blue = bytes.fromhex(background[1:])
-    return red, green, blue
 
 
 def choose_background(hidden_on: Mapping[int, Sequence[Sequence[str]]]) -> str:

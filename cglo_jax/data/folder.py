@@ -19,6 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from cglo_jax.config.values import NAMED_COLOURS
 from cglo_jax.data import colours, decode, near_copies
 from cglo_jax.data.colours import Conversion
 from cglo_jax.data.layout import Layout, find_layout, name_some, walk
@@ -139,7 +140,7 @@ def _scan(layout: Layout, fields: ConfigDict) -> tuple[_Scan, _Why]:
         for path in walk(folder, hidden)
     ]
     why = {file(path, -1, False): "not in a class folder" for path in layout.loose}
-    given = colours.NAMED.get(fields.background, fields.background)
+    given = NAMED_COLOURS.get(fields.background, fields.background)
     first = Conversion(
         colours.DEFAULT.background if given == "auto" else given,
         fields.bits or colours.DEFAULT.bits,
@@ -453,7 +454,7 @@ def _describe(
 
 
 def _name_colour(background: str) -> str:
-    names = {value: name for name, value in colours.NAMED.items()}
+    names = {value: name for name, value in NAMED_COLOURS.items()}
     return names.get(background, background)
 
 

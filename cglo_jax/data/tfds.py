@@ -17,8 +17,7 @@ from absl import logging
 from ml_collections import ConfigDict
 from PIL import Image, UnidentifiedImageError
 
-from cglo_jax import prepare
-from cglo_jax.data import decode
+from cglo_jax.data import archives, decode
 from cglo_jax.data.sources import Source, Splits, T, hash_pixels, make_unique
 from cglo_jax.errors import UserError
 
@@ -81,7 +80,7 @@ def _open_builder(name: str, data_dir: str):
     ) as error:
         raise UserError(f"config.dataset.name: {_explain(name, error)}") from None
     if not (builder.data_path / "dataset_info.json").exists():
-        command = prepare.prepare_command(name)
+        command = archives.prepare_command(name)
         if command and data_dir:
             command += f" --data_dir {shlex.quote(data_dir)}"
         how = (

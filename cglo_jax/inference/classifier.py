@@ -15,7 +15,7 @@ from PIL import Image
 
 from cglo_jax.classifier import step as classifier
 from cglo_jax.config import saved
-from cglo_jax.config.defaults import SIDES
+from cglo_jax.config.checks import SIDES
 from cglo_jax.data import decode, pixels
 from cglo_jax.data.colours import Conversion
 from cglo_jax.data.dataset import batch_that_fits, to_float

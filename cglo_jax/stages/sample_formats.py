@@ -70,7 +70,7 @@ def write(
 
     Args:
       directory: holds manifest.jsonl and the PNGs of one size that it names.
-      formats: of `config.EXPORTS`; "npz" writes samples.npz, "tfds" writes
+      formats: of `config.sample.export`; "npz" writes samples.npz, "tfds" writes
         tfds/<tfds_name(name)>/1.0.0.
       class_names: K names, indexed by label.
       name: `config.dataset.name`.

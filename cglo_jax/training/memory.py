@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cglo_jax.cli import launch
 from cglo_jax.errors import UserError
 from cglo_jax.training import parallel
 
@@ -133,7 +132,7 @@ def check(
     parts = project(step_fn, state, shared, batch)
     del parts["state"]
     on_host = device.platform == "cpu"
-    copies = len(devices) * launch.processes_here() if on_host else 1
+    copies = len(devices) * parallel.processes_here() if on_host else 1
     # On the host they are there twice while they are copied, before the first step.
     copied = max(0, parts.get("features", 0) - copies * parts["a step"]) * on_host
     needed = copies * sum(parts.values()) + copied

@@ -9,6 +9,7 @@ ones of this process, batches are whole in every process until `shard` takes its
 
 import functools
 import itertools
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -116,6 +117,16 @@ def per_device(
 
 # Every classifier has the same batches.
 _print_once = functools.cache(functools.partial(print, flush=True))
+
+
+@functools.cache
+def processes_here() -> int:
+    """Returns how many processes of the run share this host's memory, this one included.
+
+    All processes must call it.
+    """
+    own = socket.gethostname()
+    return gather_strings("host", own).count(own)
 
 
 def begin_run() -> None:

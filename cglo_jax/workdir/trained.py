@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cglo_jax.cglo.algorithm import Params, create_generator, init_generator
-from cglo_jax.config.defaults import SIDES
+from cglo_jax.config.checks import SIDES
 from cglo_jax.config.fingerprint import check_fingerprint, train_fingerprint
 from cglo_jax.data.dataset import Dataset
 from cglo_jax.errors import UserError, printable, shorten

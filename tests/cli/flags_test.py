@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import runpy
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 import cglo_jax
 from cglo_jax.cli import flags
+from cglo_jax.cli.flags import describe_config_error
 from cglo_jax.config.defaults import flatten, get_config
 from cglo_jax.errors import UserError
 
@@ -20,7 +22,7 @@ DIGITS = "--config=configs/digits.py"
 NAMES = "cifar100, cub, digits, folder"
 GIVE = (
     f"give a configuration file, or one of {NAMES}, or the --workdir of a run, which has its own; "
-    "--help tells more"
+    "see --help"
 )
 NO_CONFIG = f"no --config: {GIVE}"
 NO_FILE = f"give a file that exists, or one of {NAMES}"
@@ -96,8 +98,8 @@ def test_a_mistake_is_one_line_and_status_2_before_jax_is_imported():
     done = run("-c", f"{code}; print('jax' in sys.modules)", DIGITS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
     done = run("-m", "cglo_jax.main", DIGITS, "--config.latent.dim=x")
-    told = "error: config.latent.dim is 'x': it must be a whole number\n"
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
+    message = "error: config.latent.dim is 'x': it must be a whole number\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
 
 
 def test_fields_are_changed():
@@ -426,7 +428,7 @@ def test_mistakes(arguments, message):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("c.latent.dim = 0", "config.latent.dim is 0: it must be greater than 0"),
+        ("c.latent.dim = 0", "config.latent.dim is 0: it must be at least 2"),
         ("raise errors.UserError('no')", "--config=FILE: no"),
         ("errors.UserError(int('x'))", "FILE, line 4: ValueError: invalid literal"),
         (
@@ -715,8 +717,8 @@ def test_what_was_trained_counts_more_than_a_file_for_stages_that_use_it(made, c
 
 def test_a_configuration_of_other_data_is_refused(made):
     workdir, _ = made
-    told = error_of("--config=folder", f"--workdir={workdir}", "--stage=report")
-    assert told == (
+    message = error_of("--config=folder", f"--workdir={workdir}", "--stage=report")
+    assert message == (
         f"{workdir} was made with dataset.name='digits', --config=folder has 'folder': leave "
         "--config out, or use another --workdir"
     )
@@ -726,8 +728,8 @@ def test_images_that_a_run_cannot_find_from_here_are_said_to_be_missing(made):
     workdir, config = made
     config = config | {"dataset.name": "folder", "dataset.path": "nowhere"}
     (workdir / "config.json").write_text(json.dumps(config))
-    told = error_of(f"--workdir={workdir}")
-    assert told == (
+    message = error_of(f"--workdir={workdir}")
+    assert message == (
         f"{workdir}/config.json has dataset.path='nowhere', which is not there when this is "
         f"started in {ROOT}: start it where the run was started, or give "
         "--config.dataset.path=DIR"
@@ -750,17 +752,17 @@ def test_a_config_json_is_read_as_data(made):
     assert error_of(f"--config={path}") == (
         f"--config={path} needs --workdir: {workdir} to go on there, or a new one"
     )
-    told = error_of(f"--config={path}:10", "--workdir=new")
-    assert told == f"{path} takes no argument: leave out ':10'"
-    told = error_of(f"--config={workdir}", "--workdir=new")
-    assert told == (
+    message = error_of(f"--config={path}:10", "--workdir=new")
+    assert message == f"{path} takes no argument: leave out ':10'"
+    message = error_of(f"--config={workdir}", "--workdir=new")
+    assert message == (
         f"there is no configuration file '{workdir}': {workdir} is a work directory: use "
         f"--config={path}, or only --workdir={workdir}"
     )
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (
             '{"latent.dim": true}',
@@ -774,10 +776,10 @@ def test_a_config_json_is_read_as_data(made):
         ("\0", "cannot be used ("),
     ],
 )
-def test_a_json_of_other_content_is_refused(tmp_path, content, told):
+def test_a_json_of_other_content_is_refused(tmp_path, content, message):
     (tmp_path / "config.json").write_text(content)
     for given in (f"--config={tmp_path}/config.json", f"--workdir={tmp_path}"):
-        assert told in error_of(given, "--workdir", str(tmp_path))
+        assert message in error_of(given, "--workdir", str(tmp_path))
 
 
 def test_a_damaged_config_json_does_not_hinder_who_names_another(made):
@@ -785,3 +787,66 @@ def test_a_damaged_config_json_does_not_hinder_who_names_another(made):
     (workdir / "config.json").write_text("{")
     command = parse(DIGITS, f"--workdir={workdir}", "--stage=report")
     assert command["config"]["train.epochs"] == 20
+
+
+# What a configuration file raises
+
+
+def raised_in(path, source: str) -> Exception:
+    """The error of a file of this source."""
+    path.write_text(source)
+    with pytest.raises(Exception) as error:
+        runpy.run_path(str(path))
+    return error.value
+
+
+def test_the_file_is_named_as_it_was_given_and_the_line_is_that_of_the_file(tmp_path):
+    path = tmp_path / "packaged.py"
+    error = raised_in(path, "a = 1\n\nb = a / 0\n")
+    line = describe_config_error(error, "packaged:10", str(path))
+    assert line == "packaged, line 3: ZeroDivisionError: division by zero"
+
+
+def test_an_error_elsewhere_has_no_line(tmp_path):
+    error = raised_in(tmp_path / "other.py", "1 / 0")
+    line = describe_config_error(error, "mine.py", str(tmp_path / "mine.py"))
+    assert line == "mine.py: ZeroDivisionError: division by zero"
+
+
+def test_a_file_that_is_no_text_has_no_line(tmp_path):
+    path = tmp_path / "mine.py"
+    error = SyntaxError("source code string cannot contain null bytes")
+    line = describe_config_error(error, "mine.py", str(path))
+    assert line == "mine.py: SyntaxError: source code string cannot contain null bytes"
+
+
+def test_what_a_config_says_itself_is_said_as_it_is():
+    error = UserError("shots are a number")
+    assert (
+        describe_config_error(error, "cub:x", "cub.py")
+        == "--config=cub:x: shots are a number"
+    )
+
+
+def test_a_warning_of_a_library_is_not_blamed_on_the_file(tmp_path):
+    path, library = tmp_path / "mine.py", tmp_path / "library.py"
+    library.write_text(
+        "import warnings\ndef f():\n    warnings.warn('old', DeprecationWarning)"
+    )
+    path.write_text(f"import runpy\nrunpy.run_path({str(library)!r})['f']()\n")
+    error = raised_in(path, path.read_text())  # warnings are errors in tests
+    assert describe_config_error(error, "mine.py", str(path)) == (
+        f"a library warned at {library}:3, and Python makes errors of warnings here (-W error or "
+        "PYTHONWARNINGS): DeprecationWarning: old; leave that out for this program, or ignore "
+        "this one: -W 'ignore::DeprecationWarning' after it"
+    )
+    error = raised_in(path, "import warnings\nwarnings.warn('mine')\n")
+    assert (
+        describe_config_error(error, "mine.py", str(path))
+        == "mine.py, line 2: UserWarning: mine"
+    )
+
+
+def test_long_texts_are_shortened():
+    line = describe_config_error(ValueError("x" * 10_000), "mine.py", "mine.py")
+    assert len(line) < 500

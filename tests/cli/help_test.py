@@ -7,7 +7,7 @@ import pytest
 from cglo_jax.cli.help import FLAGS, STAGES, describe_fields, overview
 from cglo_jax.config import presets
 from cglo_jax.config.defaults import flatten, get_config
-from cglo_jax.config.fields import read_fields
+from cglo_jax.config.fields import FIELDS
 from cglo_jax.errors import UserError
 
 DEFAULTS = flatten(get_config())
@@ -49,7 +49,7 @@ def test_overview_has_a_dozen_fields_with_default_and_meaning():
     often = text.partition("with their defaults")[2].partition("Examples")[0]
     assert sum(f" {name}=" in often for name in DEFAULTS) == 12
     assert " latent.dim=128 d, dimension of the codes z " in text
-    assert " dataset.path='' of " in text
+    assert " dataset.path='' for " in text
     assert " seeds=0,1,2 " in text
     assert "[P" not in text  # it does not say what that means
 
@@ -76,8 +76,8 @@ def test_all_fields_are_listed_with_type_default_and_meaning():
     assert "  train.code_lr = 0.001  (number)\n" in text
     assert "  dataset.path = ''  (text)\n" in text
     assert "  sample.t_values = 0.1,0.2,0.3,0.4  (list)\n" in text
-    for field in read_fields():
-        assert field.meaning in fold(text)
+    for field in FIELDS.values():
+        assert field.description in fold(text)
     assert "\nlatent: The codes z" in text
 
 
@@ -86,7 +86,7 @@ def test_sources_are_not_broken_over_lines():
         assert not re.search(r"\[P\s*\n", describe_fields([], {}, width))
 
 
-def test_only_values_that_differ_are_told():
+def test_only_values_that_differ_are_shown():
     values = DEFAULTS | {"latent.dim": 64, "seeds": [7], "dataset.path": "a\nb\udcff"}
     text = describe_fields([], values, 80)
     assert "  latent.dim = 128  (whole number; here 64)\n" in text

@@ -29,8 +29,9 @@ process.own()
 launch = distributed.Launch(sys.argv[1], *map(int, sys.argv[2:4]))
 try:
     distributed.start(launch, within_s=8)
-    print(distributed.processes_here(), "here", flush=True)
-    distributed.check_equal("flags", sys.argv[4])
+    from cglo_jax.training import parallel, processes
+    print(parallel.processes_here(), "here", flush=True)
+    processes.check_equal("flags", sys.argv[4])
     status = 0
 except UserError as error:
     print(f"error: {error}", file=sys.stderr)
@@ -65,19 +66,19 @@ def begin(*arguments, devices=1):
 
 def end(*processes):
     """Returns (status, printed, lines on standard error) of each."""
-    told = [process.communicate(timeout=100) for process in processes]
+    outputs = [process.communicate(timeout=100) for process in processes]
     return [
         (process.returncode, out, err.splitlines())
-        for process, (out, err) in zip(processes, told, strict=True)
+        for process, (out, err) in zip(processes, outputs, strict=True)
     ]
 
 
 def begin_two(first, second, devices=(1, 1)):
-    """Starts two processes that tell each other these flags."""
+    """Starts two processes that compare these flags."""
     place = f"{HOST}:{free_port()}"
     return [
-        begin(place, 2, i, told, devices=count)
-        for i, (told, count) in enumerate(zip((first, second), devices, strict=True))
+        begin(place, 2, i, given, devices=count)
+        for i, (given, count) in enumerate(zip((first, second), devices, strict=True))
     ]
 
 
@@ -108,7 +109,7 @@ def test_a_process_waits_for_the_others_so_long_and_no_longer():
         assert line.startswith(f"error: process {i} of 2 waited 8 s for the others at ")
 
 
-def test_a_signal_while_it_waits_for_the_others_is_told_once():
+def test_a_signal_while_it_waits_for_the_others_is_printed_once():
     port = free_port()
     process = begin(f"{HOST}:{port}", 2, 0, "a")
     deadline = time.monotonic() + 60
@@ -144,7 +145,6 @@ def test_without_a_cluster_auto_says_what_to_give():
 
 def test_alone_nothing_is_started_and_errors_are_raised():
     launch.start(None)
-    launch.check_equal("flags", "a")
     error = jax.errors.JaxRuntimeError("Gloo all-reduce failed")
     with pytest.raises(jax.errors.JaxRuntimeError, match="Gloo"):
         launch.status_of(error)

@@ -132,7 +132,7 @@ def test_more_epochs_that_begin_alike_are_accepted_where_they_may_be(part):
 
 
 @pytest.mark.parametrize(
-    ("now", "told"),
+    ("now", "message"),
     [
         (
             lengths(10, 10, 15),
@@ -152,12 +152,12 @@ def test_more_epochs_that_begin_alike_are_accepted_where_they_may_be(part):
         ),
     ],
 )
-def test_what_is_no_longer_run_is_refused_and_says_why(now, told):
+def test_what_is_no_longer_run_is_refused_and_says_why(now, message):
     saved = lengths(20, 10, 15)
     assert find_longer(saved, now) == ()
     with pytest.raises(UserError) as error:
         check_fingerprint(saved, now, "it", may_grow=("train", "classify"))
-    assert str(error.value) == told
+    assert str(error.value) == message
 
 
 def test_another_field_is_refused_of_a_longer_run_too():
@@ -172,5 +172,7 @@ def test_what_is_new_of_a_longer_run_is_described():
         "made for 20 epochs before, goes on to 40; no fall of the learning rates lies in the new "
         "part"
     )
-    told = describe_longer("train", saved, lengths(40, 10, 15, 30, 20, 50))
-    assert told.endswith("the learning rates fall in the new part after epoch 20, 30")
+    message = describe_longer("train", saved, lengths(40, 10, 15, 30, 20, 50))
+    assert message.endswith(
+        "the learning rates fall in the new part after epoch 20, 30"
+    )

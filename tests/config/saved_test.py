@@ -30,11 +30,13 @@ def test_a_run_is_found_wherever_the_program_is_started(tmp_path, monkeypatch):
 
 def test_what_is_no_run_is_named(tmp_path):
     missing = tmp_path / "digts"
-    told = error_of(saved_config.find_workdir, missing)
-    assert told == f"there is no folder {missing}: name the --workdir of a run"
+    message = error_of(saved_config.find_workdir, missing)
+    assert message == f"there is no folder {missing}: name the --workdir of a run"
     missing.mkdir()
-    told = error_of(saved_config.find_workdir, missing)
-    assert told == f"there is no config.json in {missing}: name the --workdir of a run"
+    message = error_of(saved_config.find_workdir, missing)
+    assert (
+        message == f"there is no config.json in {missing}: name the --workdir of a run"
+    )
 
 
 def write(workdir: pathlib.Path, **changes: object) -> None:
@@ -59,17 +61,17 @@ def test_what_was_trained_counts_and_not_what_is_written_now(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"latent.warmth": 1}, "this version knows no latent.warmth"),
         ({"latent.dim": "many"}, "Could not override field 'dim'"),
         ({"seeds": 3}, "Could not override field 'seeds'"),
     ],
 )
-def test_what_another_version_wrote_is_refused(tmp_path, changes, told):
+def test_what_another_version_wrote_is_refused(tmp_path, changes, message):
     write(tmp_path, **changes)
     error = error_of(saved_config.restore_config, tmp_path, {})
-    assert error.startswith(f"{tmp_path / 'config.json'} cannot be used ({told}")
+    assert error.startswith(f"{tmp_path / 'config.json'} cannot be used ({message}")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "3"])

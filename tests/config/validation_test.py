@@ -3,8 +3,9 @@
 import pytest
 from ml_collections import ConfigDict
 
-from cglo_jax.config import validation
+from cglo_jax.config.checks import BELOW_1, NOT_NEGATIVE, POSITIVE, Check
 from cglo_jax.config.defaults import flatten, get_config
+from cglo_jax.config.fields import FIELDS
 from cglo_jax.config.validation import validate
 from cglo_jax.errors import UserError
 
@@ -16,8 +17,15 @@ NUMBERS = [
     if isinstance(value, int | float) and not isinstance(value, bool)
 ]
 FLOATS = [name for name in NUMBERS if isinstance(DEFAULTS[name], float)]
-# Bad values of the numbers that are in none of config/validation.py's three lists.
+
+
+def having(check: Check) -> list[str]:
+    return [field.name for field in FIELDS.values() if field.check is check]
+
+
+# Bad values of the numbers that have none of the three common ranges.
 OTHER_NUMBERS = {
+    "latent.dim": [1, 0, -1],  # a sphere in R^1 is two points
     "dataset.bits": [-1, 7, 17],
     "latent.noise_dim": [0, -1],
     "classify.depth": [0, 4, 9, 12, 27, 29],
@@ -95,28 +103,26 @@ def test_defaults_are_valid():
 
 
 def test_every_number_has_a_range():
-    lists = validation._POSITIVE, validation._NOT_NEGATIVE, validation._BELOW_ONE
-    checked = [*sum(lists, ()), *OTHER_NUMBERS]
-    assert sorted(checked) == sorted(NUMBERS)
+    common = [n for check in (POSITIVE, NOT_NEGATIVE, BELOW_1) for n in having(check)]
+    assert sorted([*common, *OTHER_NUMBERS]) == sorted(NUMBERS)
 
 
-@pytest.mark.parametrize("name", validation._POSITIVE)
+@pytest.mark.parametrize("name", having(POSITIVE))
 def test_positive_numbers(name):
     kind = type(DEFAULTS[name])
     assert error_of(name, kind(0)).endswith("greater than 0")
     assert error_of(name, kind(-1)).endswith("greater than 0")
-    if name != "latent.dim":  # a sphere in R^1 is two points
-        validate(changed(name, 1e-9 if kind is float else 1))
+    validate(changed(name, 1e-9 if kind is float else 1))
 
 
-@pytest.mark.parametrize("name", validation._NOT_NEGATIVE)
+@pytest.mark.parametrize("name", having(NOT_NEGATIVE))
 def test_numbers_that_may_be_0(name):
     kind = type(DEFAULTS[name])
     assert error_of(name, kind(-1)).endswith("0 or more")
     validate(changed(name, kind(0)))
 
 
-@pytest.mark.parametrize("name", validation._BELOW_ONE)
+@pytest.mark.parametrize("name", having(BELOW_1))
 def test_numbers_below_1(name):
     for bad in (-0.001, 1.0, 2.0):
         assert error_of(name, bad).endswith("at least 0 and below 1")
@@ -173,8 +179,9 @@ def test_a_long_value_is_not_repeated_in_full():
     assert len(text) < 600 and "xxx ... xxx" in text
 
 
-def test_latent_dim_of_1():
-    assert error_of("latent.dim", 1).endswith("at least 2")
+def test_latent_dim_is_at_least_2():
+    for bad in OTHER_NUMBERS["latent.dim"]:
+        assert error_of("latent.dim", bad).endswith("at least 2")
 
 
 def test_noise_dim_is_free_without_noise():
@@ -196,9 +203,17 @@ def test_the_name_of_a_project_of_wandb():
         validate(changed("log.wandb", good))
 
 
-@pytest.mark.parametrize("name", validation._CHOICES)
+def choices_of(name: str) -> list[str]:
+    check = FIELDS[name].check
+    return check.want.removeprefix("one of ").split(", ")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f.name for f in FIELDS.values() if f.check and f.check.want[:7] == "one of "],
+)
 def test_choices(name):
-    choices = validation._CHOICES[name]
+    choices = choices_of(name)
     assert DEFAULTS[name] in choices
     for choice in choices:
         validate(changed(name, choice))

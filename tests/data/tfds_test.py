@@ -37,7 +37,7 @@ def encode(image: np.ndarray, kind: str = "PNG") -> bytes:
 
 
 def prepare(builder: tfds.core.DatasetBuilder, splits: dict[str, list[dict]]) -> None:
-    """Writes a prepared directory, as tests/prepare_test.py shows to be TFDS's own."""
+    """Writes a prepared directory, as tests/data/archives_test.py shows to be TFDS's own."""
     builder._split_generators = lambda dl_manager, **_: {
         name: iter(enumerate(examples)) for name, examples in splits.items()
     }

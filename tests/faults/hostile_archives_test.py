@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.prepare_test import check_cifar, cifar_members, tar_info
+from tests.data.archives_test import check_cifar, cifar_members, tar_info
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60  # until it counts as hanging
@@ -31,6 +31,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from cglo_jax.files import download
 from cglo_jax import prepare
+from cglo_jax.data import archives
 tfds.builder_cls("cifar100")  # before any child is born
 results, listed = {{}}, json.loads(sys.argv[1])
 for name, (size, sha256) in listed.items():
@@ -41,8 +42,8 @@ for name, (size, sha256) in listed.items():
             os.chdir(Path(name, "work"))
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 26, 1 << 26))
             signal.alarm({SECONDS})
-            pinned = prepare.ARCHIVES["cifar100"][0]._replace(size=size, sha256=sha256)
-            prepare.ARCHIVES["cifar100"] = [pinned]
+            pinned = archives.ARCHIVES["cifar100"][0]._replace(size=size, sha256=sha256)
+            archives.ARCHIVES["cifar100"] = [pinned]
             sys.exit(prepare.main(["cifar100", "--data_dir=data", "--archive=a.tar.gz"]))
         pid, status, usage = os.wait4(child, 0)
         out.seek(0)

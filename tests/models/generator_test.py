@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cglo_jax.config.defaults import SIDES
+from cglo_jax.config.checks import SIDES
 from cglo_jax.errors import UserError
 from cglo_jax.models import generator
 

@@ -8,8 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from cglo_jax import prepare
-from cglo_jax.data import dataset
+from cglo_jax.data import archives, dataset
 from cglo_jax.files import storage
 from cglo_jax.training.checkpoints import Checkpoints
 from configs import cub
@@ -39,9 +38,9 @@ def _small(tmp_path, monkeypatch):
 
 
 def test_birds_are_prepared_as_tfds_reads_cub(tmp_path):
-    official = [*prepare.ARCHIVES["caltech_birds2011"]]
+    official = [*archives.ARCHIVES["caltech_birds2011"]]
     full_size.prepare_birds(tmp_path)
-    assert prepare.ARCHIVES["caltech_birds2011"] == official
+    assert archives.ARCHIVES["caltech_birds2011"] == official
     seen, shapes, grey = {"train": [], "test": []}, set(), 0
     for split, labels in seen.items():
         source = tfds.data_source("caltech_birds2011", split=split, data_dir=tmp_path)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from cglo_jax.cglo import algorithm
-from cglo_jax.cli import launch
 from cglo_jax.errors import UserError
 from cglo_jax.stages import classify, train
 from cglo_jax.training import memory, parallel
@@ -125,7 +124,7 @@ def test_what_does_not_fit_is_refused_with_the_arithmetic(monkeypatch):
         refuse(monkeypatch, int(1.5e9), devices=2)
     with pytest.raises(UserError, match="free: use fewer or smaller images, or"):
         refuse(monkeypatch, 10**8, features=10)
-    monkeypatch.setattr(launch, "processes_here", lambda: 3)
+    monkeypatch.setattr(parallel, "processes_here", lambda: 3)
     with pytest.raises(UserError, match=r"\(6 devices x \(images 0\.20 \+"):
         refuse(monkeypatch, int(1.5e9), devices=2)
 

@@ -1,4 +1,4 @@
-"""Made-up archives in the official formats -> prepared directories, without TensorFlow."""
+"""Tests of cglo_jax/data/archives.py and prepare.py: made-up archives -> prepared directories."""
 
 import fcntl
 import hashlib
@@ -21,11 +21,12 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cglo_jax import prepare
+from cglo_jax.data import archives
 from cglo_jax.errors import UserError
 from cglo_jax.files import download
 from cglo_jax.files.working_folder import MARKER, WorkingFolder
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FINE = [f"fine_{i}" for i in range(100)]
 COARSE = [f"coarse_{i}" for i in range(20)]
 CIFAR_SIZES = {"train": 7, "test": 3}
@@ -116,9 +117,9 @@ def pin(monkeypatch, name: str, *paths: Path, url: str = "http://127.0.0.1:9/") 
             size=path.stat().st_size,
             sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         )
-        for archive, path in zip(prepare.ARCHIVES[name], paths, strict=True)
+        for archive, path in zip(archives.ARCHIVES[name], paths, strict=True)
     ]
-    monkeypatch.setitem(prepare.ARCHIVES, name, pinned)
+    monkeypatch.setitem(archives.ARCHIVES, name, pinned)
 
 
 @pytest.fixture
@@ -135,11 +136,12 @@ def run(*args) -> int:
 
 def run_apart(args, before: str = "", path: Path = ROOT) -> subprocess.CompletedProcess:
     """Runs the command in a process of its own, after the statements `before`."""
-    (archive,) = prepare.ARCHIVES["cifar100"]
+    (archive,) = archives.ARCHIVES["cifar100"]
     code = (
         "import sys\n"
         "from cglo_jax.files import download; from cglo_jax import prepare\n"
-        f"prepare.ARCHIVES['cifar100'] = [download.Archive(*{tuple(archive)!r})]\n"
+        "from cglo_jax.data import archives\n"
+        f"archives.ARCHIVES['cifar100'] = [download.Archive(*{tuple(archive)!r})]\n"
         f"{before}\n"
         "sys.exit(prepare.main(sys.argv[1:]))\n"
     )
@@ -181,9 +183,9 @@ def check_cifar(data_dir: Path) -> None:
 
 
 def test_pins_are_those_of_tfds():
-    for name, archives in prepare.ARCHIVES.items():
+    for name, official in archives.ARCHIVES.items():
         known = tfds.builder_cls(name).url_infos
-        for archive in archives:
+        for archive in official:
             info = known[archive.url]
             pinned = (info.checksum, info.size, info.filename)
             assert (archive.sha256, archive.size, archive.filename) == pinned
@@ -342,7 +344,7 @@ def test_a_dropped_connection_is_resumed_to_the_same_bytes(
     with Server({cifar.name: data}, [half]) as server:
         pin(monkeypatch, "cifar100", cifar, url=server.url)
         (tmp_path / "new").mkdir()
-        path = download.download(prepare.ARCHIVES["cifar100"][0], tmp_path / "new")
+        path = download.download(archives.ARCHIVES["cifar100"][0], tmp_path / "new")
         assert server.ranges == [None, f"bytes={half}-"]
     assert path.read_bytes() == data
     assert os.listdir(tmp_path / "new") == [cifar.name]
@@ -489,7 +491,7 @@ def test_a_member_that_is_no_plain_file_is_refused(tmp_path, monkeypatch, capfd,
 
 
 def test_a_huge_member_is_refused_unread(tmp_path, cifar, monkeypatch, capfd):
-    monkeypatch.setattr(prepare, "MIB", 40)  # the limit is 256 of them: 10240 bytes
+    monkeypatch.setattr(archives, "MIB", 40)  # the limit is 256 of them: 10240 bytes
     assert run("cifar100", "--data_dir", tmp_path / "data", "--archive", cifar) == 2
     assert "train.bin is not a file of <= 10240 bytes" in error_line(capfd)
     assert list((tmp_path / "data").iterdir()) == []
@@ -542,7 +544,7 @@ def test_read_members_names_what_is_absent(tmp_path):
 
 
 def test_a_stopped_preparation_leaves_nothing(tmp_path, cifar, monkeypatch, capfd):
-    examples = prepare.cifar100_examples
+    examples = archives.cifar100_examples
 
     def stop_half_way(split, data):
         yield from list(examples(split, data))[: CIFAR_SIZES[split] // 2]
@@ -550,7 +552,7 @@ def test_a_stopped_preparation_leaves_nothing(tmp_path, cifar, monkeypatch, capf
 
     options = ["cifar100", "--data_dir", tmp_path / "data", "--archive", cifar]
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "cifar100_examples", stop_half_way)
+        patch.setattr(archives, "cifar100_examples", stop_half_way)
         assert run(*options) == 130
     assert capfd.readouterr().err == "stopped: run this again to go on\n"
     assert not (tmp_path / "data" / "cifar100").exists()
@@ -568,7 +570,7 @@ def test_a_finished_download_is_kept_until_it_is_prepared(
     with Server({cifar.name: cifar.read_bytes()}) as server:
         pin(monkeypatch, "cifar100", cifar, url=server.url)
         with monkeypatch.context() as patch:
-            patch.setattr(prepare, "cifar100_examples", fill_the_disk)
+            patch.setattr(archives, "cifar100_examples", fill_the_disk)
             assert run(*options) == 2
         assert "No space left on device" in error_line(capfd)
         assert run(*options) == 0
@@ -580,10 +582,10 @@ def test_a_killed_preparation_is_not_read_as_complete(tmp_path, cifar):
     options = ["cifar100", "--data_dir", tmp_path / "data", "--archive", cifar]
     die = (
         "import os\n"
-        "def die(split, data, examples=prepare.cifar100_examples):\n"
+        "def die(split, data, examples=archives.cifar100_examples):\n"
         "    yield from examples(split, data)\n"
         "    if split == 'test': os._exit(9)\n"
-        "prepare.cifar100_examples = die\n"
+        "archives.cifar100_examples = die\n"
     )
     assert run_apart(options, before=die).returncode == 9
     left = [p for p in (tmp_path / "data").rglob("*.array_record*") if p.is_file()]
@@ -702,7 +704,7 @@ def test_a_second_process_waits(tmp_path, cifar):
 
 
 @pytest.mark.parametrize("kind", ["tfrecord", None])
-def test_a_tfrecord_preparation_is_told_of(tmp_path, cifar, capfd, kind):
+def test_a_tfrecord_preparation_is_reported(tmp_path, cifar, capfd, kind):
     path = tmp_path / "data" / "cifar100" / "3.0.2"
     path.mkdir(parents=True)
     splits = [{"name": s, "shardLengths": ["1"]} for s in ("train", "test")]
@@ -718,7 +720,7 @@ def test_a_tfrecord_preparation_is_told_of(tmp_path, cifar, capfd, kind):
 @pytest.mark.parametrize(
     "lost", ["dataset_info.json", "cifar100-test", "cifar100-train", ""]
 )
-def test_an_incomplete_preparation_is_told_of(tmp_path, cifar, capfd, lost):
+def test_an_incomplete_preparation_is_reported(tmp_path, cifar, capfd, lost):
     options = ["cifar100", "--data_dir", tmp_path / "my data", "--archive", cifar]
     assert run(*options) == 0
     path = tmp_path / "my data" / "cifar100" / "3.0.2"
@@ -738,13 +740,13 @@ def test_an_incomplete_preparation_is_told_of(tmp_path, cifar, capfd, lost):
 
 
 def test_prepare_command(tmp_path, cifar, monkeypatch):
-    assert prepare.prepare_command("digits") is None
-    assert set(prepare.READERS) == set(prepare.ARCHIVES)
-    configs = Path(__file__).parents[1] / "configs"
+    assert archives.prepare_command("digits") is None
+    assert set(archives.READERS) == set(archives.ARCHIVES)
+    configs = Path(__file__).parents[2] / "configs"
     for name, config in prepare.CONFIGS.items():
-        assert name in prepare.ARCHIVES
+        assert name in archives.ARCHIVES
         assert (configs / f"{config}.py").is_file()
-    command = shlex.split(prepare.prepare_command("cifar100"))
+    command = shlex.split(archives.prepare_command("cifar100"))
     assert command[:3] == ["python", "-m", "cglo_jax.prepare"]
     assert run(*command[3:], "--data_dir", tmp_path / "data", "--archive", cifar) == 0
     check_cifar(tmp_path / "data")

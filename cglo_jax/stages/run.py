@@ -1,0 +1,210 @@
+"""Runs the stages that a command asks for, after everything that can be checked before them."""
+
+import contextlib
+import pathlib
+import sys
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from cglo_jax.classifier import methods
+from cglo_jax.data import dataset
+from cglo_jax.data.dataset import Dataset
+from cglo_jax.errors import UserError, printable
+from cglo_jax.files import ownership
+from cglo_jax.process import interrupts, log_file, platforms
+from cglo_jax.stages import classify, train
+from cglo_jax.training import parallel, processes, wandb_run
+from cglo_jax.workdir import directory
+
+_OFFLINE = ("report", "export")  # read no images
+_NO_CGLO = (
+    "no method of config.classify.methods uses cGLO: it is trained for the images and figures of "
+    "--stage=sample only (--stage=classify leaves it out)"
+)
+
+
+def run(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    stage: str,
+    *,
+    fresh: bool = False,
+    several: bool = False,
+) -> None:
+    """Runs a stage, or all of them in turn.
+
+    Args:
+      config: validated.
+      workdir: is made, unless it is there.
+      stage: of --stage, but "help".
+      fresh: sets a run that is in `workdir` aside.
+      several: this process was started as one of several.
+
+    Raises:
+      UserError: something that the user can correct; before anything is written, if possible.
+    """
+    parallel.begin_run()
+    check_command(config, workdir, stage, fresh)
+    if stage in _OFFLINE:
+        if parallel.is_first_process():
+            _run_offline_stage(config, workdir, stage)
+        return
+    check_before_start(config, workdir, stage, fresh)
+    datasets = load_datasets(config, workdir, stage, fresh)
+    if several:
+        print(processes.describe(), flush=True)
+    check_weights(config, stage)
+    interrupts.begin()
+    with _begin_run(config, workdir, stage, fresh, datasets[0]):
+        processes.check_workdir(workdir)
+        _run_stages(config, workdir, stage, datasets)
+
+
+def check_command(
+    config: ConfigDict, workdir: pathlib.Path, stage: str, fresh: bool
+) -> None:
+    """Checks what needs neither devices nor images: flags, names of methods, the work directory."""
+    processes.check_equal("flags", f"{config.to_json()} {stage} {fresh}")
+    methods.check_names(config.classify.methods)
+    if parallel.is_first_process():  # before anything is read
+        directory.check_place(config, workdir, stage, fresh=fresh)
+        if note := platforms.note():
+            print(f"note: {note}", file=sys.stderr, flush=True)
+    if config.report.compare and stage != "report":
+        raise UserError(
+            "config.report.compare is for --stage=report only: leave it out"
+        )
+
+
+def check_before_start(
+    config: ConfigDict, workdir: pathlib.Path, stage: str, fresh: bool
+) -> None:
+    """Checks what needs no images: W&B, devices, and what the work directory has."""
+    if stage != "sample":
+        if parallel.is_first_process():
+            wandb_run.check(config)
+        parallel.choose_devices(config.devices)
+    if not fresh:
+        directory.check(config, workdir, stage)
+
+
+def load_datasets(
+    config: ConfigDict, workdir: pathlib.Path, stage: str, fresh: bool
+) -> tuple[Dataset, Dataset]:
+    """Returns (training images, test images), after checks that the stage can use them."""
+    with directory.listing_skipped(workdir, fresh=fresh):
+        train_set, test_set = dataset.load(config.dataset)
+    if stage in ("all", "classify"):
+        classify.check_longer(config, workdir)
+        methods.check_side(config.classify, train_set.images.shape[1])
+    processes.check_equal("images", f"{train_set.digest} {test_set.digest}")
+    print(dataset.describe(train_set, test_set), flush=True)
+    if stage == "all" and not methods.need_cglo(config.classify.methods):
+        print(_NO_CGLO, flush=True)
+    return train_set, test_set
+
+
+def check_weights(config: ConfigDict, stage: str) -> None:
+    """Loads the pretrained weights that a stage uses, to fail before anything is written."""
+    loaders = {"train": train.load_weights, "classify": classify.load_body}
+    for name, load in loaders.items():
+        if stage in ("all", name) and (origin := load(config)[1]).external:
+            print(f"{name} uses {origin.text}", flush=True)
+
+
+@contextlib.contextmanager
+def _begin_run(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    stage: str,
+    fresh: bool,
+    train_set: Dataset,
+) -> Iterator[None]:
+    """Makes the work directory that of this run and holds it; the first process does."""
+    with contextlib.ExitStack() as stack:
+        if parallel.is_first_process():
+            if fresh and (aside := directory.set_aside(workdir)):
+                print(_describe_aside(workdir, *aside), flush=True)
+            stack.enter_context(directory.hold(config, workdir, stage))
+            stack.enter_context(ownership.Log(workdir, log_file.NAME))
+            log_file.keep(workdir)
+            ownership.write_lines(workdir, "skipped.txt", train_set.skipped)
+        yield
+
+
+def _describe_aside(workdir: pathlib.Path, old: pathlib.Path, stayed: list[str]) -> str:
+    """Returns where --fresh moved a run to, and what it left."""
+    text = f"the run that was in {workdir} is in {old} now"
+    if not stayed:
+        return text
+    more = ", ..." if len(stayed) > 3 else ""
+    named = ", ".join(map(printable, stayed[:3]))
+    return f"{text}; what this program did not write stayed ({named}{more})"
+
+
+def _run_offline_stage(config: ConfigDict, workdir: pathlib.Path, stage: str) -> None:
+    if stage == "export":
+        from cglo_jax.stages import export
+
+        if old := classify.find_old(config, workdir):
+            print(
+                f"note: {', '.join(old)}: of the cGLO before it was made longer; --stage=classify "
+                "trains them anew",
+                file=sys.stderr,
+                flush=True,
+            )
+        print(f"exported: {export.run(config, workdir)}", flush=True)
+        return
+    from cglo_jax.report import compare, write
+
+    (compare if config.report.compare else write).run(config, workdir)
+
+
+def _run_stages(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    stage: str,
+    datasets: tuple[Dataset, Dataset],
+) -> None:
+    first = parallel.is_first_process()
+    if stage in ("all", "train"):
+        _train(config, workdir, stage, datasets)
+    if stage in ("all", "sample") and first:
+        from cglo_jax.stages import sample
+
+        folder = sample.run(config, workdir, datasets, config.seeds[0])
+        print(f"images and figures: {folder}", flush=True)
+    parallel.barrier("samples")
+    if stage in ("all", "classify"):
+        classify.check_cglo(config, workdir, datasets)
+        for seed in config.seeds:
+            for method in config.classify.methods:
+                classify.run(config, workdir, datasets, method, seed)
+    if stage == "all" and first:
+        from cglo_jax.report import write
+
+        write.run(config, workdir)
+
+
+def _train(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    stage: str,
+    datasets: tuple[Dataset, Dataset],
+) -> None:
+    """Trains the cGLO of every seed, or only codes."""
+    for seed in config.seeds:
+        if config.train.only_codes:
+            from cglo_jax.stages import fit_codes
+
+            fit_codes.run(config, workdir, datasets, seed)
+        else:
+            train.run(config, workdir, datasets[0], seed)
+    first = parallel.is_first_process()
+    if stage == "train" and first and (old := classify.find_old(config, workdir)):
+        print(
+            f"of the cGLO before it was made longer are the samples and {', '.join(old)}: "
+            "--stage=all makes them anew (and --stage=export the exports)",
+            flush=True,
+        )
