@@ -199,7 +199,7 @@ def restore(
     """Restores one trained classifier; `result` is its result.json.
 
     Raises:
-      UserError: it has no checkpoint after its last step, or it is of an older version.
+      UserError: it has no checkpoint after its last step, or files of another program.
     """
     directory = result_path(workdir, method, seed).parent
     hint = "its result.json is all there is; put checkpoints/ back"
@@ -213,11 +213,6 @@ def restore(
         raise UserError(
             f"{directory} has a checkpoint of step {step}, but {result['steps']} were taken: "
             "put that of the last step back"
-        )
-    if "shape" not in meta:
-        raise UserError(
-            f"{directory} is of an older version, which did not save the size of its images: "
-            "move that folder out of the work directory and run --stage=classify again"
         )
     try:
         readback.convert(meta, _Meta)
