@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from cglo_jax.cglo import codes, losses
@@ -133,6 +132,11 @@ def unlabelled_weight(step: jax.Array, mixmatch: MixMatch) -> jax.Array:
     ramp = mixmatch.ramp_steps
     share = jnp.minimum(step / ramp, 1.0) if ramp else jnp.ones(())
     return mixmatch.lambda_u * share
+
+
+def update_average(averaged: Any, params: Any, decay: float) -> Any:
+    """Returns decay averaged + (1 - decay) params of every leaf."""
+    return jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, averaged, params)
 
 
 def _forward(spec, variables, x, keys):
@@ -288,7 +292,5 @@ def train_step(
     grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
     grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
     new_state = classifier.apply_gradients(state, grads, batch_stats, spec)
-    averaged = optax.incremental_update(
-        new_state.params, state.averaged, 1 - mixmatch.ema
-    )
+    averaged = update_average(state.averaged, new_state.params, mixmatch.ema)
     return new_state.replace(averaged=averaged), metrics

@@ -109,6 +109,13 @@ def test_the_ramp_by_hand():
     assert [float(w) for w in weights(0)] == [8] * 6
 
 
+def test_the_average_by_hand():
+    averaged = {"a": jnp.array([1.0, 0.0])}
+    for _ in range(2):
+        averaged = mixmatch.update_average(averaged, {"a": jnp.array([0.0, 4.0])}, 0.75)
+    np.testing.assert_allclose(averaged["a"], [0.5625, 1.75])
+
+
 def test_the_constants_are_the_papers():
     config = create_config(
         **{"classify.epochs": 10, "classify.steps_per_epoch": 30, "mixmatch.ramp": 0.25}
