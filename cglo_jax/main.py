@@ -108,8 +108,7 @@ def _describe_aside(workdir: pathlib.Path, old: pathlib.Path, stayed: list[str])
 
 def _use_what_is_there(command: "Command") -> None:
     """Runs a stage that reads no images."""
-    from cglo_jax.report import compare, write
-    from cglo_jax.stages import classify, export
+    from cglo_jax.stages import classify, export, report
 
     config, workdir, stage, *_ = command
     if stage == "export":
@@ -121,15 +120,12 @@ def _use_what_is_there(command: "Command") -> None:
                 flush=True,
             )
         print(f"exported: {export.run(config, workdir)}", flush=True)
-    elif config.report.compare:
-        compare.run(config, workdir)
     else:
-        write.run(config, workdir)
+        report.run(config, workdir)
 
 
 def _run_stages(command: "Command", datasets: "tuple[Dataset, Dataset]") -> None:
-    from cglo_jax.report import write
-    from cglo_jax.stages import classify, fit_codes, sample, train
+    from cglo_jax.stages import classify, fit_codes, report, sample, train
     from cglo_jax.training import parallel
 
     config, workdir, stage, *_ = command
@@ -157,7 +153,7 @@ def _run_stages(command: "Command", datasets: "tuple[Dataset, Dataset]") -> None
             for method in config.classify.methods:
                 classify.run(config, workdir, datasets, method, seed)
     if stage == "all" and first:
-        write.run(config, workdir)
+        report.run(config, workdir)
 
 
 def program() -> NoReturn:

@@ -4,16 +4,16 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cglo_jax.report import curves, intervals
+from cglo_jax.report import svg
 from cglo_jax.report.page import Curves, IntervalChart, Items, Section, Table, Text
 from cglo_jax.report.verdict import (
     BASELINE,
     Comparison,
     Results,
     accuracy_error,
-    any_result,
-    mean_and_error,
-    signed,
+    first_result,
+    format_mean,
+    format_signed,
 )
 
 _TOPS = {"top1": "Top-1", "top5": "Top-5"}
@@ -55,7 +55,7 @@ def _fill(text: str, **values: Any) -> str:
 
 def accuracy(results: Results, flat: Mapping[str, Any]) -> Section:
     """Tells every accuracy, and which of those that `flat`, the settings, ask for are missing."""
-    result = any_result(results)
+    result = first_result(results)
     steps, n_test = plural(result["steps"], "step"), result["n_test"]
     text = [_fill(_ACCURACY, steps=steps, test_images=plural(n_test, "test image"))]
     missing = [
@@ -73,7 +73,7 @@ def accuracy(results: Results, flat: Mapping[str, Any]) -> Section:
     for method, runs in results.items():
         values = ([r[top] for r in runs.values()] for top in tops)
         numbers = [str(len(runs)), str(result["steps"])]
-        means.append([method, *map(mean_and_error, values), *numbers])
+        means.append([method, *map(format_mean, values), *numbers])
     header = ["Method", *map(_TOPS.get, tops), "Seeds", "Steps each"]
     tables = [Table("Mean over seeds", header, means), _each_seed(results, tops)]
     return Section("Accuracy", text, tables)
@@ -93,7 +93,7 @@ def differences(
     results: Results, comparisons: Sequence[Comparison], flat: Mapping[str, Any]
 ) -> Section:
     """Tells the comparisons with the baseline and what their intervals mean."""
-    heading, n_test = f"Difference to {BASELINE}", any_result(results)["n_test"]
+    heading, n_test = f"Difference to {BASELINE}", first_result(results)["n_test"]
     if not comparisons:
         return Section(heading, ["There is nothing to compare."])
     percent = f"{100 * flat['report.confidence']:g}%"
@@ -126,7 +126,7 @@ def _notes(
                 f"The seeds of {c.method} agree more closely than {n_test} test images can tell: "
                 f"half a test image ({50 / n_test:.3f} points) was taken as their standard deviation."
             )
-        if c.low is not None and max(-c.low, c.high) > intervals.MOST:
+        if c.low is not None and max(-c.low, c.high) > svg.MAX_DIFFERENCE:
             notes.append(
                 f"The interval of {c.method} goes beyond ±100 points, which no difference can: "
                 f"{plural(len(c.seeds), 'seed')} tell nothing here. Give --config.seeds more."
@@ -144,9 +144,9 @@ def _paired_differences(comparisons: Sequence[Comparison], percent: str) -> Tabl
     rows = [
         [
             c.method,
-            signed(c.mean),
+            format_signed(c.mean),
             c.interval,
-            ", ".join(signed(d) for d in c.differences),
+            ", ".join(format_signed(d) for d in c.differences),
             ", ".join(map(str, c.seeds)),
             c.verdict,
         ]
@@ -162,7 +162,7 @@ def headline_chart(
     if not comparisons:
         return None
     lines = [
-        intervals.Interval(
+        svg.Interval(
             c.method,
             c.mean,
             c.low,
@@ -174,7 +174,7 @@ def headline_chart(
         for c in comparisons
     ]
     caption = f"Top-1 accuracy, method minus {BASELINE}"
-    return intervals.draw_chart(caption, "Method", lines, confidence)
+    return svg.draw_intervals(caption, "Method", lines, confidence)
 
 
 def facts(results: Results, c: Comparison) -> list[tuple[str, str]]:
@@ -185,17 +185,17 @@ def facts(results: Results, c: Comparison) -> list[tuple[str, str]]:
     }
     return [
         *((name, f"{statistics.fmean(top1):.2f}%") for name, top1 in runs.items()),
-        ("difference", f"{signed(c.mean)} points"),
+        ("difference", f"{format_signed(c.mean)} points"),
         ("seeds", str(len(c.seeds))),
-        ("test images", str(any_result(results)["n_test"])),
+        ("test images", str(first_result(results)["n_test"])),
     ]
 
 
 def learning_curves(metrics: Sequence[Mapping[str, Any]]) -> Section:
     """Draws the lines of metrics.jsonl."""
-    heading, drawn = "Learning curves", curves.learning_curves(metrics)
+    heading, drawn = "Learning curves", svg.draw_curves(metrics)
     if not drawn:
         text = "There are none: --stage=train and --stage=classify write them."
         return Section(heading, [text])
     text = "A thin line per seed, over training steps; a colour and a dash per method of classifiers."
-    return Section(heading, [text], blocks=[Curves(drawn, curves.legend(metrics))])
+    return Section(heading, [text], blocks=[Curves(drawn, svg.draw_legend(metrics))])

@@ -14,9 +14,8 @@ from cglo_jax.config.defaults import get_config
 from cglo_jax.config.fingerprint import classify_fingerprint, train_fingerprint
 from cglo_jax.data.dataset import Dataset
 from cglo_jax.files import ownership
-from cglo_jax.report import classes
+from cglo_jax.report import verdict
 from cglo_jax.report.markdown import render
-from cglo_jax.report.verdict import accuracy_error
 from cglo_jax.training import logged
 from cglo_jax.training.checkpoints import Checkpoints
 from cglo_jax.workdir import trained
@@ -70,13 +69,13 @@ def write_classifier_card(
     data, versions = result["dataset"], result["environment"]
     names = data["class_names"]
     counts = zip(names, data["train_counts"], data["test_counts"], strict=True)
-    _, right = classes.count(result["confusion"])
+    _, right = verdict.count_right(result["confusion"])
     text = render(
         "classifier_card.md.jinja",
         data=_describe_source(config),
         counts=list(counts),
         right=[right[label] for label in range(len(names))],
-        error=accuracy_error(result["top1"], result["n_test"]),
+        error=verdict.accuracy_error(result["top1"], result["n_test"]),
         network=_describe_network(config),
         config=config,
         result=result,

@@ -4,9 +4,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cglo_jax.report import classes, intervals
+from cglo_jax.report import svg, verdict
 from cglo_jax.report.accuracy import plural
-from cglo_jax.report.classes import Change, Pairs
 from cglo_jax.report.page import (
     Block,
     Folded,
@@ -17,7 +16,14 @@ from cglo_jax.report.page import (
     Table,
     Text,
 )
-from cglo_jax.report.verdict import BASELINE, Results, any_result, signed
+from cglo_jax.report.verdict import (
+    BASELINE,
+    ClassChange,
+    Confusion,
+    Results,
+    first_result,
+    format_signed,
+)
 
 _FEW = 20  # classes that are shown one by one
 _EXTREMES = 10  # of more, so many that rose most and as many that fell most
@@ -36,10 +42,10 @@ def changes(results: Results, flat: Mapping[str, Any]) -> Section:
     if text := _missing(results):
         return Section(heading, [text])
     confidence = flat["report.confidence"]
-    names = any_result(results)["dataset"]["class_names"]
+    names = first_result(results)["dataset"]["class_names"]
     blocks: list[Block] = []
     for method in _compared(results):
-        told = classes.compare_classes(results, method, confidence)
+        told = verdict.compare_classes(results, method, confidence)
         of_method = _tell_changes(method, told, names, confidence)
         blocks += _fold(blocks, f"{method} minus {BASELINE}", of_method)
     return Section(heading, blocks=blocks)
@@ -50,12 +56,12 @@ def confusions(results: Results) -> Section:
     heading = "Confusion"
     if text := _missing(results):
         return Section(heading, [text])
-    names = any_result(results)["dataset"]["class_names"]
+    names = first_result(results)["dataset"]["class_names"]
     blocks: list[Block] = []
     for method in _compared(results):
-        seeds = classes.shared_seeds(results, method)
+        seeds = verdict.shared_seeds(results, method)
         pairs = {
-            name: classes.sum_confusion(results, name, seeds)
+            name: verdict.sum_confusion(results, name, seeds)
             for name in (BASELINE, method)
         }
         summed = f"summed over {plural(len(seeds), 'seed')}"
@@ -77,7 +83,7 @@ def _compared(results: Results) -> list[str]:
     return [
         method
         for method in results
-        if method != BASELINE and classes.shared_seeds(results, method)
+        if method != BASELINE and verdict.shared_seeds(results, method)
     ]
 
 
@@ -85,7 +91,7 @@ def _missing(results: Results) -> str:
     """Says why there is nothing to tell, if so."""
     if not _compared(results):
         return "There is nothing to compare."
-    if names := classes.uncounted(results):
+    if names := verdict.uncounted(results):
         return (
             f"Not told by {', '.join(names)}, made by an older version: to have it, move their "
             "result.json away and run --stage=classify, which measures them anew."
@@ -99,7 +105,7 @@ def _fold(before: Sequence[Block], summary: str, blocks: list[Block]) -> list[Bl
 
 
 def _tell_changes(
-    method: str, told: Sequence[Change], names: Sequence[str], confidence: float
+    method: str, told: Sequence[ClassChange], names: Sequence[str], confidence: float
 ) -> list[Block]:
     texts = [f"Points of the accuracy on each class, {method} minus {BASELINE}."]
     if told[0].low is None:
@@ -122,7 +128,7 @@ def _tell_changes(
     return [*map(Text, texts), *charts, table]
 
 
-def _weigh(told: Sequence[Change], names: Sequence[str], confidence: float) -> str:
+def _weigh(told: Sequence[ClassChange], names: Sequence[str], confidence: float) -> str:
     """Says how many intervals exclude 0, and how many would by chance."""
     n, out = len(told), sum(c.excludes_zero for c in told)
     survivors = [names[c.label] for c in told if c.survives]
@@ -140,7 +146,7 @@ def _weigh(told: Sequence[Change], names: Sequence[str], confidence: float) -> s
             "Made wide enough for all classes at once (Bonferroni), none excludes 0: no single "
             "class can be said to have changed."
         )
-    if wide := sum(max(-c.low, c.high) > intervals.MOST for c in told):
+    if wide := sum(max(-c.low, c.high) > svg.MAX_DIFFERENCE for c in told):
         text += (
             f" {wide} of the intervals reach beyond ±100 points, which no difference can: they "
             "tell nothing. More seeds make them narrower."
@@ -149,10 +155,10 @@ def _weigh(told: Sequence[Change], names: Sequence[str], confidence: float) -> s
 
 
 def _charts(
-    method: str, told: Sequence[Change], names: Sequence[str], confidence: float
+    method: str, told: Sequence[ClassChange], names: Sequence[str], confidence: float
 ) -> list[IntervalChart]:
     lines = [
-        intervals.Interval(
+        svg.Interval(
             names[c.label],
             c.mean,
             c.low,
@@ -163,11 +169,11 @@ def _charts(
     ]
     if len(lines) <= _FEW:
         caption = f"{method} minus {BASELINE}, class by class"
-        return [intervals.draw_chart(caption, "Class", lines, confidence)]
+        return [svg.draw_intervals(caption, "Class", lines, confidence)]
     parts = (lines[:_EXTREMES], lines[-_EXTREMES:])
-    scale = intervals.choose_scale([*parts[0], *parts[1]])
+    scale = svg.choose_scale([*parts[0], *parts[1]])
     return [
-        intervals.draw_chart(
+        svg.draw_intervals(
             f"{method} minus {BASELINE}: {what}", "Class", part, confidence, scale
         )
         for what, part in zip(
@@ -176,12 +182,12 @@ def _charts(
     ]
 
 
-def _marks(change: Change) -> tuple[str, str]:
+def _marks(change: ClassChange) -> tuple[str, str]:
     return ("helped", "rose") if change.mean > 0 else ("hurt", "fell")
 
 
 def _table(
-    method: str, told: Sequence[Change], names: Sequence[str], confidence: float
+    method: str, told: Sequence[ClassChange], names: Sequence[str], confidence: float
 ) -> Table:
     rows = [
         [
@@ -189,8 +195,10 @@ def _table(
             str(c.tested),
             f"{c.baseline:.2f}",
             f"{c.method:.2f}",
-            signed(c.mean),
-            "none" if c.low is None else f"{signed(c.low)} to {signed(c.high)}",
+            format_signed(c.mean),
+            "none"
+            if c.low is None
+            else f"{format_signed(c.low)} to {format_signed(c.high)}",
             _marks(c)[1] if c.survives else "",
         ]
         for c in told
@@ -202,7 +210,7 @@ def _table(
 
 
 def _heat_maps(
-    pairs: Mapping[str, Pairs], names: Sequence[str], summed: str
+    pairs: Mapping[str, Confusion], names: Sequence[str], summed: str
 ) -> HeatMaps:
     maps = []
     for method, counted in pairs.items():
@@ -226,11 +234,13 @@ def _shade_names() -> list[str]:
     return [*between, f"over {_SHADES[-1]}%"]
 
 
-def _signed(n: int) -> str:
+def _format_count(n: int) -> str:
     return f"{n:+d}" if n else "0"
 
 
-def _confused(pairs: Mapping[str, Pairs], names: Sequence[str], summed: str) -> Table:
+def _confused(
+    pairs: Mapping[str, Confusion], names: Sequence[str], summed: str
+) -> Table:
     base, ours = pairs.values()
     tested: dict[int, int] = {}
     for (label, _), n in base.items():
@@ -241,10 +251,10 @@ def _confused(pairs: Mapping[str, Pairs], names: Sequence[str], summed: str) -> 
             names[predicted],
             str(base[label, predicted]),
             str(ours[label, predicted]),
-            _signed(ours[label, predicted] - base[label, predicted]),
+            _format_count(ours[label, predicted] - base[label, predicted]),
             str(tested[label]),
         ]
-        for label, predicted in classes.most_confused(base, ours, _PAIRS)
+        for label, predicted in verdict.most_confused(base, ours, _PAIRS)
     ]
     header = ["Class", "Taken for", *pairs, "Change", "Images of the class"]
     caption = f"Most confused classes, {' and '.join(pairs)}, {summed}"

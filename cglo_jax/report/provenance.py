@@ -10,7 +10,7 @@ from cglo_jax.config import defaults as config_lib
 from cglo_jax.pretrained.networks import Origin
 from cglo_jax.report.accuracy import plural
 from cglo_jax.report.page import Section, Table
-from cglo_jax.report.verdict import Results, any_result
+from cglo_jax.report.verdict import Results, first_result
 
 
 def external_weights(results: Results) -> list[str]:
@@ -48,7 +48,7 @@ def _lowered_rates(results: Results) -> str:
 
 def priors(results: Results, flat: Mapping[str, Any]) -> Section:
     """Tells what the methods had besides the labelled images."""
-    result = any_result(results)
+    result = first_result(results)
     weights = "; ".join(external_weights(results)) or "none"
     if not flat["external_weights"]:
         weights = "none: no-external-weights mode (external_weights=False)"

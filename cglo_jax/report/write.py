@@ -1,4 +1,4 @@
-"""Stage `report`: results of a work directory -> verdicts, report.md and report.html."""
+"""Results of a work directory -> verdicts, report.md and report.html."""
 
 import pathlib
 from collections.abc import Mapping
@@ -18,26 +18,19 @@ from cglo_jax.report.verdict import (
     BASELINE,
     Comparison,
     Results,
-    any_result,
     compare,
-    sentence,
+    describe,
+    first_result,
 )
 from cglo_jax.training import logged
 from cglo_jax.workdir.results import find_results
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes the report, prints the verdicts and where it is."""
-    for line in write(workdir, config):
-        print(line)
-    print(f"{workdir / 'report.md'}\n{workdir / 'report.html'}")
-
-
-def write(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
+def write_report(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
     """Writes report.md and report.html into `workdir`, each at once or not at all.
 
     Returns:
-      The verdicts, one sentence per method.
+      The verdicts, one text per method.
 
     Raises:
       UserError: there are no results, a file cannot be used, or results are not comparable.
@@ -59,7 +52,7 @@ def _create_page(workdir: pathlib.Path, config: ConfigDict) -> Page:
     compared = {method: compare(results, method, confidence) for method in methods}
     comparisons = [c for c in compared.values() if c]
     return Page(
-        _title(any_result(results), flat),
+        _title(first_result(results), flat),
         _verdicts(compared, confidence),
         [
             accuracy.accuracy(results, flat),
@@ -105,7 +98,7 @@ def _verdicts(
             lines.append(("missing", text))
         else:
             kind = c.verdict if c.verdict in ("helped", "hurt") else "none"
-            lines.append((kind, sentence(c, confidence)))
+            lines.append((kind, describe(c, confidence)))
     return lines or [("none", f"No verdict: only {BASELINE} has results.")]
 
 

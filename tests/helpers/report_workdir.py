@@ -9,7 +9,7 @@ from PIL import Image
 from cglo_jax.config import defaults as config_lib
 from cglo_jax.config.fingerprint import classify_fingerprint
 from cglo_jax.files import ownership
-from cglo_jax.report import write
+from cglo_jax.report.write import write_report
 
 NAMES = ["plain", '<b>&"', "a_b|c", "_x_*y*", "long_enough_to_be_broken", "z"]
 TESTED = [70, 60, 75, 65, 80, 50]  # test images of each class
@@ -182,5 +182,5 @@ class Parsed(html.parser.HTMLParser):
 
 
 def write_html(workdir, config):
-    write.write(workdir, config)
+    write_report(config, workdir)
     return (workdir / "report.html").read_text()

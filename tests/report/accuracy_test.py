@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from cglo_jax.report import write
+from cglo_jax.report.write import write_report
 from tests.helpers.report_workdir import (
     TOP1,
     Parsed,
@@ -70,7 +70,7 @@ def test_every_number_is_there(workdir, config):
 
 def test_what_is_missing_names_its_stage(tmp_path, config):
     put_result(tmp_path, make_result(config, "baseline", 0, 80.0))
-    write.write(tmp_path, config)
+    write_report(config, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "--stage=train and --stage=classify write them" in text
 
@@ -93,7 +93,7 @@ def put_differences(workdir, config, differences):
 
 def test_no_difference_has_no_sign_and_no_side(tmp_path, config):
     put_differences(tmp_path, config, (1.0, -1.0))
-    [line] = write.write(tmp_path, config)
+    [line] = write_report(config, tmp_path)
     assert "Its top-1 accuracy is equal to baseline (95% interval -12.71" in line
     text = (tmp_path / "report.md").read_text()
     assert "| cglo | 0.00 | -12.71 to +12.71 | +1.00, -1.00 |" in text

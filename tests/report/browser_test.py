@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cglo_jax.report import write
+from cglo_jax.report.write import write_report
 from tests.helpers.browser import CHROMIUM, Browser
 from tests.helpers.report_workdir import (
     make_config,
@@ -48,7 +48,7 @@ def pages(tmp_path_factory):
                 result["dataset"] |= counts
                 put_result(root / name, result)
     for name in ("usual", "long", "many"):
-        write.write(root / name, config)
+        write_report(config, root / name)
     return {path.parent.name: path for path in root.glob("*/report.html")}
 
 

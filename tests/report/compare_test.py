@@ -1,4 +1,4 @@
-"""Tests of report/compare.py and report/compare_sections.py on made-up work directories."""
+"""Tests of report/compare.py on made-up work directories."""
 
 import json
 import pathlib
@@ -16,6 +16,7 @@ from cglo_jax.config.defaults import flatten
 from cglo_jax.errors import UserError
 from cglo_jax.files import ownership
 from cglo_jax.report import compare
+from cglo_jax.stages import report
 from tests.helpers import report_workdir
 from tests.helpers.report_workdir import (
     TOP1,
@@ -48,7 +49,7 @@ def asking(*workdirs):
 
 def write(tmp_path, *workdirs):
     """Writes the comparison into tmp_path/both and returns the text of compare.md."""
-    compare.write(tmp_path / "both", asking(*workdirs))
+    compare.write_comparison(asking(*workdirs), tmp_path / "both")
     return (tmp_path / "both" / "compare.md").read_text()
 
 
@@ -236,7 +237,7 @@ def test_runs_of_one_name_are_told_by_their_paths(tmp_path):
 
 def test_the_page_is_written_where_no_run_is(tmp_path, two, capsys):
     workdir = tmp_path / "new" / "both"
-    compare.run(asking(*two), workdir)
+    report.run(asking(*two), workdir)
     assert capsys.readouterr().out.splitlines() == [
         "Their accuracies can be compared. They have the same training and test images.",
         str(workdir / "compare.md"),

@@ -1,12 +1,12 @@
 """Tests of report/markdown.py: what the page of a made-up work directory says without HTML."""
 
-from cglo_jax.report import write as report
 from cglo_jax.report.markdown import to_markdown
 from cglo_jax.report.page import Page, Picture, Section
+from cglo_jax.report.write import write_report
 
 
 def write(workdir, config):
-    report.write(workdir, config)
+    write_report(config, workdir)
     return (workdir / "report.md").read_text()
 
 

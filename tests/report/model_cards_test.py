@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from tests.helpers.tiny import create_config, create_dataset
 
 import cglo_jax
 from cglo_jax.config.fingerprint import classify_fingerprint
@@ -16,6 +15,7 @@ from cglo_jax.report import model_cards
 from cglo_jax.training import checkpoints
 from cglo_jax.workdir import trained
 from tests.helpers.saved_run import create_result, put_classifier, put_run
+from tests.helpers.tiny import create_config, create_dataset
 
 NAMES = ("plain", "<b>&", "a_b|c*")
 

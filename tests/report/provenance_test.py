@@ -4,7 +4,7 @@ import pytest
 
 from cglo_jax.config import defaults as config_lib
 from cglo_jax.errors import UserError
-from cglo_jax.report import write
+from cglo_jax.report.write import write_report
 from tests.helpers.report_workdir import (
     Parsed,
     make_config,
@@ -50,7 +50,7 @@ def test_external_weights_are_said_and_refused_in_the_strict_mode(
     config.external_weights = False
     if want != "none":
         with pytest.raises(UserError, match="external_weights is False, but in"):
-            write.write(tmp_path, config)
+            write_report(config, tmp_path)
         return
     cells = Parsed(write_html(tmp_path, config)).cells
     mode = "none: no-external-weights mode (external_weights=False)"
@@ -88,7 +88,7 @@ def test_seeds_with_different_weights_are_not_averaged(tmp_path):
     with pytest.raises(
         UserError, match=r"cglo-0 and .*cglo-1 differ in perceptual_dig"
     ):
-        write.write(tmp_path, config)
+        write_report(config, tmp_path)
 
 
 def test_classes_have_their_numbers_of_images_and_weights(tmp_path):

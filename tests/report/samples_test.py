@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from cglo_jax.errors import UserError
-from cglo_jax.report import samples, write
+from cglo_jax.report import samples
+from cglo_jax.report.write import write_report
 from tests.helpers.report_workdir import NAMES, NEAREST, Parsed, write_html
 
 FILES = ("reconstructions.png", "walks.png and walks.json", "interpolations.png")
@@ -60,7 +61,7 @@ def test_a_damaged_picture_is_named(workdir, config, name):
         with pytest.raises(
             UserError, match=rf"{name}\.png.*move it away.*--stage"
         ) as error:
-            write.write(workdir, config)
+            write_report(config, workdir)
         assert "\n" not in str(error.value)
 
 
@@ -91,7 +92,7 @@ def test_damaged_numbers_are_named(workdir, config, name, told):
     (workdir / "samples" / f"{name}.json").write_text(told)
     match = rf"{name}\.json cannot be used \(.*\): move it away and run --stage"
     with pytest.raises(UserError, match=match) as error:
-        write.write(workdir, config)
+        write_report(config, workdir)
     assert "\n" not in str(error.value)
 
 

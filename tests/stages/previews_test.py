@@ -5,7 +5,6 @@ import functools
 import jax
 import numpy as np
 import pytest
-from tests.helpers.tiny import create_config, create_dataset
 
 from cglo_jax.cglo import algorithm
 from cglo_jax.stages import previews
@@ -13,6 +12,7 @@ from cglo_jax.stages.previews import (
     draw,
 )  # conftest.py replaces it for what is trained in tests
 from cglo_jax.training import parallel
+from tests.helpers.tiny import create_config, create_dataset
 
 CELL, GUTTER = 64, 2  # of figures.image_grid; images of 8 pixels are enlarged 8 times
 

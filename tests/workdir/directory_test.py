@@ -4,12 +4,12 @@ import json
 import os
 
 import pytest
-from tests.helpers.tiny import create_config
 
 from cglo_jax.config.defaults import flatten
 from cglo_jax.errors import UserError
 from cglo_jax.files import lock, ownership
 from cglo_jax.workdir import directory
+from tests.helpers.tiny import create_config
 
 
 def test_create_writes_the_config(tmp_path):

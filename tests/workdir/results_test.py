@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
-from tests.helpers.tiny import create_config, create_dataset
 
 from cglo_jax.errors import UserError
 from cglo_jax.workdir import results
 from tests.helpers.report_workdir import make_config, make_result, put_result
+from tests.helpers.tiny import create_config, create_dataset
 
 
 def test_data_are_described_with_the_images_of_each_class():

@@ -7,11 +7,11 @@ import hashlib
 import jax
 import numpy as np
 import pytest
-from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset
 
 from cglo_jax.errors import UserError
 from cglo_jax.stages import train
 from cglo_jax.workdir import trained
+from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset
 
 
 def test_restore_model_returns_generator_and_codes(tmp_path):
