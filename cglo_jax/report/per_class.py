@@ -25,6 +25,7 @@ from cglo_jax.report.verdict import (
     format_signed,
 )
 
+_NOTHING = "There is nothing to compare."
 _FEW = 20  # classes that are shown one by one
 _EXTREMES = 10  # of more, so many that rose most and as many that fell most
 _PAIRS = 15  # of confused classes
@@ -39,8 +40,8 @@ _SHADES = (
 def changes(results: Results, flat: Mapping[str, Any]) -> Section:
     """Tells how the accuracy of each class differs from the baseline's."""
     heading = "Change per class"
-    if text := _missing(results):
-        return Section(heading, [text])
+    if not _compared(results):
+        return Section(heading, [_NOTHING])
     confidence = flat["report.confidence"]
     names = first_result(results)["dataset"]["class_names"]
     blocks: list[Block] = []
@@ -54,8 +55,8 @@ def changes(results: Results, flat: Mapping[str, Any]) -> Section:
 def confusions(results: Results) -> Section:
     """Tells which classes were taken for which, by the baseline and by each method."""
     heading = "Confusion"
-    if text := _missing(results):
-        return Section(heading, [text])
+    if not _compared(results):
+        return Section(heading, [_NOTHING])
     names = first_result(results)["dataset"]["class_names"]
     blocks: list[Block] = []
     for method in _compared(results):
@@ -85,18 +86,6 @@ def _compared(results: Results) -> list[str]:
         for method in results
         if method != BASELINE and verdict.shared_seeds(results, method)
     ]
-
-
-def _missing(results: Results) -> str:
-    """Says why there is nothing to tell, if so."""
-    if not _compared(results):
-        return "There is nothing to compare."
-    if names := verdict.uncounted(results):
-        return (
-            f"Not told by {', '.join(names)}, made by an older version: to have it, move their "
-            "result.json away and run --stage=classify, which measures them anew."
-        )
-    return ""
 
 
 def _fold(before: Sequence[Block], summary: str, blocks: list[Block]) -> list[Block]:

@@ -68,7 +68,7 @@ def priors(results: Results, flat: Mapping[str, Any]) -> Section:
         ["Tested on", test],
         ["Labels of test images", "never used, except to count the accuracies above"],
     ]
-    if near := data.get("near_copies"):  # older results do not have it
+    if near := data["near_copies"]:
         text = f"{near} of {n_test}: the accuracies count them; they are listed below"
         rows.append(["Test images that are near copies of training images", text])
     if added:
@@ -86,7 +86,7 @@ def priors(results: Results, flat: Mapping[str, Any]) -> Section:
         Table("Priors and data", ["What", "Used"], rows),
         Table("Classes", ["Label", "Name", "Labelled", "Tested"], names, folded=True),
     ]
-    if shown := data.get("near_copies_shown"):
+    if shown := data["near_copies_shown"]:
         header = ["Test image", "Training image"]
         caption = "Near copies (saved again, resized, cropped or brightened)"
         tables.append(Table(caption, header, shown, folded=True))

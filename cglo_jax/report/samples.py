@@ -1,7 +1,7 @@
 """What a report tells of samples/: pictures of what the generator makes, and whether it copies."""
 
 import pathlib
-from typing import Annotated, NotRequired, TypedDict
+from typing import Annotated, TypedDict
 
 import msgspec
 
@@ -97,8 +97,8 @@ class _Line(TypedDict):
     """What a line of manifest.jsonl must have here."""
 
     file: String
-    seed: NotRequired[Seed]
-    checkpoint_step: NotRequired[Count]
+    seed: Seed
+    checkpoint_step: Count
 
 
 def samples(workdir: pathlib.Path) -> Section:
@@ -115,16 +115,24 @@ def samples(workdir: pathlib.Path) -> Section:
 
 
 def _read_samples(directory: pathlib.Path) -> Section:
-    between, walks = "Between two images", _walks(directory)
-    parts: list[tuple[str, str, list[Block]]] = [  # file, heading, blocks
-        ("reconstructions.png", "Reconstructions", _picture(directory, "reconstructions")),
-        ("walks.png and walks.json", between, walks),
-        ("interpolations.png", "" if walks else between, _strip(directory, bool(walks))),
-        ("nearest.json", "Nearest training images", _nearest(directory / "nearest.json")),
-        ("nearest.png", "", _picture(directory, "nearest")),
-        ("codes.png", "Map of the codes", _picture(directory, "codes")),
-    ]  # fmt: skip
-    text, missing = [], [name for name, _, blocks in parts if not blocks]
+    parts: dict[str, dict[str, list[Block]]] = {  # heading, file, blocks
+        "Reconstructions": {
+            "reconstructions.png": _picture(directory, "reconstructions")
+        },
+        "Between two images": {
+            "walks.png and walks.json": _walks(directory),
+            "interpolations.png": _strip(directory),
+        },
+        "Nearest training images": {
+            "nearest.json": _nearest(directory / "nearest.json"),
+            "nearest.png": _picture(directory, "nearest"),
+        },
+        "Map of the codes": {"codes.png": _picture(directory, "codes")},
+    }
+    text = []
+    missing = [
+        name for files in parts.values() for name, blocks in files.items() if not blocks
+    ]
     lines = readback.read_records(directory / "manifest.jsonl", _Line, _ADVICE)
     n = sum(1 for _ in lines)
     if n:
@@ -147,10 +155,9 @@ def _read_samples(directory: pathlib.Path) -> Section:
             "samples/class_names.txt lists them."
         )
     shown: list[Block] = []
-    for _, heading, blocks in parts:
-        if heading and blocks:
-            shown.append(Heading(heading))
-        shown += blocks
+    for heading, files in parts.items():
+        if blocks := [block for of_file in files.values() for block in of_file]:
+            shown += [Heading(heading), *blocks]
     return Section(_HEADING, text, blocks=shown)
 
 
@@ -158,7 +165,7 @@ def _find_newer_step(directory: pathlib.Path) -> int:
     """Returns the newest step of the cGLO if the samples are of an earlier one, else 0."""
     path = directory / "manifest.jsonl"
     line = next(iter(readback.read_records(path, _Line, _ADVICE)), None)
-    if line is None or not line.keys() >= {"seed", "checkpoint_step"}:
+    if line is None:
         return 0
     checkpoints = directory.parent / "checkpoints" / f"seed-{line['seed']}"
     names = [path.name for path in checkpoints.glob("*/")]
@@ -175,12 +182,10 @@ def _picture(directory: pathlib.Path, name: str) -> list[Block]:
     return [Picture(name, _CAPTIONS[name], png, image.size, _ALTS[name])]
 
 
-def _strip(directory: pathlib.Path, folded: bool) -> list[Block]:
-    """The walks without a slider."""
+def _strip(directory: pathlib.Path) -> list[Block]:
+    """Shows the walks without a slider, for Markdown and on demand."""
     picture = _picture(directory, "interpolations")
-    return (
-        [Folded("All of the walks at once", picture)] if picture and folded else picture
-    )
+    return [Folded("All of the walks at once", picture)] if picture else []
 
 
 def _walks(directory: pathlib.Path) -> list[Block]:

@@ -165,16 +165,6 @@ def describe(c: Comparison, confidence: float) -> str:
 # Single classes
 
 
-def uncounted(results: Results) -> list[str]:
-    """Names the results that do not say which class was taken for which."""
-    return [
-        f"classifiers/{method}-{seed}"
-        for method, runs in results.items()
-        for seed, result in runs.items()
-        if not result["confusion"]
-    ]
-
-
 def sum_confusion(results: Results, method: str, seeds: Sequence[int]) -> Confusion:
     """Counts the test images of all `seeds` together by (label, predicted)."""
     total: Confusion = collections.Counter()

@@ -132,8 +132,7 @@ def _check_settings(result: dict[str, Any], now: Mapping[str, Any]) -> None:
       UserError: a field that matters is another, or what was trained was made longer since.
     """
     method, saved = result["method"], result["fingerprint"]
-    common = saved.keys() & now.keys()
-    parts = {name: saved[name] for name in common}, {name: now[name] for name in common}
+    parts = {name: saved.get(name) for name in now}, now  # `saved` has digests, too
     again = f"--stage=classify --config.classify.methods={method} --config.seeds={result['seed']}"
     longer = fingerprint.find_longer(*parts)
     if "train" in longer and METHODS[method].from_cglo:

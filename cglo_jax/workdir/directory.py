@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cglo_jax.config.defaults import flatten, get_config
+from cglo_jax.config.defaults import flatten
 from cglo_jax.config.fingerprint import (
     check_fingerprint,
     classify_fingerprint,
@@ -222,8 +222,7 @@ def _kept(path: pathlib.Path, stage: str) -> dict[str, Any]:
     if stage not in _NO_CLASSIFIERS or not _has_results(path.parent):
         return {}
     saved = _read(path) if path.exists() else {}
-    names = flatten(get_config())
-    return {k: v for k, v in saved.items() if _is_of_classifiers(k) and k in names}
+    return {k: v for k, v in saved.items() if _is_of_classifiers(k)}
 
 
 def _read(path: pathlib.Path) -> readback.Fields:

@@ -7,7 +7,7 @@ import pathlib
 import platform
 import subprocess
 from collections.abc import Sequence
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import jax
 import msgspec
@@ -53,9 +53,9 @@ class Data(TypedDict):
     class_names: list[String]
     train_counts: list[Count]
     test_counts: list[Count]
-    near_copies: NotRequired[Count]  # test images that nearly are training images
-    near_copies_shown: NotRequired[
-        Annotated[list[tuple[String, String]], msgspec.Meta(max_length=_NEAR_COPIES)]
+    near_copies: Count  # test images that nearly equal a training image
+    near_copies_shown: Annotated[
+        list[tuple[String, String]], msgspec.Meta(max_length=_NEAR_COPIES)
     ]
 
 
@@ -76,7 +76,7 @@ class Result(TypedDict):
     codes_added_later: Count
     rates_times: dict[String, Number]
     environment: dict[String, String | Count]
-    confusion: NotRequired[list[_Row]]
+    confusion: list[_Row]
 
 
 def find_results(workdir: pathlib.Path) -> list[Result]:
@@ -95,9 +95,6 @@ def find_results(workdir: pathlib.Path) -> list[Result]:
 def read_result(path: pathlib.Path) -> Result:
     """Reads classifiers/<method>-<seed>/result.json, what `classify.run` writes.
 
-    Returns:
-      What is in it; "confusion" is empty in one that was written before there was any.
-
     Raises:
       FileNotFoundError: there is none.
       UserError: it is damaged or another run's.
@@ -109,9 +106,7 @@ def read_result(path: pathlib.Path) -> Result:
             raise ValueError("it is of another method or seed than its directory")
         _check_numbers(result)
 
-    result = readback.read_json(path, Result, advice, check)
-    result.setdefault("confusion", [])
-    return result
+    return readback.read_json(path, Result, advice, check)
 
 
 def _check_numbers(result: Result) -> None:
@@ -128,8 +123,6 @@ def _check_numbers(result: Result) -> None:
         raise ValueError("test_counts are not of n_test images")
     if abs(top1 * n_test / 100 - round(top1 * n_test / 100)) > 1e-6:
         raise ValueError("top1 is no share of n_test images")
-    if not result.get("confusion"):
-        return
     rows = result["confusion"]
     if any(max(row[:2]) >= data["num_classes"] or not row[2] for row in rows):
         raise ValueError("confusion must have classes and counts above 0")

@@ -1,5 +1,6 @@
 """A made-up work directory in which every stage has run, and a reader of its report."""
 
+import collections
 import html.parser
 import json
 
@@ -79,19 +80,27 @@ def make_result(config, method, seed, top1, n_test=400, **changes):
             "class_names": NAMES,
             "train_counts": [4, 6, 5, 5, 4, 6],
             "test_counts": count_tested(n_test),
+            "near_copies": 0,
+            "near_copies_shown": [],
         },
         **changes,
     }
 
 
 def keep_classes(result, n):
-    """Leaves the first `n` classes, the last of them with the images of all that are left out."""
+    """Leaves the first `n` classes, the last of which gets the images of all that are left out."""
     data = result["dataset"]
     data["num_classes"], data["class_names"] = n, data["class_names"][:n]
     data["train_counts"] = data["train_counts"][:n]
     counts = data["test_counts"]
     data["test_counts"] = [*counts[: n - 1], sum(counts[n - 1 :])]
-    del result["confusion"]
+    rows = collections.Counter()
+    for label, predicted, count in result["confusion"]:
+        pair = min(label, n - 1), min(predicted, n - 1)
+        if label != predicted and pair[0] == pair[1]:  # a mistake stays one
+            pair = pair[0], 0
+        rows[pair] += count
+    result["confusion"] = [[*pair, count] for pair, count in sorted(rows.items())]
 
 
 def put_result(workdir, result):
@@ -151,7 +160,10 @@ def put_samples(samples):
     walks = {"classes": NAMES[:2], "t": [0.0, 0.5, 1.0], "tile": [4, 6]}
     (samples / "walks.json").write_text(json.dumps(walks))
     (samples / "nearest.json").write_text(json.dumps(NEAREST))
-    put_lines(samples / "manifest.jsonl", [{"file": "images/plain/0.png"}])
+    put_lines(
+        samples / "manifest.jsonl",
+        [{"file": "images/plain/0.png", "seed": 0, "checkpoint_step": 6}],
+    )
 
 
 class Parsed(html.parser.HTMLParser):

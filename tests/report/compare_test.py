@@ -214,15 +214,6 @@ def test_one_seed_has_no_interval(tmp_path):
     assert rows == [["cglo", *["no verdict from one seed, +3.25"] * 2]]
 
 
-def test_a_run_of_an_older_version_has_the_defaults_of_new_fields(tmp_path, two):
-    path = two[0] / "config.json"
-    saved = json.loads(path.read_text())
-    del saved["report.compare"], saved["sample.projection"]
-    path.write_text(json.dumps(saved))
-    fields = [row[0] for row in rows_of(write(tmp_path, *two), "Fields")]
-    assert fields == ["classify.lr", "dataset.shots"]
-
-
 def test_runs_of_one_name_are_told_by_their_paths(tmp_path):
     a, b = put_run(tmp_path / "x" / "run"), put_run(tmp_path / "y" / "run")
     first, second = compare.read_runs(f" {a} ,{b}/,")

@@ -162,18 +162,6 @@ def test_further_methods_are_folded():
         assert folded.blocks
 
 
-def test_results_without_counts_are_named_with_what_to_do():
-    results = make_results(SAME)
-    results["cglo"][2]["confusion"] = []
-    for section in (
-        per_class.changes(results, FLAT),
-        per_class.confusions(results),
-    ):
-        [block] = section.content
-        assert "classifiers/cglo-2, made by an older version" in block.text
-        assert "--stage=classify" in block.text
-
-
 def test_a_baseline_alone_is_not_compared():
     results = make_results(SAME, methods=("baseline",))
     [block] = per_class.changes(results, FLAT).content

@@ -35,18 +35,17 @@ def test_where_classes_are_numbered_it_says_where_their_names_are(workdir):
 
 
 @pytest.mark.parametrize("name", ["walks.png", "walks.json"])
-def test_samples_of_before_have_no_slider(workdir, name):
+def test_without_walks_there_is_no_slider(workdir, name):
     (workdir / "samples" / name).unlink()
     assert "Not there: walks.png and walks.json. --stage=sample" in tell(workdir)
     kinds = [block.kind for block in samples.samples(workdir).content]
     assert "walks" not in kinds
-    assert "folded" not in kinds  # the strip is shown at once, under its heading
     after = kinds[kinds.index("heading", 1 + kinds.index("heading")) :]
-    assert after[:2] == ["heading", "picture"]
+    assert after[:2] == ["heading", "folded"]  # the strip
 
 
 @pytest.mark.parametrize("name", ["nearest.png", "nearest.json"])
-def test_samples_of_before_have_no_check_for_copies(workdir, name):
+def test_a_missing_check_for_copies_is_named(workdir, name):
     (workdir / "samples" / name).unlink()
     assert f"Not there: {name}. --stage=sample makes them." in tell(workdir)
 

@@ -207,9 +207,3 @@ def test_the_most_confused_pairs_are_those_of_both_together():
     a = verdict.Confusion({(0, 0): 99, (0, 1): 5, (1, 0): 4, (2, 1): 3})
     b = verdict.Confusion({(1, 0): 2, (2, 1): 3, (3, 1): 1})
     assert verdict.most_confused(a, b, 3) == [(1, 0), (2, 1), (0, 1)]
-
-
-def test_results_without_counts_are_named():
-    results = make_results()
-    results["cglo"][1]["confusion"] = []
-    assert verdict.uncounted(results) == ["classifiers/cglo-1"]

@@ -140,17 +140,10 @@ def test_a_confusion_is_read_as_it_was_written(tmp_path):
     assert read_with(tmp_path, confusion=RIGHT)["confusion"] == RIGHT
 
 
-def test_a_result_of_before_has_no_confusion(tmp_path):
-    result = make_result(make_config(), "cglo", 0, 80.0)
-    del result["confusion"]
-    put_result(tmp_path, result)
-    read = results.read_result(results.result_path(tmp_path, "cglo", 0))
-    assert read == {**result, "confusion": []}
-
-
 @pytest.mark.parametrize(
     "confusion",
     [
+        [],
         None,
         3,
         [3],
