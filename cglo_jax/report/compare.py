@@ -31,8 +31,8 @@ _OTHER_TRAINING = "Their accuracies are of the same test images. But they differ
 _OTHER_TEST = "Not all of their accuracies can be compared. They differ in test images: see below."
 _PAIRED = """
 Accuracies are in percent, differences in points of top-1 accuracy, with their {percent} intervals.
-Those to {first} are over the seeds that both runs have; where no number stands, the images differ
-or there is no such seed.
+Differences to {first} are over the seeds that both runs have; "-" means that the images differ or
+that there is no such seed.
 """
 
 
@@ -233,7 +233,7 @@ def _priors(runs: Sequence[Run]) -> Section:
     columns = {run.name: _describe(run) for run in runs}
     names, caption = list(columns[runs[0].name]), "Priors, data and length"
     table = _table(caption, "What", runs, names, lambda r, name: columns[r.name][name])
-    return Section("What they had", tables=[table])
+    return Section("Data and priors", tables=[table])
 
 
 def _describe(run: Run) -> dict[str, str]:
@@ -250,7 +250,7 @@ def _describe(run: Run) -> dict[str, str]:
         "Test images among them": "yes" if data["transductive"] else "no",
         "Tested on": f"{result['n_test']} ({data['test_split']})",
         "External weights": "; ".join(external_weights(run.results)) or "none",
-        "Learnt by codes alone": str(added),
+        "Images whose codes were fitted alone": str(added),
         "Seeds": ", ".join(map(str, sorted({s for of in results for s in of}))),
         "Steps of a classifier": str(result["steps"]),
         "Commit": used.get("commit", "-"),
@@ -303,10 +303,10 @@ def _reconstructions(runs: Sequence[Run]) -> Section:
     if not shown:
         return Section(heading, text)
     drawn = figures.side_by_side(list(shown.values()), list(shown))
-    caption = "Training images (upper rows) and what the generators make of their codes (lower rows)."
+    caption = "Training images (upper rows) and the images generated from their codes (lower rows)."
     alt = (
         f"Beside each other, of {', '.join(shown)}: pairs of images, named by class, a training "
-        "image and below it what the generator makes of its code."
+        "image and below it the image generated from its code."
     )
     picture = Picture(
         "reconstructions",

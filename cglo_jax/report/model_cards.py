@@ -1,10 +1,10 @@
-"""Model cards: README.md beside the checkpoints, for whoever is given that folder alone.
+"""Model cards: README.md beside the checkpoints, for people who get that folder alone.
 
-They hold nothing that differs between two equal runs: no date, no time, no path.
+They contain nothing that differs between two equal runs: no date, no time, no path.
 """
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -33,7 +33,7 @@ _KINDS = {
 def write_generator_card(
     config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, seed: int
 ) -> None:
-    """Writes checkpoints/seed-N/README.md of a cGLO that has been trained on `dataset`.
+    """Writes checkpoints/seed-N/README.md of a cGLO that was trained on `dataset`.
 
     Raises:
       UserError: its checkpoints or metrics.jsonl are damaged.
@@ -65,7 +65,11 @@ def write_generator_card(
 def write_classifier_card(
     config: ConfigDict, workdir: pathlib.Path, result: Mapping[str, Any]
 ) -> None:
-    """Writes classifiers/<method>-<seed>/README.md; `result`: see `results.read_result`."""
+    """Writes classifiers/<method>-<seed>/README.md.
+
+    Args:
+      result: the content of result.json, see `results.Result`.
+    """
     data, versions = result["dataset"], result["environment"]
     names = data["class_names"]
     counts = zip(names, data["train_counts"], data["test_counts"], strict=True)
@@ -99,15 +103,17 @@ def _describe_network(config: ConfigDict) -> str:
     return "ResNet-50" if c.network == "resnet50" else wide
 
 
-def _changed(fingerprint: Any, config: ConfigDict) -> list[tuple[str, Any]]:
-    """Returns the fields that determine what was trained and are not the defaults."""
+def _changed(
+    fingerprint: Callable[[ConfigDict], dict[str, Any]], config: ConfigDict
+) -> list[tuple[str, Any]]:
+    """Returns the fields of a fingerprint that are not the defaults, with their values."""
     defaults = fingerprint(get_config())
     fields = fingerprint(config).items()
     return [(name, value) for name, value in fields if value != defaults[name]]
 
 
 def _changed_for(name: str, config: ConfigDict) -> list[tuple[str, Any]]:
-    """Returns those of a classifier, without what its method does not read."""
+    """Returns the changed fields of a classifier, without those that its method does not read."""
     method = METHODS[name]
     of_others = {f for m in METHODS.values() for f in m.reads or ()}
     unread = of_others - set(of_others if method.reads is None else method.reads)
@@ -117,7 +123,7 @@ def _changed_for(name: str, config: ConfigDict) -> list[tuple[str, Any]]:
 
 
 def _index(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns what the front matter tells machines of the accuracy."""
+    """Returns the model-index of the front matter: the accuracies for machines to read."""
     data = result["dataset"]["name"]
     metrics = [
         {

@@ -80,7 +80,7 @@ def _title(result: dict[str, Any], flat: dict[str, Any]) -> str:
 
 
 def _check_no_external_weights(results: Results, workdir: pathlib.Path) -> None:
-    """Raises UserError if a result has weights in it that the strict mode forbids."""
+    """Raises UserError if a result used weights that external_weights=False forbids."""
     if used := provenance.external_weights(results):
         raise UserError(
             f"config.external_weights is False, but in {workdir / 'classifiers'} "
@@ -103,7 +103,12 @@ def _verdicts(
 
 
 def read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
-    """Reads classifiers/*/result.json: the baseline's first, then cglo's."""
+    """Reads classifiers/*/result.json: the baseline's first, then cglo's.
+
+    Raises:
+      UserError: there are none, one is damaged or was made with other settings than `config`, or
+        they are not comparable.
+    """
     read = find_results(workdir)
     if not read:
         raise UserError(
@@ -126,11 +131,7 @@ def read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
 
 
 def _check_settings(result: dict[str, Any], now: Mapping[str, Any]) -> None:
-    """Checks that a result is of the settings that the report is of.
-
-    Raises:
-      UserError: a field that matters is another, or what was trained was made longer since.
-    """
+    """Raises UserError if a result was made with other settings, or for fewer epochs, than now."""
     method, saved = result["method"], result["fingerprint"]
     parts = {name: saved.get(name) for name in now}, now  # `saved` has digests, too
     again = f"--stage=classify --config.classify.methods={method} --config.seeds={result['seed']}"
@@ -153,7 +154,7 @@ def _directory(result: dict[str, Any]) -> str:
 
 
 def _check_comparable(a: dict[str, Any], b: dict[str, Any]) -> None:
-    # Settings are compared with the config's; these are what a config does not say.
+    # Fields of the configuration are compared in `_check_settings`; these are not among them.
     names = ["steps", "n_test", "images", "test_images", "weights"]
     names += ["perceptual_digest"] if a["method"] == b["method"] else []
     for name in names:

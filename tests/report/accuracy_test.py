@@ -1,4 +1,4 @@
-"""Tests of report/accuracy.py: what the page of a made-up work directory says."""
+"""Tests of report/accuracy.py on the page of a made-up work directory."""
 
 import math
 import re
@@ -25,13 +25,13 @@ def test_headings_and_pictures(workdir, config):
         "Difference to baseline",
         "Change per class",
         "Confusion",
-        "What the generator makes",
+        "Generated images",
         "Reconstructions",
-        "Between two images",
+        "Interpolations",
         "Nearest training images",
         "Map of the codes",
         "Learning curves",
-        "What the methods were given",
+        "Data and priors",
         "Settings",
         "How it was run",
         "Files of the work directory",
@@ -75,14 +75,16 @@ def test_what_is_missing_names_its_stage(tmp_path, config):
     assert "--stage=train and --stage=classify write them" in text
 
 
-@pytest.mark.parametrize(("num_classes", "told"), [(5, False), (6, True)])
-def test_top_5_is_told_of_more_than_five_classes(tmp_path, config, num_classes, told):
+@pytest.mark.parametrize(("num_classes", "shown"), [(5, False), (6, True)])
+def test_top_5_is_shown_for_more_than_five_classes(
+    tmp_path, config, num_classes, shown
+):
     result = make_result(config, "baseline", 0, 80.0)
     keep_classes(result, num_classes)
     put_result(tmp_path, result)
     text = write_html(tmp_path, config)
-    assert ("Top-5" in text) == told
-    assert ("80.00 / 90.00" in Parsed(text).cells) == told
+    assert ("Top-5" in text) == shown
+    assert ("80.00 / 90.00" in Parsed(text).cells) == shown
 
 
 def put_differences(workdir, config, differences):
@@ -128,9 +130,7 @@ def test_the_headline_has_the_numbers_of_the_first_method(workdir, config):
     assert "no verdict from one seed" in header  # of autoaugment, in the chart
 
 
-def test_methods_without_a_seed_of_the_baseline_are_told_in_the_headline(
-    workdir, config
-):
+def test_methods_without_a_seed_of_the_baseline_are_in_the_headline(workdir, config):
     put_result(workdir, make_result(config, "mixup", 7, 81.0))
     header = write_html(workdir, config).partition("</header>")[0]
     assert "mixup: no verdict, baseline has no result with its seeds." in header

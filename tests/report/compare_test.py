@@ -126,7 +126,7 @@ def test_other_training_images_are_said(tmp_path):
     assert rows_of(text, "Difference to a")[0] == ["baseline", "-"]
 
 
-def test_only_fields_that_differ_are_told(tmp_path, two):
+def test_only_fields_that_differ_are_listed(tmp_path, two):
     assert rows_of(write(tmp_path, *two), "Fields") == [
         ["classify.lr", "0.1", "0.2"],
         ["dataset.shots", "5", "10"],
@@ -141,13 +141,13 @@ def test_settings_are_those_of_the_results(tmp_path, two):
     assert rows_of(write(tmp_path, *two), "Fields")[0] == ["classify.lr", "0.1", "0.2"]
 
 
-@pytest.mark.parametrize(("num_classes", "told"), [(5, False), (6, True)])
-def test_top_5_is_told_of_more_than_five_classes(tmp_path, two, num_classes, told):
+@pytest.mark.parametrize(("num_classes", "shown"), [(5, False), (6, True)])
+def test_top_5_is_shown_for_more_than_five_classes(tmp_path, two, num_classes, shown):
     for path in tmp_path.glob("*/classifiers/*/result.json"):
         result = json.loads(path.read_text())
         keep_classes(result, num_classes)
         path.write_text(json.dumps(result))
-    assert ("Top-5" in write(tmp_path, *two)) == told
+    assert ("Top-5" in write(tmp_path, *two)) == shown
 
 
 def test_equal_settings_are_said(tmp_path):
@@ -155,7 +155,7 @@ def test_equal_settings_are_said(tmp_path):
     assert "None: every field is the same." in write(tmp_path, a, b)
 
 
-def test_what_each_run_had_is_told(tmp_path, two):
+def test_what_each_run_had_is_listed(tmp_path, two):
     rows = {
         row[0]: row[1:]
         for row in rows_of(write(tmp_path, *two), "Priors, data and length")
@@ -188,9 +188,9 @@ def test_reconstructions_stand_beside_each_other_in_the_page(tmp_path, two):
         picture.save(workdir / "samples" / "reconstructions.png")
     text = write(tmp_path, *two)
     assert "![" not in text
-    assert "They are drawn in compare.html." in text
+    assert "Drawn in compare.html." in text
     page = (tmp_path / "both" / "compare.html").read_text()
-    assert "drawn" not in page
+    assert "Drawn in" not in page
     page = Parsed(page)
     (image,) = [attrs for tag, attrs in page.tags if tag == "img"]
     assert image["src"].startswith("data:image/png;base64,")
@@ -203,7 +203,7 @@ def test_missing_pictures_are_named(tmp_path, two):
     (two[0] / "samples" / "reconstructions.png").unlink()
     text = write(tmp_path, *two)
     assert "Not there: a, b." in text
-    assert "drawn" not in text
+    assert "Drawn" not in text
 
 
 def test_one_seed_has_no_interval(tmp_path):
@@ -214,7 +214,7 @@ def test_one_seed_has_no_interval(tmp_path):
     assert rows == [["cglo", *["no verdict from one seed, +3.25"] * 2]]
 
 
-def test_runs_of_one_name_are_told_by_their_paths(tmp_path):
+def test_runs_of_one_name_have_their_paths_as_names(tmp_path):
     a, b = put_run(tmp_path / "x" / "run"), put_run(tmp_path / "y" / "run")
     first, second = compare.read_runs(f" {a} ,{b}/,")
     assert (first.name, second.name) == (str(a), f"{b}/")

@@ -102,7 +102,7 @@ def test_the_axis_names_its_places():
     assert found == [(4, "-10"), (50, "0"), (96, "+10")]
 
 
-def test_the_legend_tells_the_marks_that_are_there():
+def test_the_legend_explains_the_marks_that_are_there():
     lines = [Interval("x", 1.0, 0.5, 2.0, "helped"), Interval("y", 1.0, -0.5, 2.0)]
     legend = draw_intervals("a", "b", lines, 0.95).legend
     assert "points up: mean, clearly higher" in legend
@@ -219,7 +219,7 @@ def test_percentages_have_an_axis_from_0_to_100(values):
     assert axis == ["0", "25", "50", "75", "100"]
 
 
-def test_curves_are_said_in_words():
+def test_curves_are_described_in_words():
     drawn = svg.draw_curves(make_records())
     labels = {
         title: xml.etree.ElementTree.fromstring(drawing).get("aria-label")

@@ -61,7 +61,7 @@ def test_missing_seed_is_named(workdir, config):
     assert line.endswith(", 2 seeds).")
     text = (workdir / "report.md").read_text()
     assert "| +3.25, +4.25 | 0, 2 |" in text
-    assert "Not there yet: baseline seed 1." in text
+    assert "Missing: baseline seed 1." in text
 
 
 def test_no_common_seed_is_no_verdict(tmp_path, config):
