@@ -30,7 +30,7 @@ def test_data_are_described_with_the_images_of_each_class():
     )
 
 
-def test_environment_tells_versions_and_devices(monkeypatch):
+def test_environment_has_versions_and_devices(monkeypatch):
     environment = results.environment(jax.local_devices()[:2])
     assert environment["devices"] == 2
     assert environment["backend"] == "cpu"
