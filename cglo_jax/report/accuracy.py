@@ -15,6 +15,7 @@ from cglo_jax.report.verdict import (
     format_mean,
     format_signed,
 )
+from cglo_jax.training.logged import Metrics
 
 _TOPS = {"top1": "Top-1", "top5": "Top-5"}
 _ACCURACY = """
@@ -195,7 +196,7 @@ def facts(results: Results, c: Comparison) -> list[tuple[str, str]]:
     ]
 
 
-def learning_curves(metrics: Sequence[Mapping[str, Any]]) -> Section:
+def learning_curves(metrics: Sequence[Metrics]) -> Section:
     """Draws the lines of metrics.jsonl, see `svg.draw_curves`."""
     heading, drawn = "Learning curves", svg.draw_curves(metrics)
     if not drawn:

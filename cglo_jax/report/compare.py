@@ -22,7 +22,7 @@ from cglo_jax.report.provenance import external_weights
 from cglo_jax.report.write import read_results
 from cglo_jax.training import logged
 from cglo_jax.training.logged import Timing
-from cglo_jax.workdir.results import find_results
+from cglo_jax.workdir.results import Result, find_results
 
 _EQUAL = (
     "Their accuracies can be compared. They have the same training and test images."
@@ -52,7 +52,7 @@ class Run(NamedTuple):
     timings: list[Timing]
 
     @property
-    def first_result(self) -> dict[str, Any]:
+    def first_result(self) -> Result:
         """The first of its results, for what is the same in all."""
         return verdict.first_result(self.results)
 

@@ -4,7 +4,7 @@ They contain nothing that differs between two equal runs: no date, no time, no p
 """
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ from cglo_jax.report.markdown import render
 from cglo_jax.training import logged
 from cglo_jax.training.checkpoints import Checkpoints
 from cglo_jax.workdir import trained
-from cglo_jax.workdir.results import count_labels, name_data, result_path
+from cglo_jax.workdir.results import Result, count_labels, name_data, result_path
 
 NAME = "README.md"
 _VERSIONS = ("python", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -63,7 +63,7 @@ def write_generator_card(
 
 
 def write_classifier_card(
-    config: ConfigDict, workdir: pathlib.Path, result: Mapping[str, Any]
+    config: ConfigDict, workdir: pathlib.Path, result: Result
 ) -> None:
     """Writes classifiers/<method>-<seed>/README.md.
 
@@ -122,7 +122,7 @@ def _changed_for(name: str, config: ConfigDict) -> list[tuple[str, Any]]:
     return [(f, v) for f, v in changed if not {f, f"{f.split('.')[0]}."} & unread]
 
 
-def _index(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _index(result: Result) -> list[dict[str, Any]]:
     """Returns the model-index of the front matter: the accuracies for machines to read."""
     data = result["dataset"]["name"]
     metrics = [

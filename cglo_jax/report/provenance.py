@@ -11,6 +11,7 @@ from cglo_jax.pretrained.networks import Origin
 from cglo_jax.report.accuracy import plural
 from cglo_jax.report.page import Section, Table
 from cglo_jax.report.verdict import Results, first_result
+from cglo_jax.training.logged import Timing
 
 
 def external_weights(results: Results) -> list[str]:
@@ -122,7 +123,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def environment(results: Results, timings: Sequence[Mapping[str, Any]]) -> Section:
+def environment(results: Results, timings: Sequence[Timing]) -> Section:
     """Lists versions, hardware and the times in timings.jsonl."""
     used: dict[str, dict[str, None]] = {}  # {name: its values, each once}
     for runs in results.values():
@@ -139,8 +140,8 @@ def environment(results: Results, timings: Sequence[Mapping[str, Any]]) -> Secti
     return Section("How it was run", [text], tables)
 
 
-def _times(timings: Sequence[Mapping[str, Any]]) -> Table:
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+def _times(timings: Sequence[Timing]) -> Table:
+    groups: dict[str, list[Timing]] = {}
     for line in timings:  # several per run: seeds, and resumed runs
         name = f"{line['stage']} {line.get('method') or ''}".strip()
         groups.setdefault(name, []).append(line)

@@ -6,11 +6,12 @@ An SVG needs nothing but itself; colours come from the page that holds it.
 import html
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cglo_jax.report.figures import PALETTE
 from cglo_jax.report.page import IntervalChart, IntervalRow
 from cglo_jax.report.verdict import format_signed
+from cglo_jax.training.logged import Metrics
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -194,7 +195,7 @@ _LARGEST = 1e100  # values beyond it are not drawn
 _DASHES = ("none", "6 3", "2 2", "8 2 2 2")  # 4 against 6 colours: 12 different pairs
 
 
-def draw_curves(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+def draw_curves(records: Iterable[Metrics]) -> dict[str, str]:
     """Draws one small panel per logged quantity: a colour per method, a thin line per seed.
 
     Args:
@@ -213,7 +214,7 @@ def draw_curves(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return drawn
 
 
-def draw_legend(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+def draw_legend(records: Iterable[Metrics]) -> dict[str, str]:
     """Draws a sample of each method's line in `draw_curves` -> {method: SVG text}."""
     return {
         method: f'<svg width="28" height="10" aria-hidden="true"><path d="M0 5h28" {_stroke(i)}/></svg>'
@@ -221,13 +222,13 @@ def draw_legend(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def _methods(records: Iterable[Mapping[str, Any]]) -> list[str]:
+def _methods(records: Iterable[Metrics]) -> list[str]:
     """Returns the methods in the order in which they were trained first."""
     return list(dict.fromkeys(r["method"] for r in records if r.get("method")))
 
 
 def _group_lines(
-    records: Sequence[Mapping[str, Any]], key: str
+    records: Sequence[Metrics], key: str
 ) -> dict[tuple[str, int], list[tuple[float, float]]]:
     """Returns {(method, seed): [(step, value), ...]} in the order of steps, drawable values only."""
     lines: dict[tuple[str, int], dict[float, float]] = {}

@@ -10,18 +10,21 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from scipy import stats
 
 from cglo_jax.errors import UserError
 
+if TYPE_CHECKING:  # it imports JAX, which tables of results do not need
+    from cglo_jax.workdir.results import Result
+
 BASELINE = "baseline"
-Results = dict[str, dict[int, dict[str, Any]]]  # {method: {seed: result.json}}
+Results = dict[str, dict[int, "Result"]]  # {method: {seed: result}}
 Confusion = collections.Counter[tuple[int, int]]  # images by (label, predicted)
 
 
-def first_result(results: Results) -> dict[str, Any]:
+def first_result(results: Results) -> "Result":
     """Returns the first of the results, for what is the same in all."""
     return next(iter(next(iter(results.values())).values()))
 

@@ -23,7 +23,7 @@ from cglo_jax.report.verdict import (
     first_result,
 )
 from cglo_jax.training import logged
-from cglo_jax.workdir.results import find_results
+from cglo_jax.workdir.results import Result, find_results
 
 
 def write_report(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
@@ -71,7 +71,7 @@ def _create_page(workdir: pathlib.Path, config: ConfigDict) -> Page:
     )
 
 
-def _title(result: dict[str, Any], flat: dict[str, Any]) -> str:
+def _title(result: Result, flat: dict[str, Any]) -> str:
     data, shots = result["dataset"], flat["dataset.shots"]
     images = accuracy.plural(shots or data["n_labelled"], "labelled image")
     classes = accuracy.plural(data["num_classes"], "class")
@@ -130,7 +130,7 @@ def read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
     return results
 
 
-def _check_settings(result: dict[str, Any], now: Mapping[str, Any]) -> None:
+def _check_settings(result: Result, now: Mapping[str, Any]) -> None:
     """Raises UserError if a result was made with other settings, or for fewer epochs, than now."""
     method, saved = result["method"], result["fingerprint"]
     parts = {name: saved.get(name) for name in now}, now  # `saved` has digests, too
@@ -149,11 +149,11 @@ def _check_settings(result: dict[str, Any], now: Mapping[str, Any]) -> None:
     fingerprint.check_fingerprint(*parts, _directory(result), may_grow=("train",))
 
 
-def _directory(result: dict[str, Any]) -> str:
+def _directory(result: Result) -> str:
     return f"classifiers/{result['method']}-{result['seed']}"
 
 
-def _check_comparable(a: dict[str, Any], b: dict[str, Any]) -> None:
+def _check_comparable(a: Result, b: Result) -> None:
     # Fields of the configuration are compared in `_check_settings`; these are not among them.
     names = ["steps", "n_test", "images", "test_images", "weights"]
     names += ["perceptual_digest"] if a["method"] == b["method"] else []

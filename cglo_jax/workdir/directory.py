@@ -158,7 +158,7 @@ def hold(
     config: ConfigDict, workdir: pathlib.Path, stage: str = "all"
 ) -> Iterator[None]:
     """Creates the work directory and locks it against other runs meanwhile; see `create`."""
-    _make(workdir)
+    _claim(workdir)
     with lock.hold(workdir):
         ownership.check_links(workdir)
         ownership.clean(workdir)
@@ -176,22 +176,22 @@ def create(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -> Non
     """
     check(config, workdir, stage)
     path = workdir / "config.json"
-    _make(workdir)
+    _claim(workdir)
     try:
-        fields = flatten(config) | _kept(path, stage)
+        fields = flatten(config) | _kept_fields(path, stage)
         ownership.write(workdir, path.name, json.dumps(fields, indent=1) + "\n")
     except OSError as error:
-        raise _refuse(workdir, error) from None
+        raise _unwritable(workdir, error) from None
 
 
-def _make(workdir: pathlib.Path) -> None:
+def _claim(workdir: pathlib.Path) -> None:
     try:
         ownership.claim(workdir)
     except OSError as error:
-        raise _refuse(workdir, error) from None
+        raise _unwritable(workdir, error) from None
 
 
-def _refuse(workdir: pathlib.Path, error: OSError) -> UserError:
+def _unwritable(workdir: pathlib.Path, error: OSError) -> UserError:
     return UserError(
         f"cannot write to --workdir={workdir} ({error.strerror}): use another"
     )
@@ -211,21 +211,21 @@ def _check_config(config: ConfigDict, path: pathlib.Path, stage: str) -> None:
         fields = train_fingerprint(config)
     else:
         return
-    saved = _read(path)
+    saved = _read_fields(path)
     growing = () if config.train.only_codes else _GROWING.get(stage, ())
     known = {k: saved.get(k) for k in fields}
     check_fingerprint(known, fields, str(path.parent), may_grow=growing)
 
 
-def _kept(path: pathlib.Path, stage: str) -> dict[str, Any]:
+def _kept_fields(path: pathlib.Path, stage: str) -> dict[str, Any]:
     """Returns the fields in config.json at `path` that a call of `stage` does not change."""
     if stage not in _NO_CLASSIFIERS or not _has_results(path.parent):
         return {}
-    saved = _read(path) if path.exists() else {}
+    saved = _read_fields(path) if path.exists() else {}
     return {k: v for k, v in saved.items() if _is_of_classifiers(k)}
 
 
-def _read(path: pathlib.Path) -> readback.Fields:
+def _read_fields(path: pathlib.Path) -> readback.Fields:
     advice = "put the file back that was there, or use another --workdir"
     return readback.read_json(path, readback.Fields, advice)
 

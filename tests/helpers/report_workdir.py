@@ -3,6 +3,7 @@
 import collections
 import html.parser
 import json
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -145,6 +146,21 @@ def put_workdir(workdir, config):
     put_metrics(workdir)
     put_timings(workdir)
     put_samples(workdir / "samples")
+
+
+def put_finished_run(workdir, top1=TOP1, images="11", test_images="22", **fields):
+    """Fills a directory with a finished run: results, config.json, timings and pictures."""
+    config = make_config(**fields)
+    workdir.mkdir(parents=True)
+    put_workdir(workdir, config)
+    shutil.rmtree(workdir / "classifiers")
+    for method, values in top1.items():
+        for seed, value in enumerate(values):
+            result = make_result(config, method, seed, value)
+            result["fingerprint"] |= {"images": images, "test_images": test_images}
+            put_result(workdir, result)
+    (workdir / "config.json").write_text(json.dumps(config_lib.flatten(config)))
+    return workdir
 
 
 def put_samples(samples):

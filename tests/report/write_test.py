@@ -11,7 +11,6 @@ from scipy import stats
 from cglo_jax.errors import UserError
 from cglo_jax.files import storage
 from cglo_jax.report.write import write_report
-from cglo_jax.stages import report
 from tests.helpers.report_workdir import (
     TOP1,
     make_config,
@@ -173,14 +172,6 @@ def test_line_being_written_is_left_out(workdir, config):
         with (workdir / f"{name}.jsonl").open("a") as file:
             file.write('{"stage": "tr')
     assert write_html(workdir, config) == before
-
-
-def test_run_prints_verdict_and_paths(workdir, config, capsys):
-    report.run(config, workdir)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("cglo helped. ")
-    assert lines[1:] == [str(workdir / "report.md"), str(workdir / "report.html")]
-    assert not list(workdir.glob("*.tmp"))
 
 
 def test_same_bytes_on_a_second_call(workdir, config):
