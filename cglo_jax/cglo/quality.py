@@ -1,11 +1,11 @@
-"""How good synthetic images are where FID cannot say: a few real images per class.
+"""Quality of synthetic images where there are too few real images per class for FID.
 
-FID compares the means and covariances of thousands of features; of a few images per class neither
-can be estimated. These checks count single images instead: are new ones copies of training images
-(after Meehan et al., 2020, nearest neighbours against those of held-out images), do they differ
-among themselves as real ones do, and are they of their class to a classifier of real images. Pure
-functions on the host; distances are root mean squares per value, in the units of what they are
-given, so that they can be compared between sizes.
+FID compares the means and covariances of thousands of features, which cannot be estimated from a
+few images per class. These checks compare single images instead: are synthetic ones copies of
+training images (after Meehan et al., 2020: nearest neighbours, against those of held-out images),
+do they differ among themselves as real ones do, and does a classifier of real images recognise
+their class. Pure functions on the host; distances are root mean squares over
+values, in the units of the values, so that they can be compared between image sizes.
 """
 
 import functools
@@ -20,9 +20,9 @@ from cglo_jax.data.dataset import batch_that_fits, to_float
 from cglo_jax.errors import UserError
 from cglo_jax.training import parallel
 
-_ROWS = 1024  # at most, of a block of distances
-_VALUES = 1 << 24  # at most, of the rows of a block: 128 MB
-_COPY_PERCENTILE = 1.0  # of the held-out images' distances
+_ROWS = 1024  # at most so many in a block of distances
+_VALUES = 1 << 24  # at most so many in the rows of a block: 128 MB
+_COPY_PERCENTILE = 1.0  # of the distances of held-out images
 
 
 def _slices(n: int, features: int) -> Iterator[slice]:
@@ -31,19 +31,19 @@ def _slices(n: int, features: int) -> Iterator[slice]:
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Squared Euclidean distances of rows, float64 [m, n]; float64 so that little cancels."""
+    """Returns squared Euclidean distances of rows, float64 [m, n]; float64 limits cancellation."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     norms = (a**2).sum(1)[:, None] + (b**2).sum(1)
     return np.maximum(norms - 2 * a @ b.T, 0)
 
 
 def spread(n: int, most: int) -> np.ndarray:
-    """Returns up to `most` of the positions 0 ... n - 1, evenly spread over them, int [m]."""
+    """Returns up to `most` of the positions 0 ... n - 1, evenly spread, int [min(n, most)]."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))
 
 
 def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the nearest row of `b` for each row of `a`, a block of distances at a time.
+    """Finds the nearest row of `b` for each row of `a`, the first of equally near ones.
 
     Args:
       a: number [m, F]. b: number [n, F], n > 0.
@@ -63,7 +63,7 @@ def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             index[rows][nearer] = i[nearer] + others.start
             best = np.minimum(best, smallest)
     distance = np.zeros(len(a))
-    for rows in _slices(len(a), features):  # anew: a copy is at exactly 0
+    for rows in _slices(len(a), features):  # recomputed: a copy is at exactly 0
         difference = a[rows].astype(np.float64) - b[index[rows]].astype(np.float64)
         distance[rows] = np.sqrt((difference**2).mean(1))
     return distance, index
@@ -88,13 +88,13 @@ def nearest_of_class(
 
 
 class CopyCheck(NamedTuple):
-    """Distances to the nearest training image, new images' against held-out ones'.
+    """Distances to the nearest training image: synthetic images against held-out real ones.
 
     Attributes:
-      synthetic, real: medians.
-      ratio: synthetic / real; far below 1 where new images hug the training images.
-      copies: percentage of the synthetic images that are nearer than the 1st percentile of the
-        real ones: about 1 if they are as new as real ones are.
+      synthetic, real: median distances.
+      ratio: synthetic / real; far below 1 if synthetic images are close to training images.
+      copies: percentage of synthetic images that are nearer than the 1st percentile of the real
+        ones: about 1 if they are as new as real images.
     """
 
     synthetic: float
@@ -104,10 +104,11 @@ class CopyCheck(NamedTuple):
 
 
 def check_copies(synthetic: np.ndarray, real: np.ndarray) -> CopyCheck:
-    """Sets synthetic images' distances [m] against those of held-out real images [r].
+    """Compares distances of synthetic and of held-out real images to the nearest training image.
 
-    Both are to the nearest training image, of all, see `nearest`, or of the own class, see
-    `nearest_of_class`.
+    Args:
+      synthetic: float [m], from `nearest` or `nearest_of_class`.
+      real: float [r], from the same function.
 
     Raises:
       UserError: half of the held-out images are training images.
@@ -125,14 +126,18 @@ def parent_share(index: np.ndarray, parents: np.ndarray) -> float:
     """Returns the percentage of new images whose nearest training image is a parent.
 
     Args:
-      index: int [m], the nearest, see `nearest`.
-      parents: int [m, 2], source and partner, positions of the same training images.
+      index: int [m], positions of the nearest training images, see `nearest`.
+      parents: int [m, 2], positions of source and partner among the same training images.
     """
     return 100 * float((index[:, None] == parents).any(1).mean())
 
 
 def mean_pairwise(x: np.ndarray) -> float:
-    """Computes the mean distance of two different rows of `x` [n, F], n > 1."""
+    """Computes the mean distance between two different rows.
+
+    Args:
+      x: number [n, F], n > 1.
+    """
     n, features = x.shape
     total = 0.0
     for rows in _slices(n, features):
@@ -148,15 +153,15 @@ def class_diversity(
     real: np.ndarray,
     real_labels: np.ndarray,
 ) -> float:
-    """Compares how much images of one class differ: synthetic over real, mean over classes.
+    """Computes how much images of a class differ, synthetic relative to real, mean over classes.
 
     Args:
       synthetic: number [m, F]. synthetic_labels: int [m].
       real: number [n, F]. real_labels: int [n].
 
     Returns:
-      The mean ratio of mean pairwise distances over the classes that have two synthetic images
-      and two different real ones or more; 1 = as diverse as real images, 0 = all the same.
+      The mean ratio of mean pairwise distances, over the classes with at least two synthetic
+      images and two different real ones; 1 = as diverse as real images, 0 = all the same.
 
     Raises:
       UserError: there is no such class.
@@ -175,10 +180,10 @@ def class_diversity(
 
 
 def code_angles(z: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Computes the mean angles between codes of one class and of different ones (Fig. 2).
+    """Computes the mean angles between codes of the same class and of different classes (Fig. 2).
 
     Args:
-      z: float [n, d], none of them 0. labels: int [n]; codes with -1 are left out.
+      z: float [n, d], no row 0. labels: int [n]; codes with label -1 are left out.
 
     Returns:
       (intra-class, inter-class) in degrees, each the mean over all pairs; NaN without a pair.
@@ -199,10 +204,13 @@ def code_angles(z: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 
 def class_accuracy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Computes top-1 of each class in percent, float64 [K]; NaN for a class without an image.
+    """Computes the top-1 accuracy of each class.
 
     Args:
       logits: float [n, K]. labels: int [n].
+
+    Returns:
+      float64 [K] in percent; NaN for a class without an image.
     """
     num_classes = logits.shape[1]
     right = np.bincount(labels[logits.argmax(1) == labels], minlength=num_classes)
@@ -223,7 +231,7 @@ def _compiled_forward(model: nn.Module) -> Callable:
 def embed(
     variables: Any, model: nn.Module, images: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Runs a trained classifier on one device, with running statistics.
+    """Applies a trained classifier on one device, with its running batch statistics.
 
     Args:
       variables: `params` and `batch_stats` of `model`.
@@ -231,7 +239,7 @@ def embed(
       images: uint8 [n, H, W, C].
 
     Returns:
-      (logits float32 [n, K], what its last layer sees, float32 [n, F]).
+      (logits float32 [n, K], input of its last layer float32 [n, F]).
     """
     size = min(len(images), batch_that_fits(images.shape[1]))
     forward = functools.partial(_compiled_forward(model), variables)

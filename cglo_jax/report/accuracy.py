@@ -1,37 +1,39 @@
-"""What a report tells of the results: one function per section, in the order of the page."""
+"""The report's sections on accuracy and learning curves, one function each."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cglo_jax.report import curves, intervals
+from cglo_jax.report import svg
 from cglo_jax.report.page import Curves, IntervalChart, Items, Section, Table, Text
 from cglo_jax.report.verdict import (
     BASELINE,
     Comparison,
     Results,
     accuracy_error,
-    any_result,
-    mean_and_error,
-    signed,
+    first_result,
+    format_mean,
+    format_signed,
 )
+from cglo_jax.training.logged import Metrics
 
 _TOPS = {"top1": "Top-1", "top5": "Top-5"}
 _ACCURACY = """
-Percent of {test_images} that are right: mean ± standard error over seeds. All classifiers were
-trained for the same {steps}. The last step is measured; nothing was selected by its test accuracy.
+Percentage of {test_images} that are classified correctly: mean ± standard error over seeds. All
+classifiers were trained for the same {steps} and measured after the last one; nothing was selected
+by its test accuracy.
 """
 _DIFFERENCE = """
-Points of top-1 accuracy, method minus {baseline}, by runs that share a seed.
+Points of top-1 accuracy, method minus {baseline}, over runs that share a seed.
 """
 _INTERVAL = """
-A method helped if all of its {percent} interval (Student's t over seeds) is above 0, and hurt if
-all of it is below. The interval covers what differs between seeds: initialisation, order, noise
-and augmentation. It does not cover:
+A method helped if its whole {percent} interval (Student's t over seeds) is above 0, and hurt if
+the whole interval is below. The interval covers what differs between seeds: initialisation, order,
+noise and augmentation. It does not cover:
 """
 _NO_INTERVAL = """
-With one seed there is no interval, and so no verdict: nothing tells a difference from chance. Run it
-again with three or more, as in --config.seeds="(0,1,2)". They would not cover:
+With one seed there is no interval, and so no verdict: a difference may be chance alone. Run it
+again with three or more, as in --config.seeds="(0,1,2)". Their interval would not cover:
 """
 _LIMITS = """
 Other training images. All seeds share those of dataset.split_seed {split_seed}; with few of them,
@@ -45,7 +47,7 @@ A better tuned {baseline}. It has the settings below and as many steps as the ot
 
 
 def plural(n: int, word: str) -> str:
-    """Counts things: 1 class, 2 classes."""
+    """Writes a number of things: 1 class, 2 classes."""
     return f"{n} {word}" + ("" if n == 1 else "es" if word.endswith("s") else "s")
 
 
@@ -54,8 +56,12 @@ def _fill(text: str, **values: Any) -> str:
 
 
 def accuracy(results: Results, flat: Mapping[str, Any]) -> Section:
-    """Tells every accuracy, and which of those that `flat`, the settings, ask for are missing."""
-    result = any_result(results)
+    """Lists every accuracy, and which results are missing.
+
+    Args:
+      flat: every field of the configuration by its dotted name.
+    """
+    result = first_result(results)
     steps, n_test = plural(result["steps"], "step"), result["n_test"]
     text = [_fill(_ACCURACY, steps=steps, test_images=plural(n_test, "test image"))]
     missing = [
@@ -65,15 +71,13 @@ def accuracy(results: Results, flat: Mapping[str, Any]) -> Section:
         if seed not in results.get(method, {})
     ]
     if missing:
-        text.append(
-            f"Not there yet: {', '.join(missing)}. --stage=classify makes them."
-        )
+        text.append(f"Missing: {', '.join(missing)}. --stage=classify trains them.")
     tops = ["top1", "top5"] if result["dataset"]["num_classes"] > 5 else ["top1"]
     means = []
     for method, runs in results.items():
         values = ([r[top] for r in runs.values()] for top in tops)
         numbers = [str(len(runs)), str(result["steps"])]
-        means.append([method, *map(mean_and_error, values), *numbers])
+        means.append([method, *map(format_mean, values), *numbers])
     header = ["Method", *map(_TOPS.get, tops), "Seeds", "Steps each"]
     tables = [Table("Mean over seeds", header, means), _each_seed(results, tops)]
     return Section("Accuracy", text, tables)
@@ -92,8 +96,8 @@ def _each_seed(results: Results, tops: Sequence[str]) -> Table:
 def differences(
     results: Results, comparisons: Sequence[Comparison], flat: Mapping[str, Any]
 ) -> Section:
-    """Tells the comparisons with the baseline and what their intervals mean."""
-    heading, n_test = f"Difference to {BASELINE}", any_result(results)["n_test"]
+    """Lists the comparisons with the baseline and explains their intervals."""
+    heading, n_test = f"Difference to {BASELINE}", first_result(results)["n_test"]
     if not comparisons:
         return Section(heading, ["There is nothing to compare."])
     percent = f"{100 * flat['report.confidence']:g}%"
@@ -118,23 +122,24 @@ def differences(
 def _notes(
     comparisons: Sequence[Comparison], n_test: int, confidence: float
 ) -> list[str]:
-    """What some intervals have to be read with."""
+    """Returns the cautions that some of the intervals need."""
     notes = []
     for c in comparisons:
         if c.widened:
             notes.append(
-                f"The seeds of {c.method} agree more closely than {n_test} test images can tell: "
+                f"The seeds of {c.method} agree more closely than {n_test} test images can resolve: "
                 f"half a test image ({50 / n_test:.3f} points) was taken as their standard deviation."
             )
-        if c.low is not None and max(-c.low, c.high) > intervals.MOST:
+        if c.low is not None and max(-c.low, c.high) > svg.MAX_DIFFERENCE:
             notes.append(
-                f"The interval of {c.method} goes beyond ±100 points, which no difference can: "
-                f"{plural(len(c.seeds), 'seed')} tell nothing here. Give --config.seeds more."
+                f"The interval of {c.method} goes beyond ±100 points, the largest possible "
+                f"difference: {plural(len(c.seeds), 'seed')} are too few here. Use more, with "
+                "--config.seeds."
             )
     if (n := sum(c.low is not None for c in comparisons)) > 1:
         notes.append(
-            f"Each of the {n} intervals stands alone: the chance that at least one of them errs "
-            f"is higher than {100 * (1 - confidence):.3g}%."
+            f"Each of the {n} intervals is computed by itself: the chance that at least one of "
+            f"them is wrong is higher than {100 * (1 - confidence):.3g}%."
         )
     return notes
 
@@ -144,9 +149,9 @@ def _paired_differences(comparisons: Sequence[Comparison], percent: str) -> Tabl
     rows = [
         [
             c.method,
-            signed(c.mean),
+            format_signed(c.mean),
             c.interval,
-            ", ".join(signed(d) for d in c.differences),
+            ", ".join(format_signed(d) for d in c.differences),
             ", ".join(map(str, c.seeds)),
             c.verdict,
         ]
@@ -158,11 +163,11 @@ def _paired_differences(comparisons: Sequence[Comparison], percent: str) -> Tabl
 def headline_chart(
     comparisons: Sequence[Comparison], confidence: float
 ) -> IntervalChart | None:
-    """Draws the differences that the verdicts rest on."""
+    """Draws the differences behind the verdicts; None if there are none."""
     if not comparisons:
         return None
     lines = [
-        intervals.Interval(
+        svg.Interval(
             c.method,
             c.mean,
             c.low,
@@ -174,28 +179,28 @@ def headline_chart(
         for c in comparisons
     ]
     caption = f"Top-1 accuracy, method minus {BASELINE}"
-    return intervals.draw_chart(caption, "Method", lines, confidence)
+    return svg.draw_intervals(caption, "Method", lines, confidence)
 
 
 def facts(results: Results, c: Comparison) -> list[tuple[str, str]]:
-    """Returns the numbers behind a verdict, each with its name."""
+    """Returns (name, number) of the numbers behind a verdict, as texts."""
     runs = {
         name: [results[name][seed]["top1"] for seed in c.seeds]
         for name in (BASELINE, c.method)
     }
     return [
         *((name, f"{statistics.fmean(top1):.2f}%") for name, top1 in runs.items()),
-        ("difference", f"{signed(c.mean)} points"),
+        ("difference", f"{format_signed(c.mean)} points"),
         ("seeds", str(len(c.seeds))),
-        ("test images", str(any_result(results)["n_test"])),
+        ("test images", str(first_result(results)["n_test"])),
     ]
 
 
-def learning_curves(metrics: Sequence[Mapping[str, Any]]) -> Section:
-    """Draws the lines of metrics.jsonl."""
-    heading, drawn = "Learning curves", curves.learning_curves(metrics)
+def learning_curves(metrics: Sequence[Metrics]) -> Section:
+    """Draws the lines of metrics.jsonl, see `svg.draw_curves`."""
+    heading, drawn = "Learning curves", svg.draw_curves(metrics)
     if not drawn:
         text = "There are none: --stage=train and --stage=classify write them."
         return Section(heading, [text])
-    text = "A thin line per seed, over training steps; a colour and a dash per method of classifiers."
-    return Section(heading, [text], blocks=[Curves(drawn, curves.legend(metrics))])
+    text = "One thin line per seed; colours and dashes show the methods of classifiers."
+    return Section(heading, [text], blocks=[Curves(drawn, svg.draw_legend(metrics))])

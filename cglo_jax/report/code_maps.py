@@ -1,6 +1,6 @@
-"""Maps of the codes, brought from the sphere to the plane and coloured by class. Pure functions.
+"""Maps of the codes, projected from the sphere to the plane and coloured by class (Fig. 2).
 
-They are drawn by matplotlib without its global state.
+Pure functions: matplotlib draws them without its global state.
 """
 
 from collections.abc import Sequence
@@ -12,21 +12,25 @@ from PIL import Image
 from cglo_jax.report import figures, fonts
 
 _TSNE_MOST = 5000  # codes; more would take many minutes
-# Okabe & Ito's, as of the methods, then darker ones of Paul Tol's (Colour Schemes, SRON/EPS/TN/09-002):
+# Okabe & Ito's, as for the methods, then darker ones of Paul Tol's (Colour Schemes, SRON/EPS/TN/09-002):
 # with every kind of colour blindness any two are at least 6 apart in OKLab (0 to 100), and two that
 # share a marker 18.
 _COLORS = (*figures.PALETTE, "#aa4499", "#661100", "#332288", "#882255", "#666633")
 _COLORS += ("#000000",)
 _MARKERS = "os^DvPX"
-_LEGEND_CLASSES = len(_COLORS)  # more than these are named on the map instead
+_LEGEND_CLASSES = len(_COLORS)  # more classes than these are named on the map instead
 
 
 def project(z: np.ndarray, method: str) -> np.ndarray:
-    """Projects codes [n, d] to the plane for Fig. 2 -> float [n, 2].
+    """Projects codes to the plane (Fig. 2).
 
     Args:
-      method: "tsne" or "pca". t-SNE is for 5 to 5000 codes; others get PCA, or for a single
+      z: float [n, d].
+      method: "tsne" or "pca". t-SNE needs 5 to 5000 codes; other numbers get PCA, and a single
         code its first two coordinates.
+
+    Returns:
+      float [n, 2].
     """
     from sklearn.decomposition import PCA  # seconds to import
     from sklearn.manifold import TSNE
@@ -43,10 +47,10 @@ def project(z: np.ndarray, method: str) -> np.ndarray:
 def code_map(
     points: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
 ) -> Image.Image:
-    """Draws codes brought to the plane, coloured by class (Fig. 2).
+    """Draws projected codes, coloured by class (Fig. 2).
 
-    Up to 12 classes have a legend; of more, those names are written at their class's median for
-    which there is room, larger classes first.
+    Up to 12 classes have a legend. More are named on the map, at the median of each class, as far
+    as there is room, larger classes first.
 
     Args:
       points: float [n, 2].
@@ -87,7 +91,7 @@ def code_panels(
     notes: Sequence[str],
     class_names: Sequence[str],
 ) -> Image.Image:
-    """Draws maps of several runs' codes beside each other with one legend (Fig. 2).
+    """Draws maps of several runs' codes side by side with one legend (Fig. 2).
 
     Args:
       panels: (points float [n, 2], labels int [n]) of each; -1 (no label) is a black "?".
@@ -137,13 +141,13 @@ def _scatter_class(axes: Any, points: np.ndarray, k: int, num_classes: int) -> A
 def _add_legend(figure: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
     style = {"loc": "outside right upper", "frameon": False}
     legend = figure.legend(handles, [" "] * len(handles), **style)
-    # Set afterwards: matplotlib leaves names that start with "_" out.
+    # Set afterwards: matplotlib leaves out names that start with "_".
     for text, name in zip(legend.get_texts(), names, strict=True):
         _write(text, "\n".join(figures.wrap(name, figures.LABEL_WIDTH)), 11)
 
 
 def _write(place: Any, text: str, size: float) -> None:
-    """Sets a text of matplotlib's, in a font that has its letters; "$" is no maths."""
+    """Sets a matplotlib text in a font that has its letters, without parsing "$" as maths."""
     from matplotlib.font_manager import FontProperties
 
     lines = [fonts.drawable(line) for line in text.split("\n")]

@@ -1,6 +1,6 @@
-"""Grids of images. Pure functions.
+"""Grids of images with labels, as Pillow images. Pure functions.
 
-They are Pillow images whose pixels are exactly those given (nearest-neighbour, whole factors).
+Pixels are exactly those given, enlarged by whole factors (nearest neighbour).
 """
 
 import math
@@ -11,15 +11,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cglo_jax.report import fonts
 
-_CELL = 64  # pixels: the shorter side of an image in a grid is brought to at least this
+_CELL = 64  # pixels: images are enlarged until their longer side has at least so many
 _GUTTER = 2  # pixels around every image
 _PAD = 6  # pixels around text
 _GAP = 24  # pixels between pictures side by side
 _FONT_SIZE = 13  # pixels
-LABEL_WIDTH = 140  # pixels: row labels are broken into lines of at most this
+LABEL_WIDTH = 140  # pixels: row labels are broken into lines of at most so many
 _PER_ROW = 8  # columns of a grid of pairs before it wraps
 _INK = (34, 34, 34)
-# Okabe & Ito's colours, told apart with every kind of colour blindness; yellow and black left out.
+# Okabe & Ito's colours, distinct with every kind of colour blindness; without yellow and black.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
@@ -34,7 +34,7 @@ def _line_height(line: str) -> int:
 def wrap(text: str, width: int) -> list[str]:
     """Breaks text into lines of at most `width` pixels, within a word only if it is too long.
 
-    Letters that no font has become escapes, see `fonts.drawable`.
+    Letters that no font has are replaced by escapes, see `fonts.drawable`.
     """
     text = fonts.drawable(text)
     length = _font(text).getlength
@@ -66,7 +66,7 @@ def _draw_lines(
 
 
 def _enlarge(images: np.ndarray, scale: int | None) -> np.ndarray:
-    """Images [rows, columns, H, W, C] as RGB, enlarged as `image_grid` says."""
+    """Returns images [rows, columns, H, W, C] as RGB, enlarged as in `image_grid`."""
     scale = scale or max(1, math.ceil(_CELL / max(images.shape[2:4])))
     rgb = np.broadcast_to(images, (*images.shape[:-1], 3))  # grey to RGB
     return rgb.repeat(scale, axis=2).repeat(scale, axis=3)
@@ -76,10 +76,10 @@ def sprite(images: np.ndarray) -> tuple[Image.Image, tuple[int, int]]:
     """Lays images out without labels and gutters, for a page that shows one tile at a time.
 
     Args:
-      images: uint8 [rows, columns, H, W, C], C = 1 or 3; enlarged as by `image_grid`.
+      images: uint8 [rows, columns, H, W, C], C = 1 or 3; enlarged as in `image_grid`.
 
     Returns:
-      (an RGB image of rows x columns equal tiles, (height, width) of a tile in its pixels).
+      (an RGB image of rows x columns equal tiles, (height, width) of a tile in pixels).
     """
     tiles = _enlarge(images, None)
     rows, columns, height, width, _ = tiles.shape
@@ -98,15 +98,15 @@ def image_grid(
     Args:
       images: uint8 [rows, columns, H, W, C], C = 1 or 3.
       row_labels: one text per row; long ones are broken into lines, never cut off.
-      column_labels: one text per column, likewise.
+      column_labels: one text per column, broken into lines like the row labels.
       scale: whole factor of the nearest-neighbour enlargement; None = the smallest that brings
         the longer side to 64 pixels.
 
     Returns:
-      An RGB image; images stand `scale * W` pixels wide with gutters of 2 pixels.
+      An RGB image; each image is `scale * W` pixels wide, with gutters of 2 pixels.
 
     Raises:
-      ValueError: if a list of labels has another length than there are rows or columns.
+      ValueError: the number of labels is not that of rows or columns.
     """
     tiles = _enlarge(images, scale)
     rows, columns, height, width, _ = tiles.shape
@@ -117,7 +117,7 @@ def image_grid(
     x0 += 2 * _PAD if x0 else _GUTTER
     y0 = max(_text_size(lines)[1] for lines in top)
     y0 += _PAD if y0 else _GUTTER
-    # Where a label is wider or higher than its image, the image stands in the label's middle.
+    # Where a label is wider or higher than its image, the image is centred on the label.
     cell_x = max(width, *(_text_size(lines)[0] for lines in top))
     cell_y = max(height, *(_text_size(lines)[1] for lines in left))
     xs = [x0 + c * (cell_x + _GUTTER) for c in range(columns)]
@@ -142,7 +142,7 @@ def image_grid(
 def _stack(
     pictures: Sequence[Image.Image], gap: int, *, across: bool = False
 ) -> Image.Image:
-    """Puts pictures below each other, or beside each other, on white."""
+    """Puts pictures one below the other, or side by side if `across`, on white."""
     sizes = np.array([p.size for p in pictures])
     along = 0 if across else 1
     size = sizes.max(0)
@@ -157,10 +157,10 @@ def _stack(
 def side_by_side(
     pictures: Sequence[Image.Image], titles: Sequence[str], width: int = 1000
 ) -> Image.Image:
-    """Puts pictures beside each other, and below each other what does not fit in `width` pixels.
+    """Puts pictures side by side, in as many rows as a width of `width` pixels needs.
 
     Args:
-      titles: what is written above each picture.
+      titles: one text per picture, written above it.
 
     Returns:
       An RGB image; wider than `width` only if one of the pictures is.
@@ -185,7 +185,7 @@ def _add_title(picture: Image.Image, title: str) -> Image.Image:
 def reconstruction_grid(
     originals: np.ndarray, reconstructions: np.ndarray, names: Sequence[str]
 ) -> Image.Image:
-    """Shows training images above their reconstructions (Fig. 4), at most 8 to a row.
+    """Shows training images above their reconstructions (Fig. 4), at most 8 in a row.
 
     Args:
       originals: uint8 [n, H, W, C], n > 0.
@@ -202,12 +202,12 @@ def reconstruction_grid(
 def nearest_grid(
     synthetic: np.ndarray, nearest: np.ndarray, names: Sequence[str]
 ) -> Image.Image:
-    """Shows synthetic images above the training images nearest to them, at most 8 to a row.
+    """Shows synthetic images above the training images nearest to them, at most 8 in a row.
 
     Args:
       synthetic: uint8 [n, H, W, C], n > 0.
       nearest: uint8 [n, H, W, C], in the same order.
-      names: what is written above each pair, n texts.
+      names: n texts, one above each pair.
 
     Returns:
       An RGB image with pairs of rows.
@@ -219,7 +219,7 @@ def nearest_grid(
 def _pair_grid(
     pairs: np.ndarray, rows: Sequence[str], names: Sequence[str]
 ) -> Image.Image:
-    """Pairs uint8 [2, n, H, W, C], one image above the other."""
+    """Lays out pairs uint8 [2, n, H, W, C], one image of each above the other."""
     size = math.ceil(
         len(names) / math.ceil(len(names) / _PER_ROW)
     )  # 5 and 5, not 8 and 2
@@ -233,11 +233,11 @@ def _pair_grid(
 def interpolation_grid(
     images: np.ndarray, t_values: Sequence[float], names: Sequence[str]
 ) -> Image.Image:
-    """Walks from one reconstruction to another of the same class in every row (Fig. 5).
+    """Shows interpolations between two reconstructions of a class, one per row (Fig. 5).
 
     Args:
       images: uint8 [rows, steps, H, W, C].
-      t_values: place of each step on the arc, from 0 to 1.
+      t_values: position of each step on the arc, from 0 to 1.
       names: the class name of each row.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Fonts that have the letters of people's class names, and what is drawn where none has them."""
+"""Fonts that have the letters of class names, and what is drawn where no font has them."""
 
 import functools
 import pathlib
@@ -9,13 +9,13 @@ from PIL import ImageFont
 
 from cglo_jax.errors import printable
 
-# Parts of files' names of fonts that are taken last.
+# Parts of the file names of fonts that are used only if no other has the letters.
 _LAST = ("bold", "italic", "oblique", "mono", "serif", "light", "thin", "black", "cond")
 
 
 @functools.cache
 def _own() -> str:
-    # The DejaVu Sans inside matplotlib: Pillow's own font has no letters such as e-acute.
+    # The DejaVu Sans inside matplotlib: Pillow's own font lacks accented letters.
     import matplotlib
 
     return str(
@@ -25,7 +25,7 @@ def _own() -> str:
 
 @functools.cache
 def _installed() -> tuple[str, ...]:
-    """The files of this machine's fonts, those for plain text first."""
+    """Returns the files of this machine's fonts, those for plain text first."""
     from matplotlib import font_manager
 
     def rank(path: str) -> tuple[int, bool, str]:
@@ -54,7 +54,7 @@ def _find(letters: frozenset[str]) -> str | None:
 
 
 def find(text: str) -> str:
-    """Returns the file of a font that has all letters of a text; of our own if none has."""
+    """Returns the file of a font that has all letters of a text, or of DejaVu Sans if none has."""
     return _find(frozenset("".join(text.split()))) or _own()
 
 
@@ -64,12 +64,12 @@ def _open(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def load(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """Returns the font `find` finds; `size` in pixels."""
+    """Opens the font that `find` returns; `size` in pixels."""
     return _open(find(text), size)
 
 
 def _compose(text: str) -> str:
-    """Composes letters and their accents, and leaves out what only says how to draw others."""
+    """Composes letters and their accents, and drops characters that only control drawing."""
     composed = unicodedata.normalize("NFC", " ".join(text.split()))
     return "".join(
         c
@@ -85,7 +85,7 @@ def _is_drawable(text: str) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def drawable(text: str) -> str:
-    """Returns a text in one line as it can be drawn: with escapes for letters that no font has."""
+    """Returns a text in one line, with escapes for the letters that no font has."""
     composed = _compose(text)
     if _is_drawable(composed):
         return composed
@@ -97,10 +97,10 @@ def drawable(text: str) -> str:
 
 
 def label_classes(names: Sequence[str]) -> list[str]:
-    """Returns what to write at pictures of each class: its name, or "#3" where it cannot be drawn.
+    """Returns the label of each class in pictures: its name, or "#3" if no font has its letters.
 
     Args:
-      names: of all classes; the numbers, from 0, are those in samples/manifest.jsonl.
+      names: of all classes, indexed by label as in samples/manifest.jsonl.
     """
     mark = "#"
     while any(name.startswith(mark) for name in names):
@@ -112,7 +112,7 @@ def label_classes(names: Sequence[str]) -> list[str]:
 
 
 def list_numbered(names: Sequence[str]) -> list[str]:
-    """Returns lines such as "#3 = name", for the classes that `label_classes` numbers."""
+    """Returns a line like "#3 = name" for each class that `label_classes` numbers."""
     return [
         f"{label} = {printable(name)}"
         for name, label in zip(names, label_classes(names), strict=True)

@@ -1,4 +1,4 @@
-"""A page as Markdown: texts and tables; pictures are links into samples/."""
+"""A page as Markdown: texts and tables; pictures are links to files in samples/."""
 
 import html
 import importlib.resources
@@ -13,13 +13,13 @@ from cglo_jax.report.page import Block, Page, Table
 
 
 def escape(text: object) -> str:
-    """Makes Markdown show a text as it is, within a line."""
+    """Returns a text in one line, escaped so that Markdown shows it literally."""
     text = html.escape(" ".join(printable(text).split()), quote=False)
     return re.sub(r"([\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
 
 
 def render(name: str, **values: Any) -> str:
-    """Fills a template of this package; its filter `md` is `escape`."""
+    """Renders the template `name` of templates/ with `values`; its filter `md` is `escape`."""
     template = importlib.resources.files("cglo_jax.report") / "templates" / name
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
@@ -33,7 +33,7 @@ def render(name: str, **values: Any) -> str:
 
 
 def to_markdown(page: Page) -> str:
-    """Writes a page as Markdown. What only the page can show is left to HTML."""
+    """Renders a page as Markdown, without charts, curves and sliders."""
     parts = [f"# {escape(page.title)}"]
     parts += [f"**{escape(text)}**" for _, text in page.verdicts]
     for section in page.sections:
@@ -57,9 +57,9 @@ def _write(blocks: Sequence[Block], file: str) -> Iterator[str]:
                 for heat_map in block.maps:
                     yield from _table(heat_map.table)
             case "curves":
-                yield f"They are drawn in {file}."
+                yield f"Drawn in {file}."
             case "picture" if not block.is_file:
-                yield f"They are drawn in {file}."
+                yield f"Drawn in {file}."
             case "picture":
                 yield f"![{escape(block.alt)}](samples/{block.name}.png)"
                 yield escape(block.caption)

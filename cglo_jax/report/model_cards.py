@@ -1,10 +1,10 @@
-"""Model cards: README.md beside the checkpoints, for whoever is given that folder alone.
+"""Model cards: README.md beside the checkpoints, for people who get that folder alone.
 
-They hold nothing that differs between two equal runs: no date, no time, no path.
+They contain nothing that differs between two equal runs: no date, no time, no path.
 """
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,13 +14,12 @@ from cglo_jax.config.defaults import get_config
 from cglo_jax.config.fingerprint import classify_fingerprint, train_fingerprint
 from cglo_jax.data.dataset import Dataset
 from cglo_jax.files import ownership
-from cglo_jax.report import classes
+from cglo_jax.report import verdict
 from cglo_jax.report.markdown import render
-from cglo_jax.report.verdict import accuracy_error
 from cglo_jax.training import logged
 from cglo_jax.training.checkpoints import Checkpoints
 from cglo_jax.workdir import trained
-from cglo_jax.workdir.results import count_labels, name_data, result_path
+from cglo_jax.workdir.results import Result, count_labels, name_data, result_path
 
 NAME = "README.md"
 _VERSIONS = ("python", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -34,7 +33,7 @@ _KINDS = {
 def write_generator_card(
     config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, seed: int
 ) -> None:
-    """Writes checkpoints/seed-N/README.md of a cGLO that has been trained on `dataset`.
+    """Writes checkpoints/seed-N/README.md of a cGLO that was trained on `dataset`.
 
     Raises:
       UserError: its checkpoints or metrics.jsonl are damaged.
@@ -64,19 +63,23 @@ def write_generator_card(
 
 
 def write_classifier_card(
-    config: ConfigDict, workdir: pathlib.Path, result: Mapping[str, Any]
+    config: ConfigDict, workdir: pathlib.Path, result: Result
 ) -> None:
-    """Writes classifiers/<method>-<seed>/README.md; `result`: see `results.read_result`."""
+    """Writes classifiers/<method>-<seed>/README.md.
+
+    Args:
+      result: the content of result.json, see `results.Result`.
+    """
     data, versions = result["dataset"], result["environment"]
     names = data["class_names"]
     counts = zip(names, data["train_counts"], data["test_counts"], strict=True)
-    _, right = classes.count(result["confusion"])
+    _, right = verdict.count_right(result["confusion"])
     text = render(
         "classifier_card.md.jinja",
         data=_describe_source(config),
         counts=list(counts),
         right=[right[label] for label in range(len(names))],
-        error=accuracy_error(result["top1"], result["n_test"]),
+        error=verdict.accuracy_error(result["top1"], result["n_test"]),
         network=_describe_network(config),
         config=config,
         result=result,
@@ -100,15 +103,17 @@ def _describe_network(config: ConfigDict) -> str:
     return "ResNet-50" if c.network == "resnet50" else wide
 
 
-def _changed(fingerprint: Any, config: ConfigDict) -> list[tuple[str, Any]]:
-    """Returns the fields that determine what was trained and are not the defaults."""
+def _changed(
+    fingerprint: Callable[[ConfigDict], dict[str, Any]], config: ConfigDict
+) -> list[tuple[str, Any]]:
+    """Returns the fields of a fingerprint that are not the defaults, with their values."""
     defaults = fingerprint(get_config())
     fields = fingerprint(config).items()
     return [(name, value) for name, value in fields if value != defaults[name]]
 
 
 def _changed_for(name: str, config: ConfigDict) -> list[tuple[str, Any]]:
-    """Returns those of a classifier, without what its method does not read."""
+    """Returns the changed fields of a classifier, without those that its method does not read."""
     method = METHODS[name]
     of_others = {f for m in METHODS.values() for f in m.reads or ()}
     unread = of_others - set(of_others if method.reads is None else method.reads)
@@ -117,8 +122,8 @@ def _changed_for(name: str, config: ConfigDict) -> list[tuple[str, Any]]:
     return [(f, v) for f, v in changed if not {f, f"{f.split('.')[0]}."} & unread]
 
 
-def _index(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns what the front matter tells machines of the accuracy."""
+def _index(result: Result) -> list[dict[str, Any]]:
+    """Returns the model-index of the front matter: the accuracies for machines to read."""
     data = result["dataset"]["name"]
     metrics = [
         {

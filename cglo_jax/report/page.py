@@ -1,4 +1,4 @@
-"""What a report is made of, and one self-contained HTML file of it."""
+"""The blocks that a report consists of, and a page of them as one self-contained HTML file."""
 
 import base64
 import dataclasses
@@ -34,7 +34,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """Short texts of one kind."""
+    """A list of short texts."""
 
     kind: ClassVar[str] = "items"
     items: Sequence[str]
@@ -42,23 +42,23 @@ class Items:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Texts in rows and columns; the first cell of a row names it."""
+    """Texts in rows and columns; the first cell of a row is its header."""
 
     kind: ClassVar[str] = "table"
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    folded: bool = False  # shown on demand in the page
+    folded: bool = False  # whether the page shows it on demand only
 
     @property
     def numeric(self) -> list[bool]:
-        """Which columns hold numbers only."""
+        """For each column, whether it holds numbers only."""
         return [all(map(_NUMBER.fullmatch, c)) for c in zip(*self.rows, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
 class IntervalRow:
-    """A line of an IntervalChart: the texts say what the drawing shows."""
+    """A row of an IntervalChart: a drawing and the same numbers as texts."""
 
     name: str
     drawing: str  # SVG
@@ -69,19 +69,19 @@ class IntervalRow:
 
 @dataclasses.dataclass(frozen=True)
 class IntervalChart:
-    """Means and their intervals, drawn beside their numbers. Markdown has the numbers elsewhere."""
+    """Means and their intervals, drawn beside their numbers; not in Markdown, where tables have them."""
 
     kind: ClassVar[str] = "intervals"
     caption: str
-    header: tuple[str, str, str]  # over names, means and intervals
-    axis: str  # SVG
+    header: tuple[str, str, str]  # of names, means and intervals
+    axis: str  # SVG, above the drawings
     rows: Sequence[IntervalRow]
     legend: str
 
 
 @dataclasses.dataclass(frozen=True)
 class HeatMap:
-    """Counts of images by class (rows) and what they were taken for (columns)."""
+    """Counts of images by true class (rows) and predicted class (columns)."""
 
     caption: str
     names: Sequence[str]
@@ -90,12 +90,12 @@ class HeatMap:
 
     @property
     def upright(self) -> bool:
-        """Whether names stand upright over their columns."""
+        """Whether the column headers are written vertically, for lack of width."""
         return max(map(len, self.names)) > 3 and sum(map(len, self.names)) > 40
 
     @property
     def table(self) -> Table:
-        """The same as a table."""
+        """The counts as a table."""
         rows = [
             [name, *map(str, row)]
             for name, row in zip(self.names, self.counts, strict=True)
@@ -105,16 +105,16 @@ class HeatMap:
 
 @dataclasses.dataclass(frozen=True)
 class HeatMaps:
-    """Heat maps to be compared."""
+    """Heat maps side by side."""
 
     kind: ClassVar[str] = "heat"
     maps: Sequence[HeatMap]
-    legend: Sequence[str]  # what each shade from 1 on means
+    legend: Sequence[str]  # meaning of each shade from 1 on
 
 
 @dataclasses.dataclass(frozen=True)
 class Curves:
-    """Small drawings of one kind."""
+    """Learning curves, one panel per quantity."""
 
     kind: ClassVar[str] = "curves"
     panels: Mapping[str, str]  # {title: SVG}
@@ -127,7 +127,7 @@ def _data_url(png: bytes) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An image of samples/."""
+    """A picture with its caption."""
 
     kind: ClassVar[str] = "picture"
     name: str
@@ -135,19 +135,19 @@ class Picture:
     png: bytes
     size: tuple[int, int]  # width, height in pixels
     alt: str
-    is_file: bool = True  # samples/<name>.png; else only the page has it
+    is_file: bool = True  # whether there is samples/<name>.png to link to
 
     @property
     def data_url(self) -> str:
-        """The picture itself as an address."""
+        """The picture as a data: URL."""
         return _data_url(self.png)
 
 
 @dataclasses.dataclass(frozen=True)
 class Walks:
-    """Images along walks, of which the page shows those of one t at a time. Not in Markdown.
+    """Images along interpolations, with a slider for t; not in Markdown.
 
-    The picture holds a row for each walk and a column for each t, of equal tiles.
+    The picture is a grid of equal tiles: a row for each interpolation and a column for each t.
     """
 
     kind: ClassVar[str] = "walks"
@@ -159,25 +159,25 @@ class Walks:
 
     @property
     def data_url(self) -> str:
-        """The picture itself as an address."""
+        """The picture as a data: URL."""
         return _data_url(self.png)
 
     @property
     def width(self) -> int:
-        """Pixels of the page that a tile is wide: a whole or half multiple, or one that fits."""
+        """Width of a tile on the page in pixels: 1 or 1.5 times its own, at most 104."""
         width = self.tile[1]
         return min(width + width // 2 if width <= 69 else width, 104)  # 8 to a row
 
     @property
     def columns(self) -> int:
-        """Walks side by side: rows of the same length as far as possible, of 8 at most."""
+        """Number of tiles in a row: at most 8, and about the same in all rows."""
         rows = -(-len(self.names) // 8)
         return -(-len(self.names) // rows)
 
 
 @dataclasses.dataclass(frozen=True)
 class Folded:
-    """Blocks that the page shows on demand."""
+    """Blocks that the page shows on demand only."""
 
     kind: ClassVar[str] = "folded"
     summary: str
@@ -200,7 +200,7 @@ Block = (
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it, in this order: one content for both files."""
+    """A heading and the content below it: texts, tables and other blocks, in this order."""
 
     heading: str
     text: Sequence[str] = ()
@@ -209,40 +209,47 @@ class Section:
 
     @property
     def content(self) -> list[Block]:
-        """Everything under the heading."""
+        """All blocks below the heading, in order."""
         return [*map(Text, self.text), *self.tables, *self.blocks]
 
     @property
     def anchor(self) -> str:
-        """Its name in links."""
+        """The id that links to the section use."""
         return re.sub(r"[^a-z0-9]+", "-", self.heading.lower()).strip("-")
 
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """Everything that is told, in its order."""
+    """The content of a report, the same for HTML and Markdown.
+
+    Attributes:
+      verdicts: (kind, text) of each method; kind is helped, hurt, none, or missing if there was
+        nothing to compare.
+      chart: the differences behind the verdicts.
+      facts: (name, number) of the first verdict.
+      file: name of the HTML file, for links in Markdown.
+    """
 
     title: str
-    # (kind: helped, hurt, none, or missing if there was nothing to compare; sentence)
     verdicts: Sequence[tuple[str, str]]
     sections: Sequence[Section]
-    chart: IntervalChart | None = None  # of what the verdicts rest on
-    facts: Sequence[tuple[str, str]] = ()  # (name, number) of the first verdict
+    chart: IntervalChart | None = None
+    facts: Sequence[tuple[str, str]] = ()
     file: str = "report.html"
 
     @property
-    def told(self) -> list[tuple[str, str, str]]:
-        """(kind, claim, numbers) of the first verdict and of those that the chart cannot show."""
+    def headlines(self) -> list[tuple[str, str, str]]:
+        """(kind, claim, numbers) of the first verdict, and of those that the chart cannot show."""
         lines = []
-        for i, (kind, sentence) in enumerate(self.verdicts):
+        for i, (kind, text) in enumerate(self.verdicts):
             if i == 0 or kind == "missing":
-                claim, dot, numbers = sentence.partition(". ")
+                claim, dot, numbers = text.partition(". ")
                 lines.append((kind, claim + dot.strip(), numbers))
         return lines
 
 
 def _breakable(text: str) -> markupsafe.Markup:
-    """Lets long names go on in the next line between their parts."""
+    """Allows line breaks between the parts of long names."""
     escaped = str(markupsafe.escape(text))
     return markupsafe.Markup(re.sub(r"([_./])(?=[^\W\d])", r"\1<wbr>", escaped))
 
@@ -262,5 +269,5 @@ def _environment() -> jinja2.Environment:
 
 
 def to_html(page: Page) -> str:
-    """Writes a page as one HTML file that needs no other, no network and no script."""
+    """Renders a page as one HTML file that needs no other file, no network and no script."""
     return encodable(_environment().get_template("report.html.jinja").render(page=page))

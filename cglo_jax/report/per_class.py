@@ -1,12 +1,11 @@
-"""What a report tells of single classes: their changes and their confusions."""
+"""The report's sections on single classes: their changes and their confusions."""
 
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cglo_jax.report import classes, intervals
+from cglo_jax.report import svg, verdict
 from cglo_jax.report.accuracy import plural
-from cglo_jax.report.classes import Change, Pairs
 from cglo_jax.report.page import (
     Block,
     Folded,
@@ -17,11 +16,19 @@ from cglo_jax.report.page import (
     Table,
     Text,
 )
-from cglo_jax.report.verdict import BASELINE, Results, any_result, signed
+from cglo_jax.report.verdict import (
+    BASELINE,
+    ClassChange,
+    Confusion,
+    Results,
+    first_result,
+    format_signed,
+)
 
-_FEW = 20  # classes that are shown one by one
-_EXTREMES = 10  # of more, so many that rose most and as many that fell most
-_PAIRS = 15  # of confused classes
+_NOTHING = "There is nothing to compare."
+_FEW = 20  # up to so many classes are shown one by one
+_EXTREMES = 10  # of more classes, those that rose most and those that fell most
+_PAIRS = 15  # pairs of confused classes that are listed
 _SHADES = (
     2,
     5,
@@ -31,31 +38,31 @@ _SHADES = (
 
 
 def changes(results: Results, flat: Mapping[str, Any]) -> Section:
-    """Tells how the accuracy of each class differs from the baseline's."""
+    """Compares the accuracy on each class with the baseline's, for each method."""
     heading = "Change per class"
-    if text := _missing(results):
-        return Section(heading, [text])
+    if not _compared(results):
+        return Section(heading, [_NOTHING])
     confidence = flat["report.confidence"]
-    names = any_result(results)["dataset"]["class_names"]
+    names = first_result(results)["dataset"]["class_names"]
     blocks: list[Block] = []
     for method in _compared(results):
-        told = classes.compare_classes(results, method, confidence)
-        of_method = _tell_changes(method, told, names, confidence)
+        changed = verdict.compare_classes(results, method, confidence)
+        of_method = _describe_changes(method, changed, names, confidence)
         blocks += _fold(blocks, f"{method} minus {BASELINE}", of_method)
     return Section(heading, blocks=blocks)
 
 
 def confusions(results: Results) -> Section:
-    """Tells which classes were taken for which, by the baseline and by each method."""
+    """Shows the confusions between classes, of the baseline beside each method."""
     heading = "Confusion"
-    if text := _missing(results):
-        return Section(heading, [text])
-    names = any_result(results)["dataset"]["class_names"]
+    if not _compared(results):
+        return Section(heading, [_NOTHING])
+    names = first_result(results)["dataset"]["class_names"]
     blocks: list[Block] = []
     for method in _compared(results):
-        seeds = classes.shared_seeds(results, method)
+        seeds = verdict.shared_seeds(results, method)
         pairs = {
-            name: classes.sum_confusion(results, name, seeds)
+            name: verdict.sum_confusion(results, name, seeds)
             for name in (BASELINE, method)
         }
         summed = f"summed over {plural(len(seeds), 'seed')}"
@@ -65,8 +72,8 @@ def confusions(results: Results) -> Section:
             block = _confused(pairs, names, summed)
         blocks += _fold(blocks, f"{BASELINE} and {method}", [block])
     text = (
-        "Rows are the true classes, columns what their test images were taken for: right "
-        "answers on the diagonal, mistakes beside it."
+        "Rows are the true classes, columns the predicted ones: correct predictions on the "
+        "diagonal, mistakes beside it."
     )
     if len(names) > _FEW:
         text = f"The {_PAIRS} mistakes that {BASELINE} and method together made most often."
@@ -77,97 +84,88 @@ def _compared(results: Results) -> list[str]:
     return [
         method
         for method in results
-        if method != BASELINE and classes.shared_seeds(results, method)
+        if method != BASELINE and verdict.shared_seeds(results, method)
     ]
 
 
-def _missing(results: Results) -> str:
-    """Says why there is nothing to tell, if so."""
-    if not _compared(results):
-        return "There is nothing to compare."
-    if names := classes.uncounted(results):
-        return (
-            f"Not told by {', '.join(names)}, made by an older version: to have it, move their "
-            "result.json away and run --stage=classify, which measures them anew."
-        )
-    return ""
-
-
 def _fold(before: Sequence[Block], summary: str, blocks: list[Block]) -> list[Block]:
-    """The first method is shown, each further one on demand."""
+    """Folds the blocks of a method unless it is the first one."""
     return [Folded(summary, blocks)] if before else blocks
 
 
-def _tell_changes(
-    method: str, told: Sequence[Change], names: Sequence[str], confidence: float
+def _describe_changes(
+    method: str, changed: Sequence[ClassChange], names: Sequence[str], confidence: float
 ) -> list[Block]:
-    texts = [f"Points of the accuracy on each class, {method} minus {BASELINE}."]
-    if told[0].low is None:
+    texts = [f"Accuracy on each class, {method} minus {BASELINE}, in points."]
+    if changed[0].low is None:
         texts.append(
             "With one seed there is no interval: single classes differ by chance."
         )
     else:
-        texts.append(_weigh(told, names, confidence))
+        texts.append(_describe_intervals(changed, names, confidence))
         texts.append(
-            "The intervals cover the seeds, not the choice of a class's few test images."
+            "The intervals cover what differs between seeds, not the choice of the few test "
+            "images of a class."
         )
-    few = len(told) <= _FEW
+    few = len(changed) <= _FEW
     if not few:
         texts.append(
-            "The extremes of many classes are extreme by chance, too: expect less of them "
-            "another time."
+            "Of many classes, the largest changes are partly chance: expect them to be smaller "
+            "in another run."
         )
-    table = _table(method, told, names, confidence)
-    charts = _charts(method, told, names, confidence)
+    table = _table(method, changed, names, confidence)
+    charts = _charts(method, changed, names, confidence)
     return [*map(Text, texts), *charts, table]
 
 
-def _weigh(told: Sequence[Change], names: Sequence[str], confidence: float) -> str:
-    """Says how many intervals exclude 0, and how many would by chance."""
-    n, out = len(told), sum(c.excludes_zero for c in told)
-    survivors = [names[c.label] for c in told if c.survives]
+def _describe_intervals(
+    changed: Sequence[ClassChange], names: Sequence[str], confidence: float
+) -> str:
+    """Describes how many intervals exclude 0, and how many would by chance."""
+    n, out = len(changed), sum(c.excludes_zero for c in changed)
+    survivors = [names[c.label] for c in changed if c.survives]
     text = (
         f"{out} of {plural(n, 'interval')} {'excludes' if out == 1 else 'exclude'} 0; "
         f"at most about {n * (1 - confidence):.2g} would if nothing had changed. "
     )
     if survivors:
-        held = f"still excludes 0: class {survivors[0]}."
+        held = f"one still excludes 0, that of class {survivors[0]}."
         if len(survivors) > 1:
-            held = f"still exclude 0: classes {', '.join(survivors)}."
-        text += f"Made wide enough for all classes at once (Bonferroni), {held}"
+            held = f"{len(survivors)} still exclude 0, those of classes {', '.join(survivors)}."
+        text += f"Widened to hold for all classes at once (Bonferroni), {held}"
     else:
         text += (
-            "Made wide enough for all classes at once (Bonferroni), none excludes 0: no single "
-            "class can be said to have changed."
+            "Widened to hold for all classes at once (Bonferroni), none excludes 0: there is no "
+            "evidence that any single class changed."
         )
-    if wide := sum(max(-c.low, c.high) > intervals.MOST for c in told):
+    if wide := sum(max(-c.low, c.high) > svg.MAX_DIFFERENCE for c in changed):
         text += (
-            f" {wide} of the intervals reach beyond ±100 points, which no difference can: they "
-            "tell nothing. More seeds make them narrower."
+            f" Of the intervals, {wide} {'goes' if wide == 1 else 'go'} beyond ±100 points, the "
+            "largest possible difference: more seeds make intervals narrower."
         )
     return text
 
 
 def _charts(
-    method: str, told: Sequence[Change], names: Sequence[str], confidence: float
+    method: str, changed: Sequence[ClassChange], names: Sequence[str], confidence: float
 ) -> list[IntervalChart]:
     lines = [
-        intervals.Interval(
+        svg.Interval(
             names[c.label],
             c.mean,
             c.low,
             c.high,
             *(_marks(c) if c.survives else ("none", "")),
         )
-        for c in told
+        for c in changed
     ]
     if len(lines) <= _FEW:
         caption = f"{method} minus {BASELINE}, class by class"
-        return [intervals.draw_chart(caption, "Class", lines, confidence)]
+        return [svg.draw_intervals(caption, "Class", lines, confidence)]
     parts = (lines[:_EXTREMES], lines[-_EXTREMES:])
-    scale = intervals.choose_scale([*parts[0], *parts[1]])
+    scale = svg.choose_scale([*parts[0], *parts[1]])
     return [
-        intervals.draw_chart(
+        svg.draw_intervals(
             f"{method} minus {BASELINE}: {what}", "Class", part, confidence, scale
         )
         for what, part in zip(
@@ -176,12 +174,12 @@ def _charts(
     ]
 
 
-def _marks(change: Change) -> tuple[str, str]:
+def _marks(change: ClassChange) -> tuple[str, str]:
     return ("helped", "rose") if change.mean > 0 else ("hurt", "fell")
 
 
 def _table(
-    method: str, told: Sequence[Change], names: Sequence[str], confidence: float
+    method: str, changed: Sequence[ClassChange], names: Sequence[str], confidence: float
 ) -> Table:
     rows = [
         [
@@ -189,20 +187,22 @@ def _table(
             str(c.tested),
             f"{c.baseline:.2f}",
             f"{c.method:.2f}",
-            signed(c.mean),
-            "none" if c.low is None else f"{signed(c.low)} to {signed(c.high)}",
+            format_signed(c.mean),
+            "none"
+            if c.low is None
+            else f"{format_signed(c.low)} to {format_signed(c.high)}",
             _marks(c)[1] if c.survives else "",
         ]
-        for c in told
+        for c in changed
     ]
     interval = f"{100 * confidence:g}% interval"
     header = ["Class", "Tested", BASELINE, method, "Change", interval, "Bonferroni"]
-    caption = f"All numbers of {plural(len(told), 'class')}, {method}"
+    caption = f"All numbers of {plural(len(changed), 'class')}, {method}"
     return Table(caption, header, rows, folded=True)
 
 
 def _heat_maps(
-    pairs: Mapping[str, Pairs], names: Sequence[str], summed: str
+    pairs: Mapping[str, Confusion], names: Sequence[str], summed: str
 ) -> HeatMaps:
     maps = []
     for method, counted in pairs.items():
@@ -214,7 +214,7 @@ def _heat_maps(
 
 
 def _level(count: int, total: int) -> int:
-    """The shade of a count of `total` images, 0 for none."""
+    """Returns the shade for `count` of `total` images, 0 for none."""
     if not count:
         return 0
     return 1 + sum(100 * count > end * total for end in _SHADES)
@@ -226,11 +226,13 @@ def _shade_names() -> list[str]:
     return [*between, f"over {_SHADES[-1]}%"]
 
 
-def _signed(n: int) -> str:
+def _format_count(n: int) -> str:
     return f"{n:+d}" if n else "0"
 
 
-def _confused(pairs: Mapping[str, Pairs], names: Sequence[str], summed: str) -> Table:
+def _confused(
+    pairs: Mapping[str, Confusion], names: Sequence[str], summed: str
+) -> Table:
     base, ours = pairs.values()
     tested: dict[int, int] = {}
     for (label, _), n in base.items():
@@ -241,11 +243,11 @@ def _confused(pairs: Mapping[str, Pairs], names: Sequence[str], summed: str) -> 
             names[predicted],
             str(base[label, predicted]),
             str(ours[label, predicted]),
-            _signed(ours[label, predicted] - base[label, predicted]),
+            _format_count(ours[label, predicted] - base[label, predicted]),
             str(tested[label]),
         ]
-        for label, predicted in classes.most_confused(base, ours, _PAIRS)
+        for label, predicted in verdict.most_confused(base, ours, _PAIRS)
     ]
-    header = ["Class", "Taken for", *pairs, "Change", "Images of the class"]
+    header = ["Class", "Predicted", *pairs, "Change", "Images of the class"]
     caption = f"Most confused classes, {' and '.join(pairs)}, {summed}"
     return Table(caption, header, rows)

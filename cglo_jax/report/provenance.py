@@ -1,4 +1,4 @@
-"""What a report tells of how its results came about: one function per section, in order."""
+"""The report's sections on where its results come from: priors, settings, environment, files."""
 
 import itertools
 import json
@@ -10,12 +10,13 @@ from cglo_jax.config import defaults as config_lib
 from cglo_jax.pretrained.networks import Origin
 from cglo_jax.report.accuracy import plural
 from cglo_jax.report.page import Section, Table
-from cglo_jax.report.verdict import Results, any_result
+from cglo_jax.report.verdict import Results, first_result
+from cglo_jax.training.logged import Timing
 
 
 def external_weights(results: Results) -> list[str]:
-    """Returns what in the results was trained on other images, one line for each."""
-    used = {}  # in the order found, each once
+    """Returns a text for each network in the results that was trained on other images."""
+    used = {}  # each once, in the order found
     for runs in results.values():
         for result in runs.values():
             for what, digest, text in (
@@ -36,7 +37,7 @@ def external_weights(results: Results) -> list[str]:
 
 
 def _lowered_rates(results: Results) -> str:
-    """Names the runs that went back and on with lower rates (config.rollbacks)."""
+    """Names the runs that were rolled back and continued with lower rates (config.rollbacks)."""
     return ", ".join(
         f"{method} seed {seed}, its {what}: times {rate:g}"
         for method, of_seeds in results.items()
@@ -47,8 +48,12 @@ def _lowered_rates(results: Results) -> str:
 
 
 def priors(results: Results, flat: Mapping[str, Any]) -> Section:
-    """Tells what the methods had besides the labelled images."""
-    result = any_result(results)
+    """Lists the images and the priors that the methods had.
+
+    Args:
+      flat: every field of the configuration by its dotted name.
+    """
+    result = first_result(results)
     weights = "; ".join(external_weights(results)) or "none"
     if not flat["external_weights"]:
         weights = "none: no-external-weights mode (external_weights=False)"
@@ -66,35 +71,35 @@ def priors(results: Results, flat: Mapping[str, Any]) -> Section:
         ["Transductive", seen],
         ["External weights", weights],
         ["Tested on", test],
-        ["Labels of test images", "never used, except to count the accuracies above"],
+        ["Labels of test images", "used only to compute the accuracies above"],
     ]
-    if near := data.get("near_copies"):  # older results do not have it
-        text = f"{near} of {n_test}: the accuracies count them; they are listed below"
+    if near := data["near_copies"]:
+        text = f"{near} of {n_test}: included in the accuracies, listed below"
         rows.append(["Test images that are near copies of training images", text])
     if added:
-        text = f"{plural(added, 'image')}: came after the generator was trained"
-        rows.append(["Learnt by codes alone", text])
+        text = f"{plural(added, 'image')}: added after the generator was trained"
+        rows.append(["Images whose codes were fitted alone", text])
     if lowered := _lowered_rates(results):
         rows.append(["Learning rates lowered after a value was not finite", lowered])
-    weighed = "equal: no class counts more"
+    weighed = "the same for all classes"
     if data["class_weights"]:
         weighed = "1 / (labelled images of the class)"
     rows.append(["Weight of a class in cross-entropies", weighed])
     columns = (data[k] for k in ("class_names", "train_counts", "test_counts"))
     names = [list(map(str, row)) for row in zip(itertools.count(), *columns)]
     tables = [
-        Table("Priors and data", ["What", "Used"], rows),
+        Table("What the methods were given", ["What", "Used"], rows),
         Table("Classes", ["Label", "Name", "Labelled", "Tested"], names, folded=True),
     ]
-    if shown := data.get("near_copies_shown"):
+    if shown := data["near_copies_shown"]:
         header = ["Test image", "Training image"]
         caption = "Near copies (saved again, resized, cropped or brightened)"
         tables.append(Table(caption, header, shown, folded=True))
-    return Section("What the methods were given", tables=tables)
+    return Section("Data and priors", tables=tables)
 
 
 def settings(flat: Mapping[str, Any]) -> Section:
-    """Tells every setting, and apart from them those that are not the defaults."""
+    """Lists the fields that are not the defaults, then all fields."""
     defaults = config_lib.flatten(config_lib.get_config())
     rows = []
     for name, value in flat.items():
@@ -118,9 +123,9 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def environment(results: Results, timings: Sequence[Mapping[str, Any]]) -> Section:
-    """Tells versions, hardware and the times of timings.jsonl."""
-    used: dict[str, dict[str, None]] = {}  # the different values of each name, in order
+def environment(results: Results, timings: Sequence[Timing]) -> Section:
+    """Lists versions, hardware and the times in timings.jsonl."""
+    used: dict[str, dict[str, None]] = {}  # {name: its values, each once}
     for runs in results.values():
         for result in runs.values():
             for name, value in result["environment"].items():
@@ -128,16 +133,16 @@ def environment(results: Results, timings: Sequence[Mapping[str, Any]]) -> Secti
     rows = [[name, ", ".join(values)] for name, values in used.items()]
     caption = "Versions and hardware of the classifiers"
     tables = [Table(caption, ["What", "Value"], rows)]
-    text = "No times were written."
+    text = "No times were logged."
     if timings:
-        text = "Times are of calls that came to their end, compilation included."
+        text = "Only calls that finished are timed; compilation is included."
         tables.append(_times(timings))
     return Section("How it was run", [text], tables)
 
 
-def _times(timings: Sequence[Mapping[str, Any]]) -> Table:
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for line in timings:  # several per run if it was resumed
+def _times(timings: Sequence[Timing]) -> Table:
+    groups: dict[str, list[Timing]] = {}
+    for line in timings:  # several per run: seeds, and resumed runs
         name = f"{line['stage']} {line.get('method') or ''}".strip()
         groups.setdefault(name, []).append(line)
     rows = []
@@ -154,19 +159,25 @@ def _times(timings: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def files() -> Section:
-    """Tells where everything is."""
+    """Lists the files of a work directory."""
     rows = [
         ["samples/images/<class>/", "synthetic images"],
-        ["samples/manifest.jsonl", "where each of them comes from"],
-        ["samples/nearest.json", "how far they are from training images"],
+        ["samples/manifest.jsonl", "where each synthetic image comes from"],
+        ["samples/nearest.json", "how far synthetic images are from training images"],
         ["checkpoints/seed-N/", "generator, codes, weak classifier; a model card"],
         [
             "classifiers/<method>-<seed>/",
             "final classifier, its result.json and model card",
         ],
-        ["exports/", "both for other programs (if --stage=export was run)"],
+        [
+            "exports/",
+            "generator and classifiers for other programs (if --stage=export was run)",
+        ],
         ["metrics.jsonl, timings.jsonl", "what was logged"],
-        ["tensorboard/", "the same and pictures over time (if it is installed)"],
+        [
+            "tensorboard/",
+            "what was logged, and pictures over time (if TensorBoard is installed)",
+        ],
         ["config.json", "the settings"],
         ["skipped.txt", "files of a folder that were not used, and why (if any)"],
     ]

@@ -1,7 +1,7 @@
-"""What a report tells of samples/: pictures of what the generator makes, and whether it copies."""
+"""The report's section on samples/: pictures of generated images, and whether they are copies."""
 
 import pathlib
-from typing import Annotated, NotRequired, TypedDict
+from typing import Annotated, TypedDict
 
 import msgspec
 
@@ -27,29 +27,29 @@ from cglo_jax.report.page import (
     Walks,
 )
 
-_HEADING = "What the generator makes"
+_HEADING = "Generated images"
 _CAPTIONS = {
     "reconstructions": (
-        "Training images (upper rows) and what the generator makes of their codes (lower rows). "
-        "What is lost here is missing from every synthetic image."
+        "Training images (upper rows) and the images generated from their codes (lower rows). "
+        "Details that are lost here are missing from every synthetic image."
     ),
     "interpolations": (
-        "Each row walks from the code of one training image (left) to that of another of its class "
-        "(right). Synthetic training images are such images in between."
+        "Each row goes from the code of one training image (left) to that of another one of its "
+        "class (right). Synthetic training images are generated from codes in between."
     ),
     "nearest": (
-        "Synthetic images (upper rows), of each class the one that comes closest to a training "
-        "image, and that training image (lower rows)."
+        "The synthetic image of each class that is closest to a training image (upper rows), and "
+        "that training image (lower rows)."
     ),
     "codes": (
-        "The codes of the training images, brought from the sphere to the plane. Only nearness has "
-        "a meaning here, the axes have none."
+        "The codes of the training images, projected from the sphere to the plane. Neighbours are "
+        "similar codes; the axes and large distances have no meaning."
     ),
 }
 _ALTS = {
     "reconstructions": (
-        "Pairs of images, named by class: a training image, and below it what the generator makes "
-        "of its code."
+        "Pairs of images, named by class: a training image, and below it the image generated from "
+        "its code."
     ),
     "interpolations": (
         "A row of images for each class: generated on the way from one training image's code, on "
@@ -61,11 +61,9 @@ _ALTS = {
     ),
     "codes": (
         "Scatter plot with a point for each training image's code; colours, and shapes or names, "
-        "tell the classes."
+        "show the classes."
     ),
 }
-
-
 _ADVICE = "move it away and run --stage=sample again"
 _BUSY = (
     "Samples are being made at this moment, or a process that made some was killed: run "
@@ -74,7 +72,7 @@ _BUSY = (
 
 
 class _Walks(TypedDict):
-    """walks.json: the class of each row of walks.png, t of each column, [height, width] of a tile."""
+    """walks.json: class of each row of walks.png, t of each column, tile's height and width in pixels."""
 
     classes: Annotated[list[String], msgspec.Meta(min_length=1, max_length=1000)]
     t: Annotated[list[Share], msgspec.Meta(min_length=1, max_length=100)]
@@ -82,7 +80,7 @@ class _Walks(TypedDict):
 
 
 class _Nearest(TypedDict):
-    """nearest.json, see `copies.write`; None: could not be told."""
+    """nearest.json, see `copies.write`; None: could not be computed."""
 
     checked: Count
     held_out: Count
@@ -94,17 +92,17 @@ class _Nearest(TypedDict):
 
 
 class _Line(TypedDict):
-    """What a line of manifest.jsonl must have here."""
+    """What is read from a line of manifest.jsonl."""
 
     file: String
-    seed: NotRequired[Seed]
-    checkpoint_step: NotRequired[Count]
+    seed: Seed
+    checkpoint_step: Count
 
 
 def samples(workdir: pathlib.Path) -> Section:
-    """Shows the pictures in samples/ and tells what was measured of the images.
+    """Shows the pictures in samples/ and what was measured on the images.
 
-    All is of one run of --stage=sample, also if another one replaces it meanwhile.
+    Everything comes from one run of --stage=sample, even if another one replaces it meanwhile.
 
     Raises:
       UserError: a file is damaged.
@@ -115,16 +113,24 @@ def samples(workdir: pathlib.Path) -> Section:
 
 
 def _read_samples(directory: pathlib.Path) -> Section:
-    between, walks = "Between two images", _walks(directory)
-    parts: list[tuple[str, str, list[Block]]] = [  # file, heading, blocks
-        ("reconstructions.png", "Reconstructions", _picture(directory, "reconstructions")),
-        ("walks.png and walks.json", between, walks),
-        ("interpolations.png", "" if walks else between, _strip(directory, bool(walks))),
-        ("nearest.json", "Nearest training images", _nearest(directory / "nearest.json")),
-        ("nearest.png", "", _picture(directory, "nearest")),
-        ("codes.png", "Map of the codes", _picture(directory, "codes")),
-    ]  # fmt: skip
-    text, missing = [], [name for name, _, blocks in parts if not blocks]
+    parts: dict[str, dict[str, list[Block]]] = {  # heading, file, blocks
+        "Reconstructions": {
+            "reconstructions.png": _picture(directory, "reconstructions")
+        },
+        "Interpolations": {
+            "walks.png and walks.json": _walks(directory),
+            "interpolations.png": _strip(directory),
+        },
+        "Nearest training images": {
+            "nearest.json": _nearest(directory / "nearest.json"),
+            "nearest.png": _picture(directory, "nearest"),
+        },
+        "Map of the codes": {"codes.png": _picture(directory, "codes")},
+    }
+    text = []
+    missing = [
+        name for files in parts.values() for name, blocks in files.items() if not blocks
+    ]
     lines = readback.read_records(directory / "manifest.jsonl", _Line, _ADVICE)
     n = sum(1 for _ in lines)
     if n:
@@ -143,14 +149,13 @@ def _read_samples(directory: pathlib.Path) -> Section:
         text.append(f"Not there: {', '.join(missing)}. --stage=sample makes them.")
     if (directory / "class_names.txt").exists():
         text.append(
-            "Classes whose letters no font had are numbered in the pictures: "
-            "samples/class_names.txt lists them."
+            "Classes with letters that no font has are numbered in the pictures: "
+            "samples/class_names.txt lists their names."
         )
     shown: list[Block] = []
-    for _, heading, blocks in parts:
-        if heading and blocks:
-            shown.append(Heading(heading))
-        shown += blocks
+    for heading, files in parts.items():
+        if blocks := [block for of_file in files.values() for block in of_file]:
+            shown += [Heading(heading), *blocks]
     return Section(_HEADING, text, blocks=shown)
 
 
@@ -158,7 +163,7 @@ def _find_newer_step(directory: pathlib.Path) -> int:
     """Returns the newest step of the cGLO if the samples are of an earlier one, else 0."""
     path = directory / "manifest.jsonl"
     line = next(iter(readback.read_records(path, _Line, _ADVICE)), None)
-    if line is None or not line.keys() >= {"seed", "checkpoint_step"}:
+    if line is None:
         return 0
     checkpoints = directory.parent / "checkpoints" / f"seed-{line['seed']}"
     names = [path.name for path in checkpoints.glob("*/")]
@@ -175,12 +180,10 @@ def _picture(directory: pathlib.Path, name: str) -> list[Block]:
     return [Picture(name, _CAPTIONS[name], png, image.size, _ALTS[name])]
 
 
-def _strip(directory: pathlib.Path, folded: bool) -> list[Block]:
-    """The walks without a slider."""
+def _strip(directory: pathlib.Path) -> list[Block]:
+    """Shows the walks without a slider, for Markdown and on demand."""
     picture = _picture(directory, "interpolations")
-    return (
-        [Folded("All of the walks at once", picture)] if picture and folded else picture
-    )
+    return [Folded("All interpolations at once", picture)] if picture else []
 
 
 def _walks(directory: pathlib.Path) -> list[Block]:
@@ -193,51 +196,56 @@ def _walks(directory: pathlib.Path) -> list[Block]:
             if image.size != (columns * width, rows * height):
                 raise ValueError(f"{rows} x {columns} tiles are not what walks.png has")
 
-        told = readback.read_json(directory / "walks.json", _Walks, _ADVICE, check)
+        walks = readback.read_json(directory / "walks.json", _Walks, _ADVICE, check)
     except FileNotFoundError:
         return []
     text = (
-        "Choose a place on the way from the code of one training image (t = 0) to that of another "
-        "of its class (t = 1). Synthetic training images are such images in between."
+        "Choose a position t between the code of one training image (t = 0) and that of another "
+        "one of its class (t = 1). Synthetic training images are generated from codes in between."
     )
     png = readback.encode_png(image)
-    return [Walks(text, told["classes"], told["t"], told["tile"], png)]
+    return [Walks(text, walks["classes"], walks["t"], walks["tile"], png)]
 
 
 def _nearest(path: pathlib.Path) -> list[Block]:
     try:
-        told = readback.read_json(path, _Nearest, _ADVICE)
+        measured = readback.read_json(path, _Nearest, _ADVICE)
     except FileNotFoundError:
         return []
-    checked = plural(told["checked"], "synthetic image")
+    checked = plural(measured["checked"], "synthetic image")
     rows = [
         [
             "Median distance to the nearest training image",
-            f"{told['median_synthetic']:.3g}",
+            f"{measured['median_synthetic']:.3g}",
         ],
     ]
-    if told["median_held_out"] is not None:
-        real = f"The same of {plural(told['held_out'], 'test image')}"
-        rows.append([real, f"{told['median_held_out']:.3g}"])
+    if measured["median_held_out"] is not None:
+        real = f"The same for {plural(measured['held_out'], 'test image')}"
+        rows.append([real, f"{measured['median_held_out']:.3g}"])
     texts = []
-    if told["ratio"] is None:
+    if measured["ratio"] is None:
         texts.append(
             f"{checked} compared, pixel by pixel, with all training images. There are no test "
-            "images to compare with that are not training images themselves, so nothing says "
+            "images to compare with that are not training images themselves, so it is unknown "
             "which distance is small."
         )
     else:
         texts.append(
-            f"Are they copies? At the median, {checked} are {told['ratio']:.2f} times as far from "
-            "the nearest training image as test images are, which nothing was trained on. Near 1 "
-            "they are as new as real images; near 0 they repeat the training images. Being made "
-            "between two of these, they come out below 1."
+            f"Are they copies? At the median, {checked} are {measured['ratio']:.2f} times as far from "
+            "the nearest training image as test images are, which nothing was trained on. A ratio "
+            "near 1 means that they are as new as real images, near 0 that they repeat training "
+            "images. As each is generated between two training images, it is usually below 1."
         )
-        rows.append(["Ratio", f"{told['ratio']:.2f}"])
-    if told["copies"] is not None:
-        name = "Closer than 99% of test images are (1% if as new as those)"
-        rows.append([name, f"{told['copies']:.3g}%"])
-    parents = "Nearest to one of the two images they lie between"
-    rows.append([parents, f"{told['parents']:.3g}%"])
+        rows.append(["Ratio", f"{measured['ratio']:.2f}"])
+    if measured["copies"] is not None:
+        name = "Closer than 99% of the test images (about 1% if as new as real images)"
+        rows.append([name, f"{measured['copies']:.3g}%"])
+    parents = "Nearest to one of the two training images they lie between"
+    rows.append([parents, f"{measured['parents']:.3g}%"])
     header = ["What", "Value"]
-    return [*map(Text, texts), Table("Distances, in pixel values", header, rows)]
+    return [
+        *map(Text, texts),
+        Table(
+            "Distances: root mean square of pixel differences, 0 to 255", header, rows
+        ),
+    ]

@@ -1,4 +1,4 @@
-"""Stage `report`: results of a work directory -> verdicts, report.md and report.html."""
+"""Results of a work directory -> verdicts, report.md and report.html."""
 
 import pathlib
 from collections.abc import Mapping
@@ -18,26 +18,19 @@ from cglo_jax.report.verdict import (
     BASELINE,
     Comparison,
     Results,
-    any_result,
     compare,
-    sentence,
+    describe,
+    first_result,
 )
 from cglo_jax.training import logged
-from cglo_jax.workdir.results import find_results
+from cglo_jax.workdir.results import Result, find_results
 
 
-def run(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes the report, prints the verdicts and where it is."""
-    for line in write(workdir, config):
-        print(line)
-    print(f"{workdir / 'report.md'}\n{workdir / 'report.html'}")
-
-
-def write(workdir: pathlib.Path, config: ConfigDict) -> list[str]:
+def write_report(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
     """Writes report.md and report.html into `workdir`, each at once or not at all.
 
     Returns:
-      The verdicts, one sentence per method.
+      The verdicts, one text per method.
 
     Raises:
       UserError: there are no results, a file cannot be used, or results are not comparable.
@@ -59,7 +52,7 @@ def _create_page(workdir: pathlib.Path, config: ConfigDict) -> Page:
     compared = {method: compare(results, method, confidence) for method in methods}
     comparisons = [c for c in compared.values() if c]
     return Page(
-        _title(any_result(results), flat),
+        _title(first_result(results), flat),
         _verdicts(compared, confidence),
         [
             accuracy.accuracy(results, flat),
@@ -78,7 +71,7 @@ def _create_page(workdir: pathlib.Path, config: ConfigDict) -> Page:
     )
 
 
-def _title(result: dict[str, Any], flat: dict[str, Any]) -> str:
+def _title(result: Result, flat: dict[str, Any]) -> str:
     data, shots = result["dataset"], flat["dataset.shots"]
     images = accuracy.plural(shots or data["n_labelled"], "labelled image")
     classes = accuracy.plural(data["num_classes"], "class")
@@ -87,7 +80,7 @@ def _title(result: dict[str, Any], flat: dict[str, Any]) -> str:
 
 
 def _check_no_external_weights(results: Results, workdir: pathlib.Path) -> None:
-    """Raises UserError if a result has weights in it that the strict mode forbids."""
+    """Raises UserError if a result used weights that external_weights=False forbids."""
     if used := provenance.external_weights(results):
         raise UserError(
             f"config.external_weights is False, but in {workdir / 'classifiers'} "
@@ -105,12 +98,17 @@ def _verdicts(
             lines.append(("missing", text))
         else:
             kind = c.verdict if c.verdict in ("helped", "hurt") else "none"
-            lines.append((kind, sentence(c, confidence)))
+            lines.append((kind, describe(c, confidence)))
     return lines or [("none", f"No verdict: only {BASELINE} has results.")]
 
 
 def read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
-    """Reads classifiers/*/result.json: the baseline's first, then cglo's."""
+    """Reads classifiers/*/result.json: the baseline's first, then cglo's.
+
+    Raises:
+      UserError: there are none, one is damaged or was made with other settings than `config`, or
+        they are not comparable.
+    """
     read = find_results(workdir)
     if not read:
         raise UserError(
@@ -132,15 +130,10 @@ def read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
     return results
 
 
-def _check_settings(result: dict[str, Any], now: Mapping[str, Any]) -> None:
-    """Checks that a result is of the settings that the report is of.
-
-    Raises:
-      UserError: a field that matters is another, or what was trained was made longer since.
-    """
+def _check_settings(result: Result, now: Mapping[str, Any]) -> None:
+    """Raises UserError if a result was made with other settings, or for fewer epochs, than now."""
     method, saved = result["method"], result["fingerprint"]
-    common = saved.keys() & now.keys()
-    parts = {name: saved[name] for name in common}, {name: now[name] for name in common}
+    parts = {name: saved.get(name) for name in now}, now  # `saved` has digests, too
     again = f"--stage=classify --config.classify.methods={method} --config.seeds={result['seed']}"
     longer = fingerprint.find_longer(*parts)
     if "train" in longer and METHODS[method].from_cglo:
@@ -156,12 +149,12 @@ def _check_settings(result: dict[str, Any], now: Mapping[str, Any]) -> None:
     fingerprint.check_fingerprint(*parts, _directory(result), may_grow=("train",))
 
 
-def _directory(result: dict[str, Any]) -> str:
+def _directory(result: Result) -> str:
     return f"classifiers/{result['method']}-{result['seed']}"
 
 
-def _check_comparable(a: dict[str, Any], b: dict[str, Any]) -> None:
-    # Settings are compared with the config's; these are what a config does not say.
+def _check_comparable(a: Result, b: Result) -> None:
+    # Fields of the configuration are compared in `_check_settings`; these are not among them.
     names = ["steps", "n_test", "images", "test_images", "weights"]
     names += ["perceptual_digest"] if a["method"] == b["method"] else []
     for name in names:

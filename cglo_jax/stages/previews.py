@@ -1,4 +1,4 @@
-"""Pictures of a cGLO while it is trained: of the same images and from the same draws each time."""
+"""Pictures of a cGLO during training, of the same images and the same draws each time."""
 
 import functools
 
@@ -13,9 +13,9 @@ from cglo_jax.cglo.sampling import Sampler, SampleSpec
 from cglo_jax.data.dataset import Dataset, to_uint8
 from cglo_jax.report import figures, fonts
 
-_CLASSES = 8  # shown, spread over all
-_SAMPLES = 4  # of each
-_SIDE = 128  # pixels: larger images are shrunk
+_CLASSES = 8  # shown at most, evenly spread
+_SAMPLES = 4  # per class
+_SIDE = 128  # pixels: larger images are shrunk to at most this side
 
 
 def draw(
@@ -23,18 +23,17 @@ def draw(
 ) -> dict[str, np.ndarray]:
     """Draws training images above their reconstructions, and samples of their classes.
 
-    The first device computes it, in one program. The draws are those of `sample.seed`.
+    The first device computes them in one program. The draws follow config.sample.seed.
 
     Args:
-      state: replicated; it is only read.
+      state: replicated; it is not changed.
 
     Returns:
-      {"reconstructions", "samples"}: uint8 [height, width, 3].
+      {"reconstructions", "samples"}: RGB pictures, uint8 [height, width, 3].
     """
-    generator = "generator"
     variables = {
-        "params": state.params[generator],
-        "batch_stats": state.batch_stats[generator],
+        "params": state.params["generator"],
+        "batch_stats": state.batch_stats["generator"],
     }
     variables, z = jax.tree.map(
         lambda leaf: leaf.addressable_data(0), (variables, state.codes.z)
@@ -69,7 +68,7 @@ def _compute(
     *,
     spec: SampleSpec,
 ) -> tuple[jax.Array, jax.Array]:
-    """-> reconstructions of the images `shown` [B], a new image beside each of `beside`; uint8."""
+    """Returns reconstructions of the images `shown` [B] and a new image for each of `beside`, uint8."""
     key_images, key_grids = keys  # as in `sample.run`
     noise = codes.example_keys(key_grids, shown)
     again = sampling.generate(sampler.variables, sampler.z[shown], noise, spec=spec)
@@ -79,7 +78,7 @@ def _compute(
 
 
 def _shrink(images: np.ndarray | jax.Array) -> np.ndarray:
-    """Averages squares of pixels where images [B, H, W, C] are larger than _SIDE."""
+    """Averages squares of pixels if images [B, H, W, C] are larger than _SIDE."""
     images = np.asarray(images)
     count, height, width, channels = images.shape
     by = -(-height // _SIDE)

@@ -156,9 +156,9 @@ def _run_offline_stage(config: ConfigDict, workdir: pathlib.Path, stage: str) ->
             )
         print(f"exported: {export.run(config, workdir)}", flush=True)
         return
-    from cglo_jax.report import compare, write
+    from cglo_jax.stages import report
 
-    (compare if config.report.compare else write).run(config, workdir)
+    report.run(config, workdir)
 
 
 def _run_stages(
@@ -182,9 +182,9 @@ def _run_stages(
             for method in config.classify.methods:
                 classify.run(config, workdir, datasets, method, seed)
     if stage == "all" and first:
-        from cglo_jax.report import write
+        from cglo_jax.stages import report
 
-        write.run(config, workdir)
+        report.run(config, workdir)
 
 
 def _train(

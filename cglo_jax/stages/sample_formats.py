@@ -1,8 +1,8 @@
-"""The images of `--stage=sample` in other forms: one NumPy file, a TFDS data set.
+"""The images of `--stage=sample` in other formats: one NumPy file, a TFDS data set.
 
 Both are made from the PNGs and the manifest in `samples/`, in the order of manifest.jsonl.
-`source` and `partner` are the ids of the two images between whose codes an image lies, `t`
-says where. To read what config.sample.export=("npz", "tfds") wrote:
+`source` and `partner` are the ids of the two training images between whose codes an image lies, `t`
+its position between them. To read what config.sample.export=("npz", "tfds") wrote:
 
     samples = np.load("samples/samples.npz")
     samples["images"], samples["labels"]  # uint8 [n, H, W, C], int32 [n]
@@ -14,7 +14,7 @@ says where. To read what config.sample.export=("npz", "tfds") wrote:
     builder = tfds.builder_from_directory("samples/tfds/cglo_digits/1.0.0")
     builder.info.features["label"].names  # K class names
 
-Neither writing nor reading a TFDS data set in this way needs TensorFlow.
+Neither writing nor reading a TFDS data set this way needs TensorFlow.
 """
 
 import json
@@ -35,7 +35,7 @@ _SHARD_IMAGES = 10_000  # per file of the TFDS data set
 
 
 class Record(TypedDict):
-    """What is read of a line of manifest.jsonl, which describes an image."""
+    """What is read from a line of manifest.jsonl, which describes an image."""
 
     file: String
     label: Count
@@ -47,8 +47,8 @@ class Record(TypedDict):
 def folder_names(class_names: Sequence[str]) -> list[str]:
     """Returns one safe and distinct folder name per class.
 
-    Class names that are no file names everywhere have their odd characters replaced and
-    their label put in front; so have names that differ in case only.
+    Class names that are not valid file names everywhere, or differ in case only, have their
+    special characters replaced and their label in front.
     """
     safe = [re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._") for name in class_names]
     lower = [name.lower() for name in safe]
@@ -56,7 +56,7 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
         name
         if name == raw
         and lower.count(name.lower()) == 1
-        and not re.match(r"\d{3,}_", name)  # looks like one with a label in front
+        and not re.match(r"\d{3,}_", name)  # looks like a name with a label in front
         and not re.match(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)", name)  # Windows
         else f"{label:03d}_{name}"
         for label, (raw, name) in enumerate(zip(class_names, safe, strict=True))
@@ -66,12 +66,11 @@ def folder_names(class_names: Sequence[str]) -> list[str]:
 def write(
     directory: Path, formats: Sequence[str], class_names: Sequence[str], name: str
 ) -> None:
-    """Adds the images of a samples directory to it in other forms.
+    """Writes the images of a samples directory into it in other formats.
 
     Args:
-      directory: holds manifest.jsonl and the PNGs of one size that it names.
-      formats: of `config.sample.export`; "npz" writes samples.npz, "tfds" writes
-        tfds/<tfds_name(name)>/1.0.0.
+      directory: holds manifest.jsonl and the PNGs, all of one size, that it names.
+      formats: "npz" writes samples.npz, "tfds" writes tfds/<tfds_name(name)>/1.0.0.
       class_names: K names, indexed by label.
       name: `config.dataset.name`.
     """
@@ -83,7 +82,7 @@ def write(
 
 
 def read_manifest(directory: Path) -> list[Record]:
-    """Reads manifest.jsonl, a line for each image.
+    """Reads manifest.jsonl, one line per image.
 
     Raises:
       UserError: a line is damaged, or there is none.
@@ -95,16 +94,22 @@ def read_manifest(directory: Path) -> list[Record]:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Encodes uint8 [H, W, 1 or 3] as PNG."""
+    """Encodes an image, uint8 [H, W, 1 or 3], as PNG."""
     pixels = image[..., 0] if image.shape[-1] == 1 else image
     return readback.encode_png(Image.fromarray(pixels))
 
 
 def read_images(directory: Path, records: Sequence[Record]) -> np.ndarray:
-    """Reads the PNGs that lines of a manifest name, at least one: uint8 [n, H, W, C].
+    """Reads the PNGs that lines of a manifest name.
+
+    Args:
+      records: n > 0 lines.
+
+    Returns:
+      uint8 [n, H, W, C].
 
     Raises:
-      UserError: one is damaged or of another size than the first.
+      UserError: one is damaged or has another size than the first.
     """
     images = np.empty((len(records), *_shape(directory, records)), np.uint8)
     for image, record in zip(images, records, strict=True):
@@ -117,11 +122,13 @@ def read_images(directory: Path, records: Sequence[Record]) -> np.ndarray:
 
 
 def tfds_name(name: str) -> str:
-    """Returns what TFDS can call the images made from data set `name`: cglo_<name>."""
+    """Returns the name of the TFDS data set of images made from data set `name`: cglo_<name>."""
     return "cglo_" + re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
 
 
-def _write_npz(directory, records, class_names) -> None:
+def _write_npz(
+    directory: Path, records: Sequence[Record], class_names: Sequence[str]
+) -> None:
     """Writes samples.npz; nothing in it is pickled."""
     np.savez(
         directory / "samples.npz",
@@ -134,7 +141,12 @@ def _write_npz(directory, records, class_names) -> None:
     )
 
 
-def _write_tfds(directory, records, class_names, name) -> None:
+def _write_tfds(
+    directory: Path,
+    records: Sequence[Record],
+    class_names: Sequence[str],
+    name: str,
+) -> None:
     """Writes tfds/<tfds_name(name)>/1.0.0 with the one split "train"."""
     import tensorflow_datasets as tfds  # a second to import
 
@@ -171,7 +183,7 @@ def _write_tfds(directory, records, class_names, name) -> None:
     writer.close_all()
 
 
-def _examples(directory, records) -> Iterator[dict[str, Any]]:
+def _examples(directory: Path, records: Sequence[Record]) -> Iterator[dict[str, Any]]:
     """Yields records for TFDS, which keeps the bytes of an image's file as they are."""
     for record in records:
         rest = {key: record[key] for key in ("label", "source", "partner", "t")}
@@ -179,7 +191,7 @@ def _examples(directory, records) -> Iterator[dict[str, Any]]:
 
 
 def _label_names(class_names: Sequence[str]) -> list[str]:
-    """TFDS keeps names as stripped lines of a file; one that would change becomes JSON."""
+    """Returns class names for TFDS, which stores stripped lines; a name that would change is JSON."""
     return [
         name
         if name and name.isprintable() and name == name.strip()
@@ -188,8 +200,8 @@ def _label_names(class_names: Sequence[str]) -> list[str]:
     ]
 
 
-def _shape(directory, records) -> tuple[int, int, int]:
-    """Returns [H, W, C] of the first image, which is that of all."""
+def _shape(directory: Path, records: Sequence[Record]) -> tuple[int, int, int]:
+    """Returns [H, W, C] of the first image, the same for all."""
     _, png = _read(directory, records[0])
     return png.height, png.width, len(png.getbands())
 

@@ -1,4 +1,4 @@
-"""What runs log, metrics.jsonl and timings.jsonl: read back line by line, of any length."""
+"""Reading logs back, metrics.jsonl and timings.jsonl: line by line, of any length."""
 
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,10 +10,10 @@ from cglo_jax.errors import UserError
 from cglo_jax.files import readback
 from cglo_jax.files.readback import Amount, Count, Name, Seed
 
-Metrics = dict[str, int | float | str | None]  # the fields of `_Tags`, and values
-_MOST_POINTS = 500  # of a curve
-_MOST_RUNS = 500  # whose curves are drawn
-_MOST_TIMINGS = 100_000  # lines
+Metrics = dict[str, int | float | str | None]  # fields of `_Tags` and logged values
+_MOST_POINTS = 500  # per curve
+_MOST_RUNS = 500  # (stage, method, seed), each with its curves
+_MOST_TIMINGS = 100_000  # lines of timings.jsonl
 _ADVICE = "move the file away, {} is all that it is for"
 
 
@@ -29,7 +29,7 @@ _Values = dict[_Key, float | None]
 
 
 class Timing(TypedDict):
-    """A line of timings.jsonl: what a call of a stage took."""
+    """A line of timings.jsonl: the time that a call of a stage took, in seconds."""
 
     stage: Name
     wall_s: Amount
@@ -60,10 +60,10 @@ def read_timings(workdir: pathlib.Path) -> list[Timing]:
     """Reads the lines of timings.jsonl.
 
     Raises:
-      UserError: one is damaged, or there are more than any run has.
+      UserError: one is damaged, or there are more than 100,000.
     """
     path, found = workdir / "timings.jsonl", []
-    advice = _ADVICE.format("telling times")
+    advice = _ADVICE.format("showing times")
     for line in readback.read_records(path, Timing, advice):
         if len(found) == _MOST_TIMINGS:
             reason = f"more than {_MOST_TIMINGS:,} lines"
@@ -73,13 +73,13 @@ def read_timings(workdir: pathlib.Path) -> list[Timing]:
 
 
 class _Curve:
-    """A few of the records of one run: of each 1, 2, 4, ... steps the first, and the last of all.
+    """Selects records of one run: the first of each 1, 2, 4, ... steps, and the last one.
 
-    So values decide nothing, and steps that were logged twice count as they were logged last.
+    So the selection does not depend on values, and a step that was logged twice has its last record.
     """
 
     def __init__(self) -> None:
-        self._width = 1  # steps of which one record is kept
+        self._width = 1  # one record is kept of so many steps
         self._kept: dict[int, Metrics] = {}
         self._last: Metrics | None = None
 
@@ -106,7 +106,7 @@ class _Curve:
 
 
 def thin(records: Iterable[Metrics]) -> list[Metrics]:
-    """Keeps enough records for curves: of every stage, method and seed about 500, by their steps.
+    """Thins records for curves: about 500 per stage, method and seed, chosen by their steps.
 
     Raises:
       UserError: there are more curves than can be drawn.
@@ -123,7 +123,10 @@ def thin(records: Iterable[Metrics]) -> list[Metrics]:
 
 
 def last_values(workdir: pathlib.Path, tags: Mapping[str, Any]) -> dict[str, float]:
-    """Returns what was logged last by the run with these tags, {} if nothing was.
+    """Returns the values that the run with these tags logged last, {} if there are none.
+
+    Args:
+      tags: values of stage, seed and method that a record must have.
 
     Raises:
       UserError: a line is damaged.

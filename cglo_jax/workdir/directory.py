@@ -1,4 +1,4 @@
-"""The work directory of a run: whose it is, and how it is set aside for a fresh start."""
+"""The work directory of a run: creating and checking it, and setting it aside for a fresh start."""
 
 import contextlib
 import functools
@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cglo_jax.config.defaults import flatten, get_config
+from cglo_jax.config.defaults import flatten
 from cglo_jax.config.fingerprint import (
     check_fingerprint,
     classify_fingerprint,
@@ -20,7 +20,7 @@ from cglo_jax.config.fingerprint import (
 from cglo_jax.errors import UnusableFiles, UserError
 from cglo_jax.files import lock, ownership, readback, storage
 
-_NO_CLASSIFIERS = ("train", "sample")  # stages that read nothing of them
+_NO_CLASSIFIERS = ("train", "sample")  # stages that read no classifiers
 _OF_RUNS = (
     "config.json",
     "skipped.txt",
@@ -29,12 +29,12 @@ _OF_RUNS = (
     "timings.jsonl",
 )
 _OF_REPORTS = ("report.md", "report.html")
-# What stages write; those that are not here write `_OF_RUNS`.
+# Files that each stage writes; the other stages write `_OF_RUNS`.
 _FILES = {"all": (*_OF_RUNS, *_OF_REPORTS), "report": _OF_REPORTS, "export": ()}
 _REPLACED = {"all": ("samples",), "sample": ("samples",), "export": ("exports",)}
 _NO_FILES = ("digits", "folder")
 _TFDS_DIR = "~/tensorflow_datasets"
-# Stages that make longer what was trained for fewer epochs.
+# What each stage trains further if it was trained for fewer epochs.
 _GROWING = {
     "all": ("train", "classify"),
     "train": ("train",),
@@ -43,13 +43,13 @@ _GROWING = {
 
 
 def check(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -> None:
-    """Checks what can be checked of a work directory before images are read.
+    """Checks a work directory before images are read.
 
     Args:
-      stage: of the call; what it does not read may differ.
+      stage: of the call; fields that it does not read may differ.
 
     Raises:
-      UserError: what is there was made with another configuration.
+      UserError: its content was made with another configuration.
     """
     if os.path.exists(workdir / "config.json"):
         _check_config(config, workdir / "config.json", stage)
@@ -62,14 +62,15 @@ def check_place(
     *,
     fresh: bool = False,
 ) -> None:
-    """Checks that a call may write into a work directory, before it reads or makes anything.
+    """Checks that a call may write into a work directory, before it reads or writes anything.
 
     Args:
-      fresh: whether what is there will be set aside first.
+      stage: of the call.
+      fresh: whether its content will be set aside first.
 
     Raises:
-      UserError: it holds files that are not of a run of this program, or a file that `stage` writes
-        was changed since, or it lies in the data set or the data set in it.
+      UserError: it holds files of others, a file that `stage` writes was changed since, or it is
+        inside the data set or contains it.
     """
     found = _find_images(config)
     find_free = functools.partial(_find_free, [*found.values()], workdir)
@@ -96,7 +97,7 @@ def check_place(
 
 
 def _find_images(config: ConfigDict) -> dict[str, pathlib.Path]:
-    """Returns the folders that hold the images of a run, by the field that names them."""
+    """Returns {description: folder} of the folders that hold the images of a run."""
     fields = config.dataset
     if fields.path:
         root = pathlib.Path(os.path.expanduser(fields.path))
@@ -110,7 +111,7 @@ def _find_images(config: ConfigDict) -> dict[str, pathlib.Path]:
 
 
 def _find_links(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields the links to folders at any depth of a data set, as classes and what is in them may be."""
+    """Yields the links to folders at any depth of a data set: classes and their folders may be links."""
     seen, waiting = set(), [str(folder)]
     while waiting:
         place = waiting.pop()
@@ -119,7 +120,7 @@ def _find_links(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         seen.add(real)
         try:
             entries = list(os.scandir(place))
-        except OSError:  # what reads the images says so
+        except OSError:  # reported when the images are read
             continue
         for entry in entries:
             if entry.is_symlink():
@@ -131,7 +132,7 @@ def _find_links(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _find_free(images: Sequence[pathlib.Path], workdir: pathlib.Path) -> pathlib.Path:
-    """Returns a directory near `workdir` that is not there, and in no folder of `images`."""
+    """Returns a path near `workdir` that does not exist and is in no folder of `images`."""
 
     def is_among_images(place: pathlib.Path) -> bool:
         return any(storage.contains(folder, place) for folder in images)
@@ -156,8 +157,8 @@ def _is_run(workdir: pathlib.Path) -> bool:
 def hold(
     config: ConfigDict, workdir: pathlib.Path, stage: str = "all"
 ) -> Iterator[None]:
-    """Creates the work directory, and lets nobody else run in it meanwhile; see `create`."""
-    _make(workdir)
+    """Creates the work directory and locks it against other runs meanwhile; see `create`."""
+    _claim(workdir)
     with lock.hold(workdir):
         ownership.check_links(workdir)
         ownership.clean(workdir)
@@ -168,40 +169,39 @@ def hold(
 def create(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -> None:
     """Creates the work directory and writes config.json, the fields of the newest call.
 
-    Where there are results, fields of classifiers stay theirs if `stage` does not read them.
+    If there are results, it keeps their fields of classifiers when `stage` does not read these.
 
     Raises:
-      UserError: what is there was made with another configuration, or the directory cannot
-        be written to.
+      UserError: its content was made with another configuration, or it cannot be written to.
     """
     check(config, workdir, stage)
     path = workdir / "config.json"
-    _make(workdir)
+    _claim(workdir)
     try:
-        fields = flatten(config) | _kept(path, stage)
+        fields = flatten(config) | _kept_fields(path, stage)
         ownership.write(workdir, path.name, json.dumps(fields, indent=1) + "\n")
     except OSError as error:
-        raise _refuse(workdir, error) from None
+        raise _unwritable(workdir, error) from None
 
 
-def _make(workdir: pathlib.Path) -> None:
+def _claim(workdir: pathlib.Path) -> None:
     try:
         ownership.claim(workdir)
     except OSError as error:
-        raise _refuse(workdir, error) from None
+        raise _unwritable(workdir, error) from None
 
 
-def _refuse(workdir: pathlib.Path, error: OSError) -> UserError:
+def _unwritable(workdir: pathlib.Path, error: OSError) -> UserError:
     return UserError(
         f"cannot write to --workdir={workdir} ({error.strerror}): use another"
     )
 
 
 def _check_config(config: ConfigDict, path: pathlib.Path, stage: str) -> None:
-    """Checks that checkpoints and results beside config.json are of this configuration.
+    """Checks that checkpoints and results beside config.json have this configuration.
 
     Each of them is checked again, with its own record, when it is read; this refuses a call
-    before it adds another configuration's runs to them.
+    before it adds runs of another configuration to them.
     """
     if _has_results(path.parent):
         fields = classify_fingerprint(config)
@@ -211,27 +211,21 @@ def _check_config(config: ConfigDict, path: pathlib.Path, stage: str) -> None:
         fields = train_fingerprint(config)
     else:
         return
-    saved = _read(path)
+    saved = _read_fields(path)
     growing = () if config.train.only_codes else _GROWING.get(stage, ())
     known = {k: saved.get(k) for k in fields}
     check_fingerprint(known, fields, str(path.parent), may_grow=growing)
 
 
-def _kept(path: pathlib.Path, stage: str) -> dict[str, Any]:
-    """The fields in config.json at `path` that a call of `stage` leaves as they are."""
+def _kept_fields(path: pathlib.Path, stage: str) -> dict[str, Any]:
+    """Returns the fields in config.json at `path` that a call of `stage` does not change."""
     if stage not in _NO_CLASSIFIERS or not _has_results(path.parent):
         return {}
-    saved = _read(path) if path.exists() else {}
-    names = flatten(get_config())
-    return {k: v for k, v in saved.items() if _is_of_classifiers(k) and k in names}
+    saved = _read_fields(path) if path.exists() else {}
+    return {k: v for k, v in saved.items() if _is_of_classifiers(k)}
 
 
-def _read(path: pathlib.Path) -> readback.Fields:
-    """Returns the fields in config.json.
-
-    Raises:
-      UserError: it is damaged.
-    """
+def _read_fields(path: pathlib.Path) -> readback.Fields:
     advice = "put the file back that was there, or use another --workdir"
     return readback.read_json(path, readback.Fields, advice)
 
@@ -245,7 +239,7 @@ def _is_of_classifiers(name: str) -> bool:
 
 
 def has_saved(workdir: pathlib.Path) -> bool:
-    """Whether there is a checkpoint, of whatever is trained, that a call can go on from."""
+    """Whether there is a checkpoint, of cGLO, codes or classifiers, that a call can resume from."""
     places = (
         "checkpoints/seed-*/*",
         "codes/seed-*/*/*/*",
@@ -256,13 +250,13 @@ def has_saved(workdir: pathlib.Path) -> bool:
 
 
 def set_aside(workdir: pathlib.Path) -> tuple[pathlib.Path, list[str]] | None:
-    """Moves a run to <name>.old-1, or the next number; what this program did not write stays.
+    """Moves a run to <name>.old-1, or the next free number; files of others stay.
 
     Returns:
-      (where it is now, the files that stayed), None if there was none.
+      (the new directory, the files that stayed), None if there was no run.
 
     Raises:
-      UserError: it cannot be moved, or another process runs in it, or it is no run's.
+      UserError: it cannot be moved, another process runs in it, or it is not that of a run.
     """
     if not workdir.exists():
         return None
@@ -274,7 +268,7 @@ def set_aside(workdir: pathlib.Path) -> tuple[pathlib.Path, list[str]] | None:
             f"--fresh sets --workdir={workdir} aside, in which this command was started: start it "
             "elsewhere"
         )
-    real = workdir.resolve()  # beside what a link leads to
+    real = workdir.resolve()  # beside the target if it is a link
     names = (real.with_name(f"{real.name}.old-{i}") for i in itertools.count(1))
     old = next(path for path in names if not os.path.lexists(path))
     try:
@@ -289,9 +283,12 @@ def set_aside(workdir: pathlib.Path) -> tuple[pathlib.Path, list[str]] | None:
 
 @contextlib.contextmanager
 def listing_skipped(workdir: pathlib.Path, *, fresh: bool = False) -> Iterator[None]:
-    """Lists the skipped files in skipped.txt also if the images are refused meanwhile.
+    """Writes skipped.txt also if the images are refused meanwhile, as it lists the files to mend.
 
-    Not in the directory of a run that is at work, or that is to be set aside (`fresh`).
+    Not into the directory of an active run, or of one that is to be set aside (`fresh`).
+
+    Raises:
+      UserError: the images are refused; it names skipped.txt.
     """
     try:
         yield
@@ -303,6 +300,6 @@ def listing_skipped(workdir: pathlib.Path, *, fresh: bool = False) -> Iterator[N
             ownership.claim(workdir)
             with lock.hold(workdir):
                 ownership.write_lines(workdir, path.name, error.skipped)
-        except (OSError, UserError):  # the line names some of them, at least
+        except (OSError, UserError):  # the message names some of the files, at least
             raise error from None
         raise UserError(f"{error} (all: {path})") from None

@@ -1,4 +1,4 @@
-"""What is written of a trained classifier, result.json: where it is, what it holds, reading it."""
+"""The result of a trained classifier, result.json: its path, its fields, reading it, its numbers."""
 
 import contextlib
 import importlib.metadata
@@ -7,7 +7,7 @@ import pathlib
 import platform
 import subprocess
 from collections.abc import Sequence
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import jax
 import msgspec
@@ -29,11 +29,11 @@ from cglo_jax.files.readback import (
 )
 from cglo_jax.process import numerics
 
-_NEAR_COPIES = 200  # that a result lists
+_NEAR_COPIES = 200  # at most so many are listed in a result
 
 
 def result_path(workdir: pathlib.Path, method: str, seed: int) -> pathlib.Path:
-    """Returns where the result of a classifier is, its checkpoints/ beside it."""
+    """Returns the path of a classifier's result; its checkpoints/ are beside it."""
     return workdir / "classifiers" / f"{method}-{seed}" / "result.json"
 
 
@@ -41,7 +41,7 @@ _Row = Annotated[list[Count], msgspec.Meta(min_length=3, max_length=3)]
 
 
 class Data(TypedDict):
-    """What a result tells of the images."""
+    """The images in a result, with their numbers per class."""
 
     name: String
     num_classes: Positive
@@ -53,14 +53,17 @@ class Data(TypedDict):
     class_names: list[String]
     train_counts: list[Count]
     test_counts: list[Count]
-    near_copies: NotRequired[Count]  # test images that nearly are training images
-    near_copies_shown: NotRequired[
-        Annotated[list[tuple[String, String]], msgspec.Meta(max_length=_NEAR_COPIES)]
+    near_copies: Count  # test images that nearly equal a training image
+    near_copies_shown: Annotated[
+        list[tuple[String, String]], msgspec.Meta(max_length=_NEAR_COPIES)
     ]
 
 
 class Result(TypedDict):
-    """What is in result.json, which `classify.run` writes; see `confusion` for "confusion"."""
+    """The content of result.json, which `classify.run` writes.
+
+    Accuracies are in percent; see `confusion` for the rows of "confusion".
+    """
 
     method: Name
     seed: Seed
@@ -76,7 +79,7 @@ class Result(TypedDict):
     codes_added_later: Count
     rates_times: dict[String, Number]
     environment: dict[String, String | Count]
-    confusion: NotRequired[list[_Row]]
+    confusion: list[_Row]
 
 
 def find_results(workdir: pathlib.Path) -> list[Result]:
@@ -87,20 +90,17 @@ def find_results(workdir: pathlib.Path) -> list[Result]:
     """
     found = []
     for name in readback.list_names(workdir / "classifiers"):
-        with contextlib.suppress(FileNotFoundError):  # it is being trained
+        with contextlib.suppress(FileNotFoundError):  # not trained yet
             found.append(read_result(workdir / "classifiers" / name / "result.json"))
     return found
 
 
 def read_result(path: pathlib.Path) -> Result:
-    """Reads classifiers/<method>-<seed>/result.json, what `classify.run` writes.
-
-    Returns:
-      What is in it; "confusion" is empty in one that was written before there was any.
+    """Reads classifiers/<method>-<seed>/result.json.
 
     Raises:
       FileNotFoundError: there is none.
-      UserError: it is damaged or another run's.
+      UserError: it is damaged or belongs to another run.
     """
     advice = "move this file away and run --stage=classify again, which measures its classifier anew"
 
@@ -109,9 +109,7 @@ def read_result(path: pathlib.Path) -> Result:
             raise ValueError("it is of another method or seed than its directory")
         _check_numbers(result)
 
-    result = readback.read_json(path, Result, advice, check)
-    result.setdefault("confusion", [])
-    return result
+    return readback.read_json(path, Result, advice, check)
 
 
 def _check_numbers(result: Result) -> None:
@@ -128,8 +126,6 @@ def _check_numbers(result: Result) -> None:
         raise ValueError("test_counts are not of n_test images")
     if abs(top1 * n_test / 100 - round(top1 * n_test / 100)) > 1e-6:
         raise ValueError("top1 is no share of n_test images")
-    if not result.get("confusion"):
-        return
     rows = result["confusion"]
     if any(max(row[:2]) >= data["num_classes"] or not row[2] for row in rows):
         raise ValueError("confusion must have classes and counts above 0")
@@ -145,7 +141,7 @@ def _check_numbers(result: Result) -> None:
 
 
 def name_data(config: ConfigDict) -> str:
-    """Returns what people call the images: the name of their data set, or of their folder."""
+    """Returns the name of the data set, or of the folder of images, for people to read."""
     if not config.dataset.path:
         return config.dataset.name
     path = pathlib.Path(os.path.expanduser(config.dataset.path)).absolute()
@@ -153,13 +149,13 @@ def name_data(config: ConfigDict) -> str:
 
 
 def count_labels(dataset: Dataset) -> list[int]:
-    """Returns the number of labelled images of each class."""
+    """Returns the number of labelled images of each class, K numbers."""
     labels = dataset.labels[dataset.labels >= 0]
     return np.bincount(labels, minlength=len(dataset.class_names)).tolist()
 
 
 def describe_data(config: ConfigDict, train_set: Dataset, test_set: Dataset) -> Data:
-    """Returns what a result tells of the images."""
+    """Describes the images of a run for its results."""
     counts = [count_labels(dataset) for dataset in (train_set, test_set)]
     return {
         "name": name_data(config),
@@ -178,7 +174,7 @@ def describe_data(config: ConfigDict, train_set: Dataset, test_set: Dataset) -> 
 
 
 def environment(devices: Sequence[jax.Device]) -> dict[str, Any]:
-    """Returns what a number was computed with: versions, devices, commit (-dirty if changed)."""
+    """Describes what computes the results: versions, devices, commit (-dirty if changed)."""
     packages = ("jax", "jaxlib", "flax", "optax", "numpy")
     here = str(pathlib.Path(__file__).parent)
     git = ["git", "-C", here, "describe", "--always", "--dirty", "--exclude=*"]
@@ -201,7 +197,7 @@ def environment(devices: Sequence[jax.Device]) -> dict[str, Any]:
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
     """Returns the percentage of images whose label is among the k largest logits.
 
-    Exact over all images; of equal logits the label's counts as the smallest.
+    Of equal logits the label's counts as the smallest.
 
     Args:
       logits: float [n, K]. labels: int [n].
@@ -212,16 +208,16 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
 
 
 def confusion(logits: np.ndarray, labels: np.ndarray) -> list[list[int]]:
-    """Counts which class images of each class are taken for, as exact as `top_k_accuracy`.
+    """Counts images by label and predicted class, consistently with `top_k_accuracy`.
 
-    The predicted class is that of the largest logit. Of equal ones the label's counts as the
-    smallest here too: such an image is counted for the first of the other classes that have it.
+    The predicted class is that of the largest logit. Of equal logits the label's counts as the
+    smallest here too: the image is then counted for the first other class with that logit.
 
     Args:
       logits: float [n, K], finite. labels: int [n].
 
     Returns:
-      [label, predicted, count > 0] in the order of labels, then of predicted classes.
+      Rows [label, predicted, count > 0], sorted by label, then by predicted class.
     """
     at_label = labels[:, None]
     of_label = np.take_along_axis(logits, at_label, 1)[:, 0]

@@ -16,9 +16,9 @@ import pytest
 from cglo_jax.config import saved as saved_config
 from cglo_jax.errors import UserError
 from cglo_jax.inference import classifier, generator
-from cglo_jax.report import compare, samples, write
+from cglo_jax.report import accuracy, compare, provenance, samples, write
 from cglo_jax.report.markdown import to_markdown
-from cglo_jax.report.page import to_html
+from cglo_jax.report.page import Page, to_html
 from cglo_jax.stages import sample_formats
 from cglo_jax.training import logged, manifest, wandb_run
 from cglo_jax.training.checkpoints import Checkpoints
@@ -188,21 +188,16 @@ def report_case(reported, name) -> Case:
     def read_lines() -> None:
         timings = logged.read_timings(workdir)
         metrics = logged.thin(logged.read_metrics(workdir))
-        sections = write.sections, write.appendix
-        page = write.Page(
-            "",
-            [],
-            [
-                sections[0].learning_curves(metrics),
-                sections[1].environment(write.read_results(workdir, config), timings),
-            ],
-        )
-        to_html(page).encode()
-        run = compare.Run("a", workdir, {}, {}, timings)
-        compare.compare_sections.times([run])
+        results = write.read_results(workdir, config)
+        sections = [
+            accuracy.learning_curves(metrics),
+            provenance.environment(results, timings),
+        ]
+        to_html(Page("", [], sections)).encode()
+        compare._times([compare.Run("a", workdir, {}, {}, timings)])
 
     def read_samples() -> None:
-        page = write.Page("", [], [samples.samples(workdir)])
+        page = Page("", [], [samples.samples(workdir)])
         to_html(page).encode()
         to_markdown(page).encode()
 

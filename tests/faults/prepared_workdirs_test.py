@@ -18,7 +18,9 @@ from cglo_jax.config.defaults import flatten
 from cglo_jax.errors import UserError
 from cglo_jax.files import ownership, readback
 from cglo_jax.inference import generator
-from cglo_jax.report import compare, samples, write
+from cglo_jax.report import samples
+from cglo_jax.report.compare import write_comparison
+from cglo_jax.report.write import write_report
 from cglo_jax.stages import sample_formats
 from cglo_jax.training import logged
 from tests.helpers.report_workdir import Parsed, make_result, put_lines, put_result
@@ -43,7 +45,7 @@ def _no_hang():
 
 def read_all(workdir) -> tuple[str, str]:
     """Writes the report with the configuration that is there: Markdown, HTML."""
-    write.write(workdir, saved.restore_config(workdir, {}))
+    write_report(saved.restore_config(workdir, {}), workdir)
     return (workdir / "report.md").read_text(), (workdir / "report.html").read_text()
 
 
@@ -241,7 +243,7 @@ def test_hostile_names_are_shown_and_nothing_else(run, config):
     (other / "config.json").write_bytes((run / "config.json").read_bytes())
     config = saved.restore_config(run, {}).unlock()
     config.report.compare = f"{run},{other}"
-    compare.write(other, config)
+    write_comparison(config, other)
     for text in (html, (other / "compare.html").read_text()):
         parsed = Parsed(text)
         for tag, attrs in parsed.tags:

@@ -19,7 +19,7 @@ from cglo_jax.report import samples
 from cglo_jax.training import checkpoints, logged, manifest
 from cglo_jax.training.checkpoints import Checkpoints, restore_latest_model
 from cglo_jax.workdir import results
-from tests.helpers.report_workdir import NEAREST
+from tests.helpers.report_workdir import NEAREST, put_lines
 
 BUSY = "being made at this moment"
 # Swaps what is in samples/ for other sets of files, as stage sample does, until it is ended.
@@ -47,8 +47,11 @@ def put_set(folder: pathlib.Path, n: int) -> pathlib.Path:
     (folder / "images" / "plain").mkdir(parents=True)
     for i in range(n):
         (folder / "images" / "plain" / f"{i:05d}.png").write_bytes(b"")
-    lines = [json.dumps({"file": f"images/plain/{i:05d}.png"}) + "\n" for i in range(n)]
-    (folder / "manifest.jsonl").write_text("".join(lines))
+    lines = [
+        {"file": f"images/plain/{i:05d}.png", "seed": 0, "checkpoint_step": 6}
+        for i in range(n)
+    ]
+    put_lines(folder / "manifest.jsonl", lines)
     (folder / "nearest.json").write_text(json.dumps({**NEAREST, "checked": n}))
     for name in ("reconstructions", "nearest", "codes"):
         Image.new("RGB", (n, 8)).save(folder / f"{name}.png")

@@ -1,7 +1,9 @@
 """A made-up work directory in which every stage has run, and a reader of its report."""
 
+import collections
 import html.parser
 import json
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -9,7 +11,7 @@ from PIL import Image
 from cglo_jax.config import defaults as config_lib
 from cglo_jax.config.fingerprint import classify_fingerprint
 from cglo_jax.files import ownership
-from cglo_jax.report import write
+from cglo_jax.report.write import write_report
 
 NAMES = ["plain", '<b>&"', "a_b|c", "_x_*y*", "long_enough_to_be_broken", "z"]
 TESTED = [70, 60, 75, 65, 80, 50]  # test images of each class
@@ -79,19 +81,27 @@ def make_result(config, method, seed, top1, n_test=400, **changes):
             "class_names": NAMES,
             "train_counts": [4, 6, 5, 5, 4, 6],
             "test_counts": count_tested(n_test),
+            "near_copies": 0,
+            "near_copies_shown": [],
         },
         **changes,
     }
 
 
 def keep_classes(result, n):
-    """Leaves the first `n` classes, the last of them with the images of all that are left out."""
+    """Leaves the first `n` classes, the last of which gets the images of all that are left out."""
     data = result["dataset"]
     data["num_classes"], data["class_names"] = n, data["class_names"][:n]
     data["train_counts"] = data["train_counts"][:n]
     counts = data["test_counts"]
     data["test_counts"] = [*counts[: n - 1], sum(counts[n - 1 :])]
-    del result["confusion"]
+    rows = collections.Counter()
+    for label, predicted, count in result["confusion"]:
+        pair = min(label, n - 1), min(predicted, n - 1)
+        if label != predicted and pair[0] == pair[1]:  # a mistake stays one
+            pair = pair[0], 0
+        rows[pair] += count
+    result["confusion"] = [[*pair, count] for pair, count in sorted(rows.items())]
 
 
 def put_result(workdir, result):
@@ -138,6 +148,21 @@ def put_workdir(workdir, config):
     put_samples(workdir / "samples")
 
 
+def put_finished_run(workdir, top1=TOP1, images="11", test_images="22", **fields):
+    """Fills a directory with a finished run: results, config.json, timings and pictures."""
+    config = make_config(**fields)
+    workdir.mkdir(parents=True)
+    put_workdir(workdir, config)
+    shutil.rmtree(workdir / "classifiers")
+    for method, values in top1.items():
+        for seed, value in enumerate(values):
+            result = make_result(config, method, seed, value)
+            result["fingerprint"] |= {"images": images, "test_images": test_images}
+            put_result(workdir, result)
+    (workdir / "config.json").write_text(json.dumps(config_lib.flatten(config)))
+    return workdir
+
+
 def put_samples(samples):
     """Pictures of one colour each; walks of two classes at three t, each tile of another grey."""
     (samples / "images" / "plain").mkdir(parents=True)
@@ -151,7 +176,10 @@ def put_samples(samples):
     walks = {"classes": NAMES[:2], "t": [0.0, 0.5, 1.0], "tile": [4, 6]}
     (samples / "walks.json").write_text(json.dumps(walks))
     (samples / "nearest.json").write_text(json.dumps(NEAREST))
-    put_lines(samples / "manifest.jsonl", [{"file": "images/plain/0.png"}])
+    put_lines(
+        samples / "manifest.jsonl",
+        [{"file": "images/plain/0.png", "seed": 0, "checkpoint_step": 6}],
+    )
 
 
 class Parsed(html.parser.HTMLParser):
@@ -182,5 +210,5 @@ class Parsed(html.parser.HTMLParser):
 
 
 def write_html(workdir, config):
-    write.write(workdir, config)
+    write_report(config, workdir)
     return (workdir / "report.html").read_text()

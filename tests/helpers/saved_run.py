@@ -134,6 +134,8 @@ def create_result(dataset, method, seed, fingerprint) -> dict:
             "class_names": list(dataset.class_names),
             "train_counts": [dataset.num_labelled // k] * k,
             "test_counts": [100] + [0] * (k - 1),
+            "near_copies": 0,
+            "near_copies_shown": [],
         },
         "classifier_weights": "random",
         "perceptual_weights": "none",

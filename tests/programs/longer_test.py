@@ -12,7 +12,8 @@ from cglo_jax.classifier.methods import METHODS
 from cglo_jax.errors import UserError
 from cglo_jax.files import storage
 from cglo_jax.inference import classifier as ensemble
-from cglo_jax.report import samples, write
+from cglo_jax.report import samples
+from cglo_jax.report.write import write_report
 from cglo_jax.stages import classify, train
 from cglo_jax.training.checkpoints import Checkpoints
 from cglo_jax.workdir import directory
@@ -93,7 +94,7 @@ def refused(call, *args, **kwargs) -> str:
 def test_a_longer_classifier_goes_on_and_its_result_is_replaced(run, tmp_path, capsys):
     config, workdir, call = run
     config.classify.epochs = 4
-    told = refused(write.write, workdir, config)
+    told = refused(write_report, config, workdir)
     assert told == (
         "classifiers/baseline-0 was trained to epoch 2, the run has 4 now: --stage=classify "
         "--config.classify.methods=baseline --config.seeds=0 goes on with it"
@@ -140,7 +141,7 @@ def test_what_was_made_of_a_shorter_cglo_is_made_anew_and_never_mixed(run, capsy
     assert restoring.restore(config, workdir, dataset, 0).step == 60  # to look at
     train.run(config, workdir, dataset, 0)
     assert classify.find_old(config, workdir) == ["cglo-0"]
-    told = refused(write.write, workdir, config)
+    told = refused(write_report, config, workdir)
     assert told == (
         "classifiers/cglo-0 has seen images of the cGLO after epoch 2, the run has 3 now: "
         "--stage=classify --config.classify.methods=cglo --config.seeds=0 trains it anew"
@@ -163,7 +164,7 @@ def test_what_was_made_of_a_shorter_cglo_is_made_anew_and_never_mixed(run, capsy
     assert (old / "metrics.jsonl").read_text().splitlines() == own
     kept = [r for r in storage.read_records(workdir / "metrics.jsonl") if "method" in r]
     assert sum(record["method"] == "cglo" for record in kept) == len(own) == 6
-    assert write.write(workdir, config) and classify.find_old(config, workdir) == []
+    assert write_report(config, workdir) and classify.find_old(config, workdir) == []
 
 
 def test_mixmatch_is_not_made_longer_as_its_ramp_is_a_share_of_all_steps(run):

@@ -1,11 +1,11 @@
-"""Tests of report/accuracy.py: what the page of a made-up work directory says."""
+"""Tests of report/accuracy.py on the page of a made-up work directory."""
 
 import math
 import re
 
 import pytest
 
-from cglo_jax.report import write
+from cglo_jax.report.write import write_report
 from tests.helpers.report_workdir import (
     TOP1,
     Parsed,
@@ -25,13 +25,13 @@ def test_headings_and_pictures(workdir, config):
         "Difference to baseline",
         "Change per class",
         "Confusion",
-        "What the generator makes",
+        "Generated images",
         "Reconstructions",
-        "Between two images",
+        "Interpolations",
         "Nearest training images",
         "Map of the codes",
         "Learning curves",
-        "What the methods were given",
+        "Data and priors",
         "Settings",
         "How it was run",
         "Files of the work directory",
@@ -70,19 +70,21 @@ def test_every_number_is_there(workdir, config):
 
 def test_what_is_missing_names_its_stage(tmp_path, config):
     put_result(tmp_path, make_result(config, "baseline", 0, 80.0))
-    write.write(tmp_path, config)
+    write_report(config, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "--stage=train and --stage=classify write them" in text
 
 
-@pytest.mark.parametrize(("num_classes", "told"), [(5, False), (6, True)])
-def test_top_5_is_told_of_more_than_five_classes(tmp_path, config, num_classes, told):
+@pytest.mark.parametrize(("num_classes", "shown"), [(5, False), (6, True)])
+def test_top_5_is_shown_for_more_than_five_classes(
+    tmp_path, config, num_classes, shown
+):
     result = make_result(config, "baseline", 0, 80.0)
     keep_classes(result, num_classes)
     put_result(tmp_path, result)
     text = write_html(tmp_path, config)
-    assert ("Top-5" in text) == told
-    assert ("80.00 / 90.00" in Parsed(text).cells) == told
+    assert ("Top-5" in text) == shown
+    assert ("80.00 / 90.00" in Parsed(text).cells) == shown
 
 
 def put_differences(workdir, config, differences):
@@ -93,7 +95,7 @@ def put_differences(workdir, config, differences):
 
 def test_no_difference_has_no_sign_and_no_side(tmp_path, config):
     put_differences(tmp_path, config, (1.0, -1.0))
-    [line] = write.write(tmp_path, config)
+    [line] = write_report(config, tmp_path)
     assert "Its top-1 accuracy is equal to baseline (95% interval -12.71" in line
     text = (tmp_path / "report.md").read_text()
     assert "| cglo | 0.00 | -12.71 to +12.71 | +1.00, -1.00 |" in text
@@ -128,9 +130,7 @@ def test_the_headline_has_the_numbers_of_the_first_method(workdir, config):
     assert "no verdict from one seed" in header  # of autoaugment, in the chart
 
 
-def test_methods_without_a_seed_of_the_baseline_are_told_in_the_headline(
-    workdir, config
-):
+def test_methods_without_a_seed_of_the_baseline_are_in_the_headline(workdir, config):
     put_result(workdir, make_result(config, "mixup", 7, 81.0))
     header = write_html(workdir, config).partition("</header>")[0]
     assert "mixup: no verdict, baseline has no result with its seeds." in header

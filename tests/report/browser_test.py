@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cglo_jax.report import write
+from cglo_jax.report.write import write_report
 from tests.helpers.browser import CHROMIUM, Browser
 from tests.helpers.report_workdir import (
     make_config,
@@ -48,7 +48,7 @@ def pages(tmp_path_factory):
                 result["dataset"] |= counts
                 put_result(root / name, result)
     for name in ("usual", "long", "many"):
-        write.write(root / name, config)
+        write_report(config, root / name)
     return {path.parent.name: path for path in root.glob("*/report.html")}
 
 
@@ -68,19 +68,19 @@ def test_nothing_is_wider_than_the_window(browser, pages, name, width):
     assert browser.evaluate(size) == [width, width]
 
 
-def test_nothing_is_asked_for_and_nothing_is_complained_of(browser, pages):
+def test_nothing_is_requested_and_nothing_is_logged(browser, pages):
     browser.open(pages["usual"], 1440)
     browser.evaluate("0")
-    asked = [
+    requested = [
         event["params"]["request"]["url"]
         for event in browser.events
         if event.get("method") == "Network.requestWillBeSent"
     ]
-    assert [url for url in asked if not url.startswith("data:")] == [
+    assert [url for url in requested if not url.startswith("data:")] == [
         pages["usual"].as_uri()
     ]
-    told = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
-    assert not [e for e in browser.events if e.get("method") in told]
+    logged = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+    assert not [e for e in browser.events if e.get("method") in logged]
 
 
 def test_a_blocked_request_would_be_noticed(browser, pages, tmp_path):
@@ -221,6 +221,6 @@ def test_charts_and_heat_maps_are_tables_to_a_screen_reader(browser, pages):
     assert "Top-1 accuracy, method minus baseline" in named("table")
     assert "baseline, summed over 3 seeds" in named("table")
     assert "cglo" in named("rowheader")
-    assert "Place on the way, t" in named("group")
+    assert "Position t" in named("group")
     assert named("radio") == ["t = 0", "t = 0.5", "t = 1"]
     assert "Image of plain at the chosen t" in named("image")

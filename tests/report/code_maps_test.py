@@ -1,4 +1,4 @@
-"""Tests of report/code_maps.py: every class can be told on the map."""
+"""Tests of report/code_maps.py: every class can be found on the map."""
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def linear(color):
 
 
 @pytest.mark.parametrize("vision", VISIONS)
-def test_twelve_classes_are_told_apart(vision):
+def test_twelve_classes_differ_in_colour_or_marker(vision):
     seen = [np.clip(VISIONS[vision] @ linear(c), 0, 1) for c in code_maps._COLORS]
     lab = 100 * np.array([TO_LAB @ np.cbrt(TO_LMS @ rgb) for rgb in seen])
     apart = np.linalg.norm(lab[:, None] - lab, axis=-1)
@@ -96,7 +96,7 @@ def test_twelve_classes_are_told_apart(vision):
     assert [apart[k, k + period] > 18 for k in range(12 - period)] == [True] * 5
 
 
-def test_classes_are_told_from_the_page():
+def test_classes_stand_out_from_the_page():
     for color in code_maps._COLORS:
         luminance = linear(color) @ [0.2126, 0.7152, 0.0722]
         assert 1.05 / (luminance + 0.05) > 2

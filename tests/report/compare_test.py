@@ -1,45 +1,24 @@
-"""Tests of report/compare.py and report/compare_sections.py on made-up work directories."""
+"""Tests of report/compare.py on made-up work directories."""
 
 import json
-import pathlib
-import shutil
 import statistics
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
 
-from cglo_jax.config.defaults import flatten
 from cglo_jax.errors import UserError
-from cglo_jax.files import ownership
 from cglo_jax.report import compare
-from tests.helpers import report_workdir
 from tests.helpers.report_workdir import (
     TOP1,
     Parsed,
     keep_classes,
     make_config,
     make_result,
+    put_finished_run,
     put_result,
 )
-
-
-def put_run(workdir, top1=TOP1, images="11", test_images="22", **fields):
-    """A finished run: results, config.json, timings and pictures."""
-    config = make_config(**fields)
-    workdir.mkdir(parents=True)
-    report_workdir.put_workdir(workdir, config)
-    shutil.rmtree(workdir / "classifiers")
-    for method, values in top1.items():
-        for seed, value in enumerate(values):
-            result = make_result(config, method, seed, value)
-            result["fingerprint"] |= {"images": images, "test_images": test_images}
-            put_result(workdir, result)
-    (workdir / "config.json").write_text(json.dumps(flatten(config)))
-    return workdir
 
 
 def asking(*workdirs):
@@ -48,7 +27,7 @@ def asking(*workdirs):
 
 def write(tmp_path, *workdirs):
     """Writes the comparison into tmp_path/both and returns the text of compare.md."""
-    compare.write(tmp_path / "both", asking(*workdirs))
+    compare.write_comparison(asking(*workdirs), tmp_path / "both")
     return (tmp_path / "both" / "compare.md").read_text()
 
 
@@ -60,14 +39,14 @@ def rows_of(text, caption):
 
 @pytest.fixture
 def two(tmp_path):
-    a = put_run(tmp_path / "a")
-    b = put_run(tmp_path / "b", **{"classify.lr": 0.2, "dataset.shots": 10})
+    a = put_finished_run(tmp_path / "a")
+    b = put_finished_run(tmp_path / "b", **{"classify.lr": 0.2, "dataset.shots": 10})
     return a, b
 
 
 def test_accuracies_stand_side_by_side(tmp_path):
     mixed = {"baseline": TOP1["baseline"], "mixup": (90.0, 91.0, 92.0)}
-    a, b = put_run(tmp_path / "a"), put_run(tmp_path / "b", mixed)
+    a, b = put_finished_run(tmp_path / "a"), put_finished_run(tmp_path / "b", mixed)
     text = write(tmp_path, a, b)
 
     def cell(values):
@@ -90,7 +69,11 @@ def test_accuracies_stand_side_by_side(tmp_path):
 
 def test_runs_of_the_same_images_are_compared_by_seed(tmp_path):
     other = {**TOP1, "baseline": (80.5, 81.0, 79.0), "mixup": (90.0, 91.0, 92.0)}
-    text = write(tmp_path, put_run(tmp_path / "a"), put_run(tmp_path / "b", other))
+    text = write(
+        tmp_path,
+        put_finished_run(tmp_path / "a"),
+        put_finished_run(tmp_path / "b", other),
+    )
     assert "can be compared. They have the same training and test images." in text
     assert "differ in" not in text
     differences = np.subtract(other["baseline"], TOP1["baseline"])
@@ -103,8 +86,8 @@ def test_runs_of_the_same_images_are_compared_by_seed(tmp_path):
 
 
 def test_other_test_images_are_said_and_nothing_is_subtracted(tmp_path):
-    a = put_run(tmp_path / "a")
-    b, c = (put_run(tmp_path / name, test_images="33") for name in "bc")
+    a = put_finished_run(tmp_path / "a")
+    b, c = (put_finished_run(tmp_path / name, test_images="33") for name in "bc")
     text = write(tmp_path, a, b, c)
     for name in "bc":
         expected = (
@@ -118,14 +101,17 @@ def test_other_test_images_are_said_and_nothing_is_subtracted(tmp_path):
 
 
 def test_other_training_images_are_said(tmp_path):
-    a, b = put_run(tmp_path / "a"), put_run(tmp_path / "b", images="33")
+    a, b = (
+        put_finished_run(tmp_path / "a"),
+        put_finished_run(tmp_path / "b", images="33"),
+    )
     text = write(tmp_path, a, b)
     assert "a and b differ in training images: a difference of their" in text
     assert "Their accuracies are of the same test images." in text
     assert rows_of(text, "Difference to a")[0] == ["baseline", "-"]
 
 
-def test_only_fields_that_differ_are_told(tmp_path, two):
+def test_only_fields_that_differ_are_listed(tmp_path, two):
     assert rows_of(write(tmp_path, *two), "Fields") == [
         ["classify.lr", "0.1", "0.2"],
         ["dataset.shots", "5", "10"],
@@ -140,21 +126,21 @@ def test_settings_are_those_of_the_results(tmp_path, two):
     assert rows_of(write(tmp_path, *two), "Fields")[0] == ["classify.lr", "0.1", "0.2"]
 
 
-@pytest.mark.parametrize(("num_classes", "told"), [(5, False), (6, True)])
-def test_top_5_is_told_of_more_than_five_classes(tmp_path, two, num_classes, told):
+@pytest.mark.parametrize(("num_classes", "shown"), [(5, False), (6, True)])
+def test_top_5_is_shown_for_more_than_five_classes(tmp_path, two, num_classes, shown):
     for path in tmp_path.glob("*/classifiers/*/result.json"):
         result = json.loads(path.read_text())
         keep_classes(result, num_classes)
         path.write_text(json.dumps(result))
-    assert ("Top-5" in write(tmp_path, *two)) == told
+    assert ("Top-5" in write(tmp_path, *two)) == shown
 
 
 def test_equal_settings_are_said(tmp_path):
-    a, b = put_run(tmp_path / "a"), put_run(tmp_path / "b")
+    a, b = put_finished_run(tmp_path / "a"), put_finished_run(tmp_path / "b")
     assert "None: every field is the same." in write(tmp_path, a, b)
 
 
-def test_what_each_run_had_is_told(tmp_path, two):
+def test_what_each_run_had_is_listed(tmp_path, two):
     rows = {
         row[0]: row[1:]
         for row in rows_of(write(tmp_path, *two), "Priors, data and length")
@@ -187,9 +173,9 @@ def test_reconstructions_stand_beside_each_other_in_the_page(tmp_path, two):
         picture.save(workdir / "samples" / "reconstructions.png")
     text = write(tmp_path, *two)
     assert "![" not in text
-    assert "They are drawn in compare.html." in text
+    assert "Drawn in compare.html." in text
     page = (tmp_path / "both" / "compare.html").read_text()
-    assert "drawn" not in page
+    assert "Drawn in" not in page
     page = Parsed(page)
     (image,) = [attrs for tag, attrs in page.tags if tag == "img"]
     assert image["src"].startswith("data:image/png;base64,")
@@ -202,48 +188,30 @@ def test_missing_pictures_are_named(tmp_path, two):
     (two[0] / "samples" / "reconstructions.png").unlink()
     text = write(tmp_path, *two)
     assert "Not there: a, b." in text
-    assert "drawn" not in text
+    assert "Drawn" not in text
 
 
 def test_one_seed_has_no_interval(tmp_path):
     one = {method: values[:1] for method, values in TOP1.items()}
-    text = write(tmp_path, *(put_run(tmp_path / name, one) for name in "ab"))
+    text = write(tmp_path, *(put_finished_run(tmp_path / name, one) for name in "ab"))
     assert rows_of(text, "Difference to a")[0] == ["baseline", "0.00"]
     rows = rows_of(text, "Verdict of each run: difference to its baseline")
     assert rows == [["cglo", *["no verdict from one seed, +3.25"] * 2]]
 
 
-def test_a_run_of_an_older_version_has_the_defaults_of_new_fields(tmp_path, two):
-    path = two[0] / "config.json"
-    saved = json.loads(path.read_text())
-    del saved["report.compare"], saved["sample.projection"]
-    path.write_text(json.dumps(saved))
-    fields = [row[0] for row in rows_of(write(tmp_path, *two), "Fields")]
-    assert fields == ["classify.lr", "dataset.shots"]
-
-
-def test_runs_of_one_name_are_told_by_their_paths(tmp_path):
-    a, b = put_run(tmp_path / "x" / "run"), put_run(tmp_path / "y" / "run")
+def test_runs_of_one_name_have_their_paths_as_names(tmp_path):
+    a, b = (
+        put_finished_run(tmp_path / "x" / "run"),
+        put_finished_run(tmp_path / "y" / "run"),
+    )
     first, second = compare.read_runs(f" {a} ,{b}/,")
     assert (first.name, second.name) == (str(a), f"{b}/")
     assert [
-        one.name for one in compare.read_runs(f"{a},{put_run(tmp_path / 'z')}")
+        one.name for one in compare.read_runs(f"{a},{put_finished_run(tmp_path / 'z')}")
     ] == [
         "run",
         "z",
     ]
-
-
-def test_the_page_is_written_where_no_run_is(tmp_path, two, capsys):
-    workdir = tmp_path / "new" / "both"
-    compare.run(asking(*two), workdir)
-    assert capsys.readouterr().out.splitlines() == [
-        "Their accuracies can be compared. They have the same training and test images.",
-        str(workdir / "compare.md"),
-        str(workdir / "compare.html"),
-    ]
-    names = {path.name for path in workdir.iterdir()}
-    assert names == {"compare.md", "compare.html", ownership.RECORD}
 
 
 # Mistakes
@@ -306,40 +274,3 @@ def test_a_damaged_picture_is_named(tmp_path, two):
     (two[1] / "samples" / "reconstructions.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"b.samples.reconstructions\.png.*no PNG"):
         write(tmp_path, *two)
-
-
-def main(*arguments):
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "cglo_jax.main",
-            "--config=configs/digits.py",
-            *arguments,
-        ],
-        cwd=pathlib.Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_the_command_compares(tmp_path, two):
-    runs = f"--config.report.compare={two[0]},{two[1]}"
-    both = tmp_path / "both"
-    done = main("--stage=report", f"--workdir={both}", runs)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[1:] == [
-        f"{both}/compare.md",
-        f"{both}/compare.html",
-    ]
-    assert (both / "compare.html").read_text().startswith("<!doctype html>")
-
-
-def test_other_stages_refuse_to_compare(tmp_path, two):
-    runs = f"--config.report.compare={two[0]},{two[1]}"
-    done = main("--stage=all", f"--workdir={tmp_path / 'c'}", runs)
-    assert (done.returncode, done.stdout) == (2, "")
-    expected = "error: config.report.compare is for --stage=report only: leave it out\n"
-    assert done.stderr == expected
-    assert not (tmp_path / "c").exists()

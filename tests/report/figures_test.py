@@ -157,13 +157,6 @@ def test_interpolations_walk_along_a_row():
     assert (np.diff(places[:, :, 1], axis=1) == 66).all()
 
 
-def test_pictures_survive_png(tmp_path):
-    picture = figures.image_grid(make_images(1, 2, 8, 8, 3), ["a"], ["b", "c"])
-    picture.save(tmp_path / "grid.png")
-    with Image.open(tmp_path / "grid.png") as loaded:
-        np.testing.assert_array_equal(np.asarray(loaded), np.asarray(picture))
-
-
 def test_tiny_image_stands_in_the_middle_of_its_label():
     image = make_images(1, 1, 8, 8, 3)
     picture = figures.image_grid(image, column_labels=["WWWWW"], scale=1)

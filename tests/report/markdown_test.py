@@ -1,12 +1,12 @@
-"""Tests of report/markdown.py: what the page of a made-up work directory says without HTML."""
+"""Tests of report/markdown.py on the report of a made-up work directory."""
 
-from cglo_jax.report import write as report
 from cglo_jax.report.markdown import to_markdown
 from cglo_jax.report.page import Page, Picture, Section
+from cglo_jax.report.write import write_report
 
 
 def write(workdir, config):
-    report.write(workdir, config)
+    write_report(config, workdir)
     return (workdir / "report.md").read_text()
 
 
@@ -34,10 +34,10 @@ def test_confusion_is_a_table(workdir, config):
 
 
 def test_curves_are_said_to_be_in_the_page_only_if_they_are(workdir, config):
-    assert "They are drawn in report.html." in write(workdir, config)
+    assert "Drawn in report.html." in write(workdir, config)
     (workdir / "metrics.jsonl").unlink()
     text = write(workdir, config)
-    assert "drawn in report.html" not in text
+    assert "Drawn in" not in text
     assert "There are none: --stage=train and --stage=classify write them." in text
 
 
@@ -45,5 +45,5 @@ def test_pictures_without_a_file_are_left_to_the_page():
     picture = Picture("a", "b", b"", (1, 1), "c", is_file=False)
     section = Section("d", blocks=[picture])
     assert to_markdown(Page("e", [], [section], file="f.html")) == (
-        "# e\n\n## d\n\nThey are drawn in f.html.\n"
+        "# e\n\n## d\n\nDrawn in f.html.\n"
     )

@@ -88,12 +88,12 @@ def test_it_has_the_last_losses_of_its_own_seed(generator_card):
     assert "step`" not in metrics
 
 
-def test_it_tells_no_place_of_this_machine(run, generator_card):
+def test_it_names_no_path_of_this_machine(run, generator_card):
     assert "/secret" not in generator_card
     assert str(run[0]) not in generator_card
 
 
-def test_priors_and_lowered_rates_are_told(run, tmp_path):
+def test_priors_and_lowered_rates_are_listed(run, tmp_path):
     workdir, config, dataset = run
     copy = shutil.copytree(workdir, tmp_path / "run")
     model, meta, step = checkpoints.restore_latest_model(
@@ -110,7 +110,7 @@ def test_priors_and_lowered_rates_are_told(run, tmp_path):
     text = (copy / "checkpoints" / "seed-0" / "README.md").read_text()
     assert "other images: ImageNet weights (digest `abc123`)\n" in text
     assert "unlabelled images: 2, the test images among them (transductive)" in text
-    assert "6 steps of 8 images, learning rates times 0.25 in the end." in text
+    assert "6 steps of 8 images, learning rates times 0.25 at the end." in text
 
 
 def test_equal_runs_have_equal_cards(run, generator_card, tmp_path):
@@ -145,7 +145,7 @@ def test_what_is_right_of_each_class_is_there(run):
     result = create_result(images, "cglo", 0, {})
     data = {**result["dataset"], "test_counts": [33, 33, 33]}
     text = classifier_card(run[0], config, images, confusion=confusion, dataset=data)
-    assert f"{header} of these right |\n| --- | --- | --- | --- |\n" in text
+    assert f"{header} classified correctly |\n| --- | --- | --- | --- |\n" in text
     assert "| plain | 8 | 33 | 30 |\n| &lt;b&gt;&amp; | 8 | 33 | 0 |\n" in text
     assert "| a_b\\|c\\* | 8 | 33 | 32 |\n" in text
 

@@ -148,7 +148,7 @@ TEXTS += [("on-h", f"h{i}") for i in (1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colors_are_told_apart(scheme):
+def test_colors_have_enough_contrast(scheme):
     colors = read_colors()[scheme]
     for text, ground in TEXTS:
         assert contrast(colors[text], colors[ground]) >= 4.5, (text, ground)

@@ -1,10 +1,10 @@
-"""Tests of report/provenance.py: what the page says of how the results came about."""
+"""Tests of report/provenance.py: where the results come from, as the page shows it."""
 
 import pytest
 
 from cglo_jax.config import defaults as config_lib
 from cglo_jax.errors import UserError
-from cglo_jax.report import write
+from cglo_jax.report.write import write_report
 from tests.helpers.report_workdir import (
     Parsed,
     make_config,
@@ -39,9 +39,9 @@ def test_external_weights_are_said_and_refused_in_the_strict_mode(
 ):
     config = make_config()
     for method, used in (("baseline", "none"), ("cglo", perceptual)):
-        told = {"perceptual_weights": used, "perceptual_digest": used}
+        perceptual_fields = {"perceptual_weights": used, "perceptual_digest": used}
         result = make_result(
-            config, method, 0, 80.0, **told, classifier_weights=classifier
+            config, method, 0, 80.0, **perceptual_fields, classifier_weights=classifier
         )
         result["fingerprint"]["weights"] = classifier
         put_result(tmp_path, result)
@@ -50,7 +50,7 @@ def test_external_weights_are_said_and_refused_in_the_strict_mode(
     config.external_weights = False
     if want != "none":
         with pytest.raises(UserError, match="external_weights is False, but in"):
-            write.write(tmp_path, config)
+            write_report(config, tmp_path)
         return
     cells = Parsed(write_html(tmp_path, config)).cells
     mode = "none: no-external-weights mode (external_weights=False)"
@@ -73,9 +73,7 @@ def test_near_copies_are_counted_and_listed(tmp_path):
     )
     cells = Parsed(write_html(tmp_path, config)).cells
     place = cells.index("Test images that are near copies of training images")
-    counted = (
-        f"2 of {result['n_test']}: the accuracies count them; they are listed below"
-    )
+    counted = f"2 of {result['n_test']}: included in the accuracies, listed below"
     assert cells[place + 1] == counted
     assert cells[cells.index("test/c.jpg") + 1] == "train/d.png"
 
@@ -88,7 +86,7 @@ def test_seeds_with_different_weights_are_not_averaged(tmp_path):
     with pytest.raises(
         UserError, match=r"cglo-0 and .*cglo-1 differ in perceptual_dig"
     ):
-        write.write(tmp_path, config)
+        write_report(config, tmp_path)
 
 
 def test_classes_have_their_numbers_of_images_and_weights(tmp_path):
@@ -101,10 +99,10 @@ def test_classes_have_their_numbers_of_images_and_weights(tmp_path):
     start = cells.index("plain")
     assert cells[start - 1 : start + 3] == ["0", "plain", "4", "70"]
     assert "1 / (labelled images of the class)" in cells
-    assert "6 images: came after the generator was trained" in cells
+    assert "6 images: added after the generator was trained" in cells
 
 
-def test_lowered_rates_are_told(tmp_path):
+def test_lowered_rates_are_listed(tmp_path):
     config = make_config()
     rates = {"classifier": 1.0, "cglo": 0.25}
     put_result(tmp_path, make_result(config, "cglo", 1, 80.0, rates_times=rates))

@@ -6,14 +6,15 @@ import pytest
 from PIL import Image
 
 from cglo_jax.errors import UserError
-from cglo_jax.report import samples, write
+from cglo_jax.report import samples
+from cglo_jax.report.write import write_report
 from tests.helpers.report_workdir import NAMES, NEAREST, Parsed, write_html
 
 FILES = ("reconstructions.png", "walks.png and walks.json", "interpolations.png")
 FILES += ("nearest.json", "nearest.png", "codes.png", "the synthetic images")
 
 
-def tell(workdir):
+def text_of(workdir):
     """The text of the section."""
     section = samples.samples(workdir)
     return " ".join(block.text for block in section.content if block.kind == "text")
@@ -21,33 +22,32 @@ def tell(workdir):
 
 def test_without_samples_all_are_missing(tmp_path):
     section = samples.samples(tmp_path)
-    assert tell(tmp_path) == (
+    assert text_of(tmp_path) == (
         f"Not there: {', '.join(FILES)}. --stage=sample makes them."
     )
     assert {block.kind for block in section.content} == {"text"}
 
 
 def test_where_classes_are_numbered_it_says_where_their_names_are(workdir):
-    assert "class_names.txt" not in tell(workdir)
+    assert "class_names.txt" not in text_of(workdir)
     (workdir / "samples" / "class_names.txt").write_text("#1 = a\n")
-    assert "samples/class_names.txt lists them." in tell(workdir)
+    assert "samples/class_names.txt lists their names." in text_of(workdir)
 
 
 @pytest.mark.parametrize("name", ["walks.png", "walks.json"])
-def test_samples_of_before_have_no_slider(workdir, name):
+def test_without_walks_there_is_no_slider(workdir, name):
     (workdir / "samples" / name).unlink()
-    assert "Not there: walks.png and walks.json. --stage=sample" in tell(workdir)
+    assert "Not there: walks.png and walks.json. --stage=sample" in text_of(workdir)
     kinds = [block.kind for block in samples.samples(workdir).content]
     assert "walks" not in kinds
-    assert "folded" not in kinds  # the strip is shown at once, under its heading
     after = kinds[kinds.index("heading", 1 + kinds.index("heading")) :]
-    assert after[:2] == ["heading", "picture"]
+    assert after[:2] == ["heading", "folded"]  # the strip
 
 
 @pytest.mark.parametrize("name", ["nearest.png", "nearest.json"])
-def test_samples_of_before_have_no_check_for_copies(workdir, name):
+def test_a_missing_check_for_copies_is_named(workdir, name):
     (workdir / "samples" / name).unlink()
-    assert f"Not there: {name}. --stage=sample makes them." in tell(workdir)
+    assert f"Not there: {name}. --stage=sample makes them." in text_of(workdir)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_damaged_picture_is_named(workdir, config, name):
         with pytest.raises(
             UserError, match=rf"{name}\.png.*move it away.*--stage"
         ) as error:
-            write.write(workdir, config)
+            write_report(config, workdir)
         assert "\n" not in str(error.value)
 
 
@@ -68,7 +68,7 @@ WALKS = {"classes": NAMES[:2], "t": [0.0, 0.5, 1.0], "tile": [4, 6]}
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "content"),
     [
         ("walks", "{"),
         ("walks", "[]"),
@@ -87,24 +87,24 @@ WALKS = {"classes": NAMES[:2], "t": [0.0, 0.5, 1.0], "tile": [4, 6]}
         ("nearest", json.dumps({"checked": 3})),
     ],
 )
-def test_damaged_numbers_are_named(workdir, config, name, told):
-    (workdir / "samples" / f"{name}.json").write_text(told)
+def test_damaged_numbers_are_named(workdir, config, name, content):
+    (workdir / "samples" / f"{name}.json").write_text(content)
     match = rf"{name}\.json cannot be used \(.*\): move it away and run --stage"
     with pytest.raises(UserError, match=match) as error:
-        write.write(workdir, config)
+        write_report(config, workdir)
     assert "\n" not in str(error.value)
 
 
-def test_the_check_for_copies_is_told(workdir, config):
+def test_the_check_for_copies_is_shown(workdir, config):
     text = write_html(workdir, config)
     assert "60 synthetic images are 0.50 times as far" in text
     cells = Parsed(text).cells
     rows = {
         "Median distance to the nearest training image": "12.5",
-        "The same of 400 test images": "25",
+        "The same for 400 test images": "25",
         "Ratio": "0.50",
-        "Closer than 99% of test images are (1% if as new as those)": "3.25%",
-        "Nearest to one of the two images they lie between": "81.5%",
+        "Closer than 99% of the test images (about 1% if as new as real images)": "3.25%",
+        "Nearest to one of the two training images they lie between": "81.5%",
     }
     for name, value in rows.items():
         assert cells[cells.index(name) + 1] == value
@@ -112,12 +112,12 @@ def test_the_check_for_copies_is_told(workdir, config):
 
 def test_without_held_out_images_nothing_is_compared(workdir, config):
     unknown = dict.fromkeys(("median_held_out", "ratio", "copies"))
-    told = json.dumps({**NEAREST, **unknown, "held_out": 0})
-    (workdir / "samples" / "nearest.json").write_text(told)
+    text = json.dumps({**NEAREST, **unknown, "held_out": 0})
+    (workdir / "samples" / "nearest.json").write_text(text)
     text = write_html(workdir, config)
-    assert "nothing says which distance is small" in text
+    assert "it is unknown which distance is small" in text
     assert "None" not in text
-    assert "The same of" not in text
+    assert "The same for" not in text
 
 
 def test_the_slider_has_a_stop_for_each_t_and_a_tile_for_each_class(workdir, config):

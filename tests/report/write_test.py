@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from cglo_jax.errors import UserError
-from cglo_jax.report import write
+from cglo_jax.files import storage
+from cglo_jax.report.write import write_report
 from tests.helpers.report_workdir import (
     TOP1,
     make_config,
@@ -20,7 +21,7 @@ from tests.helpers.report_workdir import (
 
 
 def test_helped(workdir, config):
-    [line] = write.write(workdir, config)
+    [line] = write_report(config, workdir)
     differences = np.subtract(TOP1["cglo"], TOP1["baseline"])
     interval = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
     assert line == (
@@ -34,7 +35,7 @@ def test_hurt_and_no_difference(workdir, config):
         put_result(workdir, make_result(config, "cglo", seed, top1))
     for seed, top1 in enumerate((79.0, 82.0, 79.75)):
         put_result(workdir, make_result(config, "pixelmix", seed, top1))
-    cglo, pixelmix = write.write(workdir, config)
+    cglo, pixelmix = write_report(config, workdir)
     assert cglo.startswith(
         "cglo hurt. Its top-1 accuracy is 10.00 points below baseline ("
     )
@@ -44,7 +45,7 @@ def test_hurt_and_no_difference(workdir, config):
 def test_one_seed_is_no_verdict(tmp_path, config):
     for method, top1 in (("baseline", 80.0), ("cglo", 90.0)):
         put_result(tmp_path, make_result(config, method, 0, top1))
-    [line] = write.write(tmp_path, config)
+    [line] = write_report(config, tmp_path)
     assert line.startswith("cglo: no verdict from one seed. ")
     assert "helped" not in line
     assert "interval" not in line
@@ -55,23 +56,23 @@ def test_one_seed_is_no_verdict(tmp_path, config):
 
 def test_missing_seed_is_named(workdir, config):
     (workdir / "classifiers" / "baseline-1" / "result.json").unlink()
-    [line] = write.write(workdir, config)
+    [line] = write_report(config, workdir)
     assert line.endswith(", 2 seeds).")
     text = (workdir / "report.md").read_text()
     assert "| +3.25, +4.25 | 0, 2 |" in text
-    assert "Not there yet: baseline seed 1." in text
+    assert "Missing: baseline seed 1." in text
 
 
 def test_no_common_seed_is_no_verdict(tmp_path, config):
     put_result(tmp_path, make_result(config, "baseline", 0, 80.0))
     put_result(tmp_path, make_result(config, "cglo", 1, 90.0))
-    [line] = write.write(tmp_path, config)
+    [line] = write_report(config, tmp_path)
     assert line == "cglo: no verdict, baseline has no result with its seeds."
 
 
 def test_baseline_alone_is_no_verdict(tmp_path, config):
     put_result(tmp_path, make_result(config, "baseline", 0, 80.0))
-    assert write.write(tmp_path, config) == ["No verdict: only baseline has results."]
+    assert write_report(config, tmp_path) == ["No verdict: only baseline has results."]
 
 
 def test_agreeing_seeds_are_said(tmp_path, config):
@@ -80,14 +81,14 @@ def test_agreeing_seeds_are_said(tmp_path, config):
         put_result(
             tmp_path, make_result(config, "cglo", seed, 80.25)
         )  # one image of 400
-    [line] = write.write(tmp_path, config)
+    [line] = write_report(config, tmp_path)
     assert line.startswith("cglo: no measurable difference. ")
     assert "half a test image (0.125 points)" in (tmp_path / "report.md").read_text()
 
 
 def test_without_results_names_the_stage(tmp_path, config):
     with pytest.raises(UserError, match=r"--stage=classify"):
-        write.write(tmp_path / "absent", config)
+        write_report(config, tmp_path / "absent")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_corrupt_result_is_named(workdir, config, text):
     path = workdir / "classifiers" / "cglo-0" / "result.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=re.escape(str(path))) as caught:
-        write.write(workdir, config)
+        write_report(config, workdir)
     assert "\n" not in str(caught.value)
 
 
@@ -116,21 +117,21 @@ def test_corrupt_result_is_named(workdir, config, text):
 def test_impossible_result_is_named(workdir, config, changes):
     put_result(workdir, make_result(config, "cglo", 0, 80.0) | changes)
     with pytest.raises(UserError, match=r"cglo-0"):
-        write.write(workdir, config)
+        write_report(config, workdir)
 
 
 def test_swapped_results_are_found(workdir, config):
     path = workdir / "classifiers" / "cglo-1" / "result.json"
     path.write_text(json.dumps(make_result(config, "cglo", 2, 80.0)))
     with pytest.raises(UserError, match=r"cglo-1.*another method or seed"):
-        write.write(workdir, config)
+        write_report(config, workdir)
 
 
 @pytest.mark.parametrize("name", ["steps", "n_test"])
 def test_unequal_runs_are_not_compared(workdir, config, name):
     put_result(workdir, make_result(config, "cglo", 0, 80.0, **{name: 399}))
     with pytest.raises(UserError, match=rf"differ in {name}"):
-        write.write(workdir, config)
+        write_report(config, workdir)
 
 
 @pytest.mark.parametrize("name", ["images", "test_images"])
@@ -138,16 +139,16 @@ def test_results_on_other_images_are_not_compared(workdir, config, name):
     result = make_result(config, "cglo", 0, 80.0)
     put_result(workdir, result | {"fingerprint": {**result["fingerprint"], name: "1f"}})
     with pytest.raises(UserError, match=rf"differ in {name}"):
-        write.write(workdir, config)
+        write_report(config, workdir)
 
 
 def test_results_of_other_settings_are_refused(workdir):
     with pytest.raises(UserError, match=r"classify\.lr=0\.1, this call has 0\.2"):
-        write.write(workdir, make_config(**{"classify.lr": 0.2}))
+        write_report(make_config(**{"classify.lr": 0.2}), workdir)
 
 
 def test_fields_that_change_nothing_may_differ(workdir):
-    write.write(workdir, make_config(**{"train.log_every_steps": 7}))
+    write_report(make_config(**{"train.log_every_steps": 7}), workdir)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_damaged_lines_are_named(workdir, config, name, text):
     number = damaged.count(b"\n")
     match = rf"{name}\.jsonl cannot be used \(line {number}: .*\): move the file away"
     with pytest.raises(UserError, match=match) as caught:
-        write.write(workdir, config)
+        write_report(config, workdir)
     assert "\n" not in str(caught.value)
 
 
@@ -173,14 +174,6 @@ def test_line_being_written_is_left_out(workdir, config):
     assert write_html(workdir, config) == before
 
 
-def test_run_prints_verdict_and_paths(workdir, config, capsys):
-    write.run(config, workdir)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("cglo helped. ")
-    assert lines[1:] == [str(workdir / "report.md"), str(workdir / "report.html")]
-    assert not list(workdir.glob("*.tmp"))
-
-
 def test_same_bytes_on_a_second_call(workdir, config):
     first = write_html(workdir, config), (workdir / "report.md").read_bytes()
     assert (write_html(workdir, config), (workdir / "report.md").read_bytes()) == first
@@ -189,7 +182,7 @@ def test_same_bytes_on_a_second_call(workdir, config):
 def test_interrupted_write_leaves_the_old_report(workdir, config, monkeypatch):
     old = write_html(workdir, config)
     put_result(workdir, make_result(config, "cglo", 0, 10.0))
-    monkeypatch.setattr(write.ownership.storage.os, "replace", lambda *_: 1 / 0)
+    monkeypatch.setattr(storage.os, "replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write.write(workdir, config)
+        write_report(config, workdir)
     assert (workdir / "report.html").read_text() == old

@@ -52,8 +52,8 @@ def write(directory, held_out=HELD_OUT, train_set=None, **samples):
 
 
 def test_distances_by_hand(tmp_path):
-    told = write(tmp_path)
-    assert told == {
+    measured = write(tmp_path)
+    assert measured == {
         "checked": 4,
         "median_synthetic": 6.0,
         "median_held_out": 25.0,
@@ -63,32 +63,36 @@ def test_distances_by_hand(tmp_path):
         "parents": 75.0,
         "shown": "closest of each class",
     }
-    assert json.loads((tmp_path / "nearest.json").read_text()) == told
+    assert json.loads((tmp_path / "nearest.json").read_text()) == measured
 
 
 def test_without_held_out_images_nothing_is_compared_with_them(tmp_path):
-    told = write(tmp_path, held_out=[])
-    assert (told["checked"], told["median_synthetic"], told["parents"]) == (4, 6, 75)
+    measured = write(tmp_path, held_out=[])
+    assert (measured["checked"], measured["median_synthetic"], measured["parents"]) == (
+        4,
+        6,
+        75,
+    )
     for name in ("median_held_out", "ratio", "copies"):
-        assert told[name] is None
-    assert told["held_out"] == 0
+        assert measured[name] is None
+    assert measured["held_out"] == 0
     assert '"ratio": null' in (tmp_path / "nearest.json").read_text()
 
 
 def test_held_out_copies_are_no_measure(tmp_path):
-    told = write(tmp_path, held_out=[100, 200, 130])
-    assert told["median_held_out"] == 0
-    assert told["ratio"] is told["copies"] is None
-    assert told["held_out"] == 3
+    measured = write(tmp_path, held_out=[100, 200, 130])
+    assert measured["median_held_out"] == 0
+    assert measured["ratio"] is measured["copies"] is None
+    assert measured["held_out"] == 3
 
 
 def test_images_are_evenly_spread_where_there_are_too_many(tmp_path, monkeypatch):
     monkeypatch.setattr(copies, "_MOST", 2)  # the first and the last
-    told = write(tmp_path, held_out=[20, 130, 225, 150])
-    assert (told["checked"], told["held_out"]) == (2, 2)
-    assert told["median_synthetic"] == (10 + 1) / 2
-    assert told["median_held_out"] == (20 + 50) / 2
-    assert told["parents"] == 50
+    measured = write(tmp_path, held_out=[20, 130, 225, 150])
+    assert (measured["checked"], measured["held_out"]) == (2, 2)
+    assert measured["median_synthetic"] == (10 + 1) / 2
+    assert measured["median_held_out"] == (20 + 50) / 2
+    assert measured["parents"] == 50
 
 
 def test_large_images_are_fewer(tmp_path, monkeypatch):
@@ -96,14 +100,16 @@ def test_large_images_are_fewer(tmp_path, monkeypatch):
     monkeypatch.setattr(copies, "_PRODUCTS", 2 * 3 * 4 * 64)
     assert write(tmp_path, held_out=HELD_OUT * 9)["checked"] == 3
     monkeypatch.setattr(copies, "_PRODUCTS", 1)
-    told = write(tmp_path)
-    assert (told["checked"], told["held_out"]) == (1, 1)
+    measured = write(tmp_path)
+    assert (measured["checked"], measured["held_out"]) == (1, 1)
 
 
 def test_of_equal_training_images_each_is_the_parent(tmp_path):
     twice = make_train_set([0, 100, 100, 250], [0, 0, 0, 1])
-    told = write(tmp_path, train_set=twice, synthetic=[(101, 0, 2, 2), (101, 0, 1, 1)])
-    assert told["parents"] == 100
+    measured = write(
+        tmp_path, train_set=twice, synthetic=[(101, 0, 2, 2), (101, 0, 1, 1)]
+    )
+    assert measured["parents"] == 100
 
 
 def test_the_closest_pair_of_each_class_is_shown(tmp_path, monkeypatch):

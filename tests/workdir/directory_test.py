@@ -94,7 +94,7 @@ def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
         directory.create(create_config(), below)
 
 
-def test_one_run_at_a_time_and_the_other_is_told_whose(tmp_path):
+def test_one_run_at_a_time_and_the_other_is_refused_with_its_owner(tmp_path):
     config = create_config()
     with directory.hold(config, tmp_path):
         message = f"in use by process {os.getpid()} on "

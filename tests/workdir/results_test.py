@@ -30,7 +30,7 @@ def test_data_are_described_with_the_images_of_each_class():
     )
 
 
-def test_environment_tells_versions_and_devices(monkeypatch):
+def test_environment_has_versions_and_devices(monkeypatch):
     environment = results.environment(jax.local_devices()[:2])
     assert environment["devices"] == 2
     assert environment["backend"] == "cpu"
@@ -140,17 +140,10 @@ def test_a_confusion_is_read_as_it_was_written(tmp_path):
     assert read_with(tmp_path, confusion=RIGHT)["confusion"] == RIGHT
 
 
-def test_a_result_of_before_has_no_confusion(tmp_path):
-    result = make_result(make_config(), "cglo", 0, 80.0)
-    del result["confusion"]
-    put_result(tmp_path, result)
-    read = results.read_result(results.result_path(tmp_path, "cglo", 0))
-    assert read == {**result, "confusion": []}
-
-
 @pytest.mark.parametrize(
     "confusion",
     [
+        [],
         None,
         3,
         [3],
