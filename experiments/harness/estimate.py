@@ -18,8 +18,8 @@ from cglo_jax.config.defaults import get_config
 from cglo_jax.data.dataset import Dataset
 from cglo_jax.models.vgg import VGG16
 from cglo_jax.training.batches import total_steps
-from experiments import runs, work
-from experiments.runs import Choice, Run
+from experiments.harness import runs, work
+from experiments.harness.runs import Choice, Run
 
 
 class Assumed(NamedTuple):

@@ -1,4 +1,4 @@
-"""The machine that a benchmark ran on."""
+"""The machine that something ran on, and the day."""
 
 import datetime
 import os
@@ -8,7 +8,18 @@ from typing import Any
 import jax
 
 from cglo_jax.workdir.results import environment
-from experiments import work
+
+
+def today() -> str:
+    """Returns the date in UTC, such as "2026-11-30"."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def count_cores() -> int:
+    """Returns the CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # on Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def on_gpu() -> bool:
@@ -25,9 +36,9 @@ def describe() -> dict[str, Any]:
     """Returns what a line of results says of machine, versions and settings."""
     return {
         "dtype": compute_dtype(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": today(),
         "platform": platform.platform(),
-        "cores": work.count_cores(),
+        "cores": count_cores(),
         "settings": {
             name: os.environ.get(name)
             for name in ("XLA_FLAGS", "GLIBC_TUNABLES", "NPROC")

@@ -1,13 +1,4 @@
-"""Runs a table of the paper and writes it, with the paper's numbers beside ours.
-
-    python -m experiments.table1 --scale=cpu --data=digits [--jobs=2] [--dry_run]
-
-Every run is a line of results/paper.jsonl; what has one is not repeated, in whichever table it was
-run first, and what was cut off goes on from its checkpoint. The table is rebuilt from these lines,
-printed and written to results/<table>-<scale>-<data>-<profile>.md. It is always the whole table;
---rows, --columns and --seeds choose what is run. Images are read and weights found as by
-`python -m cglo_jax.main`.
-"""
+"""Runs a table: its command line, its workers, and the file that is written; see `experiments.tables`."""
 
 import argparse
 import itertools
@@ -22,12 +13,12 @@ from collections.abc import Sequence
 from cglo_jax.config.profiles import PROFILES
 from cglo_jax.errors import UserError
 from cglo_jax.files import storage
-from experiments import entry, estimate, runs, tables, work
-from experiments.scales import DATA, SCALES, SETTINGS
-from experiments.tables import Table
+from experiments.harness import estimate, machine, markdown, runs, work
+from experiments.harness.scales import DATA, SCALES, SETTINGS
+from experiments.harness.table import Table
 
 
-def parse(table: Table, argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(table: Table, argv: Sequence[str]) -> argparse.Namespace:
     """Parses the command line.
 
     Returns:
@@ -38,7 +29,7 @@ def parse(table: Table, argv: Sequence[str] | None) -> argparse.Namespace:
       UserError: the table has no such columns, rows or seeds.
     """
     parser = argparse.ArgumentParser(
-        prog=f"python -m experiments.{table.name}", description=table.title
+        prog=f"python -m experiments.tables {table.name}", description=table.title
     )
     add = parser.add_argument
     add("--scale", choices=SCALES, default="cpu")
@@ -131,7 +122,7 @@ def worker_environment(worker: int, jobs: int, gpus: int) -> dict[str, str]:
             env.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", share)
     else:
         # XLA:CPU makes as many threads as this says.
-        env.setdefault("NPROC", str(max(1, work.count_cores() // jobs)))
+        env.setdefault("NPROC", str(max(1, machine.count_cores() // jobs)))
     return env
 
 
@@ -223,7 +214,7 @@ def write_table(
         for name, column in table.columns[scale, data].items()
     }
     results = runs.results_of(planned)
-    text = tables.to_markdown(table, scale, data, results, notes, tuned)
+    text = markdown.to_markdown(table, scale, data, results, notes, tuned)
     names = (table.name, scale, data, choice.profile)
     path = runs.RESULTS.with_name("-".join(names) + ".md")
     if results:
@@ -231,7 +222,7 @@ def write_table(
     return text
 
 
-def main(table: Table, argv: Sequence[str] | None = None) -> int:
+def main(table: Table, argv: Sequence[str]) -> int:
     """Does what the command line asks for; returns the exit status, 1 if a run failed."""
     options = parse(table, argv)
     choice = options.choice
@@ -262,8 +253,7 @@ def main(table: Table, argv: Sequence[str] | None = None) -> int:
     missing = runs.missing(chosen)
     jobs = min(jobs, len(work.group(missing)))
     if jobs > 1:
-        arguments = sys.argv[1:] if argv is None else argv
-        command = [sys.executable, "-m", f"experiments.{table.name}", *arguments]
+        command = [sys.executable, "-m", "experiments.tables", table.name, *argv]
         run_workers(command, missing, jobs, gpus)
     else:
         run_here(missing, root, jobs)
@@ -271,8 +261,3 @@ def main(table: Table, argv: Sequence[str] | None = None) -> int:
     if failed := runs.missing(chosen):
         print(f"{len(failed)} runs failed, see above the table", file=sys.stderr)
     return 1 if failed else 0
-
-
-def run(table: Table) -> None:
-    """Entry point of a table's module."""
-    entry.run(lambda: main(table))

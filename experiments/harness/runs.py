@@ -14,12 +14,12 @@ from cglo_jax.config.fingerprint import classify_fingerprint, train_fingerprint
 from cglo_jax.config.profiles import apply_profile
 from cglo_jax.config.validation import validate
 from cglo_jax.files import storage
-from experiments.scales import SETTINGS
-from experiments.tables import Column, Row, Table
+from experiments.harness import paths
+from experiments.harness.scales import SETTINGS
+from experiments.harness.table import Column, Row, Table
 
-HERE = pathlib.Path(__file__).parent
-RESULTS = HERE / "results" / "paper.jsonl"
-TUNED = HERE / "results" / "tuned.jsonl"
+RESULTS = paths.RESULTS / "paper.jsonl"
+TUNED = paths.RESULTS / "tuned.jsonl"
 TUNED_FIELDS = ("lr", "weight_decay", "batch_size")  # of `config.classify`
 
 # Written into every line of RESULTS; lines with another one do not count, and a work directory has

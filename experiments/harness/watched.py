@@ -9,7 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-ROOT = pathlib.Path(__file__).parents[1]
+from experiments.harness.paths import ROOT
+
 POLL_S = 0.005
 
 # A process's largest resident set begins with that of the one that starts it: this one is small.

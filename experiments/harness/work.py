@@ -1,10 +1,8 @@
 """Doing the runs of a table: one cGLO for all runs that share it, one line per result."""
 
 import contextlib
-import datetime
 import fcntl
 import functools
-import os
 import pathlib
 import platform
 import time
@@ -21,18 +19,11 @@ from cglo_jax.training import checkpoints
 from cglo_jax.training.batches import total_steps
 from cglo_jax.workdir import directory as workdirs
 from cglo_jax.workdir.results import read_result, result_path
-from experiments import runs
-from experiments.runs import Run
+from experiments.harness import machine, runs
+from experiments.harness.runs import Run
 
 _KEPT = ("top1", "top5", "n_test", "steps", "classifier_weights", "perceptual_weights")
 _IMAGES = ("images", "test_images")  # digests: the same images, or others?
-
-
-def count_cores() -> int:
-    """Returns the CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # on Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def group(missing: Sequence[Run]) -> list[list[Run]]:
@@ -146,9 +137,9 @@ def _describe(run: Run) -> dict[str, Any]:
         "method": run.method,
         "seed": run.seed,
         "changes": runs.changes(run.config),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": machine.today(),
         "platform": platform.platform(),
-        "cores": count_cores(),
+        "cores": machine.count_cores(),
     }
 
 

@@ -1,6 +1,6 @@
 """AutoAugment's operations on the device against Pillow's.
 
-    python -m experiments.autoaugment_parity       # half a minute
+    python -m experiments.parity.autoaugment       # half a minute
 
 Applies every operation of the policy at all ten levels, in both directions, to made-up
 images of 32 x 32 pixels, and prints how far the results are from Pillow's as a Markdown
@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from cglo_jax.classifier import autoaugment
 from cglo_jax.data import dataset
-from experiments import entry
+from experiments.harness import entry
 
 NAMES = sorted({name for pair in autoaugment.POLICY for name, _, _ in pair})
 IMAGES = 32

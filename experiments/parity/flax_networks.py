@@ -1,4 +1,4 @@
-"""JAX's side of experiments/parity.py: random weights for the networks of cglo_jax."""
+"""JAX's side of experiments/parity/networks.py: random weights for the networks of cglo_jax."""
 
 from collections.abc import Mapping
 from typing import Any

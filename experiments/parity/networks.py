@@ -1,7 +1,7 @@
 """VGG-16, ResNet-50 and WRN-28-10 against PyTorch: same weights, same images, same values.
 
-    python -m experiments.parity                   # needs PyTorch; two minutes
-    python -m experiments.parity --write_golden    # needs torchvision too
+    python -m experiments.parity.networks                   # needs PyTorch; two minutes
+    python -m experiments.parity.networks --write_golden    # needs torchvision too
 
 Random weights and images are given to the networks of cglo_jax and to PyTorch's: those of
 torchvision if it can be imported, else definitions written anew in torch_networks.py (for
@@ -16,16 +16,14 @@ is 1. Rounding matters to the gradient at 224 px, which jumps where one of milli
 or maxima is within rounding of switching, and to deep batch norm in training, which
 magnifies it. Prints a Markdown table and, at its end, replaces RESULTS by its rows.
 
-The second form writes the values that tests/experiments/parity_test.py compares with where there is no
+The second form writes the values that tests/experiments/parity/networks_test.py compares with where there is no
 PyTorch.
 """
 
 import argparse
-import datetime
 import importlib
 import importlib.metadata
 import json
-import pathlib
 import platform
 from typing import Any, NamedTuple
 
@@ -34,10 +32,11 @@ import numpy as np
 
 from cglo_jax.files import storage
 from cglo_jax.workdir.results import environment
-from experiments import entry, flax_networks
+from experiments.harness import entry, machine, paths
+from experiments.parity import flax_networks
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "parity.jsonl"
-GOLDEN = pathlib.Path(__file__).parents[1] / "tests" / "golden"
+RESULTS = paths.RESULTS / "parity.jsonl"
+GOLDEN = paths.ROOT / "tests" / "golden"
 TOLERANCE = 1e-4
 ROUNDINGS = 3  # how many times PyTorch's own rounding error float32 may differ
 GOLDEN_VALUES = 40  # of each tap, drawn at random
@@ -92,7 +91,7 @@ class Oracle(NamedTuple):
 
 def choose_oracle(network: str) -> Oracle:
     """Chooses torchvision's network if there is one, else that of torch_networks.py."""
-    from experiments import torch_networks
+    from experiments.parity import torch_networks
 
     own = network == "wrn28_10" or not torch_networks.has_torchvision()
     packages = ("torch",) if own else ("torchvision", "torch")
@@ -109,7 +108,7 @@ def run_flax(case: Case, dtype: str = "float32") -> dict[str, np.ndarray]:
 
 def run_torch(case: Case, own: bool, dtype: str = "float32") -> dict[str, np.ndarray]:
     """Computes the same in PyTorch; `own` as in torch_networks.create."""
-    from experiments import torch_networks
+    from experiments.parity import torch_networks
 
     tensors = flax_networks.random_tensors(case.network)
     options = {"train": case.train, "normalize": not case.train, "own": own}
@@ -203,7 +202,7 @@ def measure() -> None:
     Raises:
       SystemExit: Something does not agree; it is written nevertheless.
     """
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    date = machine.today()
     used = environment(jax.local_devices()[:1])
     common = {"date": date, "platform": platform.platform(), "environment": used}
     columns = ["network", "px", "mode", "compared", "largest", "float32", "float64"]

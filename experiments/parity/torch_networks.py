@@ -1,4 +1,4 @@
-"""PyTorch's side of experiments/parity.py: torchvision's networks, or the same anew.
+"""PyTorch's side of experiments/parity/networks.py: torchvision's networks, or the same anew.
 
 The definitions here are written from the papers and share nothing with cglo_jax but the
 names of the wide ResNet's parts. Those of VGG-16 and ResNet-50 carry torchvision's names

@@ -1,6 +1,6 @@
 """How long the README's first run takes, and its memory, as a whole process.
 
-    python -m experiments.benchmark_digits                # 3 runs, 6 minutes on two cores
+    python -m experiments.speed.digits                # 3 runs, 6 minutes on two cores
 
 `python -m cglo_jax.main --config=configs/digits.py --stage=all` in a new work directory: imports,
 compilation, three seeds of everything, figures and report. The first run finds no compiled programs
@@ -16,9 +16,9 @@ import tempfile
 
 from cglo_jax.errors import UserError
 from cglo_jax.files import storage
-from experiments import entry, machine, watched
+from experiments.harness import entry, machine, paths, watched
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "benchmark_digits.jsonl"
+RESULTS = paths.RESULTS / "benchmark_digits.jsonl"
 COMMAND = ("-m", "cglo_jax.main", "--config=configs/digits.py", "--stage=all")
 
 

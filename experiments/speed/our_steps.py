@@ -14,7 +14,7 @@ from cglo_jax.classifier import step as classifier
 from cglo_jax.data.dataset import Dataset
 from cglo_jax.stages import classify, train
 from cglo_jax.training import parallel
-from experiments import machine
+from experiments.harness import machine
 
 IMAGES = 1000  # in memory
 Program = Callable[[], Any]  # takes a step, returns what to wait for

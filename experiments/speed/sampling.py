@@ -1,6 +1,6 @@
 """How many images a second `--stage=sample` makes: G alone, to memory, to disk.
 
-    python -m experiments.benchmark_sampling              # 3 minutes on two cores
+    python -m experiments.speed.sampling              # 3 minutes on two cores
 
 A generator with random weights makes images between random codes: of CIFAR-100's shape (32 px) and
 of CUB-200's (224 px). "G alone" computes batches and leaves them on the device; "to memory" is what
@@ -27,10 +27,11 @@ from cglo_jax.data.dataset import Dataset, batch_that_fits
 from cglo_jax.files import storage
 from cglo_jax.stages import sample
 from configs import cifar100, cub
-from experiments import entry, machine, our_steps
+from experiments.harness import entry, machine, paths
+from experiments.speed import our_steps
 
 CLASSES = 4
-RESULTS = pathlib.Path(__file__).parent / "results" / "benchmark_sampling.jsonl"
+RESULTS = paths.RESULTS / "benchmark_sampling.jsonl"
 
 
 def create_model(config: ConfigDict, dataset: Dataset) -> sample.Restored:

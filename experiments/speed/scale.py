@@ -1,7 +1,7 @@
 """What the number of images costs: time of a step, and memory that is projected and allocated.
 
-    python -m experiments.benchmark_scale                 # some minutes on two cores, 8 GB
-    python -m experiments.benchmark_scale --n=1000,100000
+    python -m experiments.speed.scale                 # some minutes on two cores, 8 GB
+    python -m experiments.speed.scale --n=1000,100000
 
 cGLO's step of CIFAR-100's shape with codes and pixels of n images, no cached features, takes turns
 with itself at other n in one process. The second table has the memory of a step of each network,
@@ -9,7 +9,6 @@ see cglo_jax/training/memory.py, and what XLA allocates for it; images and weigh
 """
 
 import argparse
-import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,9 +16,10 @@ from typing import Any
 from cglo_jax.files import storage
 from cglo_jax.training import memory
 from configs import cifar100, cub
-from experiments import entry, machine, our_steps
+from experiments.harness import entry, machine, paths
+from experiments.speed import our_steps
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "benchmark_scale.jsonl"
+RESULTS = paths.RESULTS / "benchmark_scale.jsonl"
 MB = 1e6
 
 

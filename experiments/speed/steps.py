@@ -1,8 +1,8 @@
 """How fast a training step is, against PyTorch's on the same machine.
 
     pip install -e '.[torch]'
-    python -m experiments.benchmark_steps                 # all rows; some minutes on two cores
-    python -m experiments.benchmark_steps --rows=cglo
+    python -m experiments.speed.steps                 # all rows; some minutes on two cores
+    python -m experiments.speed.steps --rows=cglo
 
 Ours and PyTorch's, see torch_steps.py, take turns in one process. Printed are the medians and
 quartiles of a turn's seconds per step and the median of the turns' ratios. Both have memory in huge pages where Linux leaves the choice,
@@ -13,7 +13,6 @@ authors' passes" is our network with the passes of their code, not their network
 
 import argparse
 import os
-import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,8 +29,10 @@ from ml_collections import ConfigDict
 from cglo_jax.data.dataset import Dataset
 from cglo_jax.files import storage
 from configs import cifar100, cub
-from experiments import entry, machine, torch_networks, torch_steps, work
-from experiments.our_steps import (
+from experiments.harness import entry, machine, paths
+from experiments.parity import torch_networks
+from experiments.speed import torch_steps
+from experiments.speed.our_steps import (
     Program,
     create_batches,
     create_dataset,
@@ -43,7 +44,7 @@ from experiments.our_steps import (
     take_turns,
 )
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "benchmark_steps.jsonl"
+RESULTS = paths.RESULTS / "benchmark_steps.jsonl"
 PER_CALL = 10  # steps, on a GPU
 AS_AUTHORS = "PyTorch with the authors' passes"
 
@@ -169,7 +170,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of a turn; 2, on a GPU 50")
     args = parser.parse_args()
     torch.backends.cudnn.benchmark = True
-    torch.set_num_threads(work.count_cores())
+    torch.set_num_threads(machine.count_cores())
     steps = args.steps or (50 if machine.on_gpu() else 2)
     peak = matmul_peak(8192 if machine.on_gpu() else 2048)
     print(f"matrix product: {peak / 1e9:,.0f} GFLOP/s\n")

@@ -1,4 +1,4 @@
-"""PyTorch's side of experiments/benchmark_steps.py: the training steps of cGLO and of classifiers.
+"""PyTorch's side of experiments/speed/steps.py: the training steps of cGLO and of classifiers.
 
 The same networks, losses and updates as ours, written as one would write them well (frozen VGG-16, no
 graph for the targets, one pass of G, channels last, on a GPU bfloat16 by autocast and fused
@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from cglo_jax.models.vgg import IMAGENET_MEAN, IMAGENET_STD
-from experiments.torch_networks import VGG16_TAPS, vgg16_features
+from experiments.parity.torch_networks import VGG16_TAPS, vgg16_features
 
 _WIDTHS = (512, 256, 128, 64)  # of G's maps of 4, 8, 16 and 32 pixels
 

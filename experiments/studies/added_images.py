@@ -1,6 +1,6 @@
 """How well codes fitted later paint images that the generator was not trained on, on digits.
 
-    python -m experiments.added_images        # minutes
+    python -m experiments.studies.added_images        # minutes
 
 Trains cGLO as configs/digits.py says on 4 of 5 images per class, fits codes for the fifth
 (train.only_codes), and trains on all 5 for comparison. Prints the reconstruction loss of the added
@@ -25,9 +25,9 @@ from cglo_jax.stages import fit_codes, train
 from cglo_jax.workdir import trained
 from cglo_jax.workdir.results import environment
 from configs import digits
-from experiments import entry
+from experiments.harness import entry, paths
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "added_images.jsonl"
+RESULTS = paths.RESULTS / "added_images.jsonl"
 SHOTS = 5
 NOISES = 8  # draws of eps that a loss is the mean of
 

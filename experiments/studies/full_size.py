@@ -1,7 +1,7 @@
 """Every stage of the paper's configurations at its real network sizes, for a handful of steps.
 
-    python -m experiments.full_size cub --workdir=runs/full
-    python -m experiments.full_size cifar100 --data_dir=DIR --workdir=runs/full
+    python -m experiments.studies.full_size cub --workdir=runs/full
+    python -m experiments.studies.full_size cifar100 --data_dir=DIR --workdir=runs/full
 
 Runs `python -m cglo_jax.main` with configs/cub.py:2 or configs/cifar100.py:10, unchanged but for
 the fields in `choose_fields`, each stage in a process of its own. It shows that they run, how fast
@@ -19,7 +19,6 @@ and appends its rows to RESULTS; a stage that fails ends this with its output.
 
 import argparse
 import collections
-import datetime
 import hashlib
 import json
 import pathlib
@@ -40,10 +39,9 @@ from cglo_jax.files import storage
 from cglo_jax.training.checkpoints import restore_latest_model
 from cglo_jax.workdir import trained
 from cglo_jax.workdir.results import read_result, result_path
-from experiments import entry, watched, work
+from experiments.harness import entry, machine, paths, watched
 
-ROOT = pathlib.Path(__file__).parents[1]
-RESULTS = pathlib.Path(__file__).parent / "results" / "full_size.jsonl"
+RESULTS = paths.RESULTS / "full_size.jsonl"
 CONFIGS = {"cub": "configs/cub.py:2", "cifar100": "configs/cifar100.py:10"}
 METHODS = ("baseline", "cglo")
 RUNS = ("train", "sample", *(f"classify {method}" for method in METHODS), "report")
@@ -238,9 +236,9 @@ def write_results(
     common = {
         # Files by their names alone: where they lie says nothing to others.
         "options": [re.sub(r"=/.*/", "=", flag) for flag in flags],
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": machine.today(),
         "platform": platform.platform(),
-        "cores": work.count_cores(),
+        "cores": machine.count_cores(),
         "environment": result["environment"],
     }
     rows = [create_row(workdir, run, u) for run, u in zip(RUNS, usages, strict=True)]

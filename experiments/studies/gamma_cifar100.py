@@ -1,6 +1,6 @@
 """What gamma does to reconstruction on CIFAR-100, 10 images per class: why its default is .02.
 
-    python -m experiments.gamma_cifar100 --data_dir=DIR    # prepared TFDS directory; minutes
+    python -m experiments.studies.gamma_cifar100 --data_dir=DIR    # prepared TFDS directory; minutes
 
 Trains the cGLO of configs/cifar100.py:10,cpu for 250 steps with each gamma and prints the mean of
 the last ten reconstruction losses (Laplacian pyramid + pixel L1) beside that of two images without
@@ -8,8 +8,6 @@ a model. No classifier is trained and no test image read.
 """
 
 import argparse
-import datetime
-import pathlib
 import statistics
 
 import jax
@@ -23,9 +21,9 @@ from cglo_jax.training import parallel
 from cglo_jax.training.batches import Schedule
 from cglo_jax.workdir.results import environment
 from configs import cifar100
-from experiments import entry
+from experiments.harness import entry, machine, paths
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "gamma_cifar100.jsonl"
+RESULTS = paths.RESULTS / "gamma_cifar100.jsonl"
 GAMMAS = (0.0, 0.02, 0.1, 0.5)
 STEPS = 250
 
@@ -74,7 +72,7 @@ def main() -> None:
     rows |= {f"gamma {g:g}": reconstruction_after(g, dataset) for g in GAMMAS}
     common = {
         "steps": STEPS,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": machine.today(),
         "environment": environment(jax.local_devices()[:1]),
     }
     print("| | reconstruction loss |\n|---|---|")

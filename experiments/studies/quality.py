@@ -1,7 +1,7 @@
 """How good a run's synthetic images are: copies, diversity, class, against held-out real images.
 
     python -m cglo_jax.main --config=configs/digits.py --workdir=runs/digits
-    python -m experiments.quality --workdir=runs/digits            # seconds for digits
+    python -m experiments.studies.quality --workdir=runs/digits            # seconds for digits
 
 Prints a Markdown table, see cglo_jax/cglo/quality.py for what stands in it, and appends its numbers to
 results/quality.jsonl. Features are what the last layer of the run's baseline classifier sees,
@@ -9,7 +9,6 @@ which was trained on the same few real images.
 """
 
 import argparse
-import datetime
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -33,9 +32,9 @@ from cglo_jax.workdir.results import (
     result_path,
     top_k_accuracy,
 )
-from experiments import entry
+from experiments.harness import entry, machine, paths
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "quality.jsonl"
+RESULTS = paths.RESULTS / "quality.jsonl"
 SPACES = ("pixel", "feature")
 
 
@@ -255,7 +254,7 @@ def main() -> None:
         "seed": seed,
         "per_class": args.per_class,
         "checks": {row.name: [row.synthetic, row.real] for row in rows},
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": machine.today(),
         "environment": environment(jax.local_devices()[:1]),
     }
     storage.append_record(RESULTS, record)

@@ -1,6 +1,6 @@
 """Reconstruction losses on CIFAR-100, 10 images per class: Laplacian, random VGG-16, trained VGG-16.
 
-    python -m experiments.reconstruction_losses --weights=FILE --data_dir=DIR --workdir=runs/losses
+    python -m experiments.studies.reconstruction_losses --weights=FILE --data_dir=DIR --workdir=runs/losses
 
 FILE is a VGG-16 as .safetensors with torchvision's names. Trains cGLO with each loss for the same
 steps, then a WRN-10-2 with each, and one without cGLO, for three seeds: everything as
@@ -27,11 +27,10 @@ from cglo_jax.stages import classify, sample, train
 from cglo_jax.workdir import directory
 from cglo_jax.workdir.results import read_result, result_path
 from configs import cifar100
-from experiments import entry
+from experiments.harness import entry, paths
 
-HERE = pathlib.Path(__file__).parent
-RESULTS = HERE / "results" / "reconstruction_losses.jsonl"
-FIGURE = HERE / "figures" / "reconstruction_losses.png"
+RESULTS = paths.RESULTS / "reconstruction_losses.jsonl"
+FIGURE = paths.FIGURES / "reconstruction_losses.png"
 SHOWN = 12  # images in the figure
 
 

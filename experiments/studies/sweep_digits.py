@@ -1,6 +1,6 @@
 """Chooses gamma, code rate and noise of configs/digits.py, without looking at a test image.
 
-    python -m experiments.sweep_digits --workdir=runs/sweep_digits
+    python -m experiments.studies.sweep_digits --workdir=runs/sweep_digits
 
 Every cell of the grid trains a cGLO and a classifier per seed; seed s draws its own 5 images per
 class and is tested on the 950 training images that are left (`dataset.holdout`). All cells get two
@@ -10,7 +10,6 @@ are there already are not repeated. The last table printed is the one in docs/me
 """
 
 import argparse
-import datetime
 import itertools
 import pathlib
 import statistics
@@ -25,9 +24,9 @@ from cglo_jax.stages import classify, train
 from cglo_jax.workdir import directory
 from cglo_jax.workdir.results import read_result, result_path
 from configs import digits
-from experiments import entry
+from experiments.harness import entry, machine, paths
 
-RESULTS = pathlib.Path(__file__).parent / "results" / "sweep_digits.jsonl"
+RESULTS = paths.RESULTS / "sweep_digits.jsonl"
 SEEDS = (10, 11, 12, 13, 14)  # not those of the config, which are for reporting
 FRESH = (15, 16, 17, 18, 19)
 GRID = {
@@ -67,7 +66,7 @@ def run_one(cell: Cell, seed: int, root: pathlib.Path) -> None:
         train.run(config, workdir, sets[0], seed)
     classify.run(config, workdir, sets, method, seed)
     result = read_result(result_path(workdir, method, seed))
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    date = machine.today()
     line = {"method": method, "overrides": overrides, "seed": seed, "date": date}
     kept = {k: result[k] for k in ("top1", "n_test", "steps", "environment")}
     storage.append_record(RESULTS, {**line, **kept})

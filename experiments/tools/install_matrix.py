@@ -1,7 +1,7 @@
 """Installs the wheel for every Python given and runs every stage from an empty directory.
 
-    python -m experiments.install_matrix python3.11 python3.12 python3.13
-    python -m experiments.install_matrix --jax=0.10.0 python3.11     # another jax than the newest
+    python -m experiments.tools.install_matrix python3.11 python3.12 python3.13
+    python -m experiments.tools.install_matrix --jax=0.10.0 python3.11     # another jax than the newest
 
 For each Python: a fresh virtual environment, the wheel of this repository with what pip finds for
 it, and configs/digits.py, shrunk, by its name. Prints a line for each; a failure is told with the
@@ -18,9 +18,9 @@ import sys
 import tempfile
 import time
 
-from experiments import entry
+from experiments.harness import entry
+from experiments.harness.paths import ROOT
 
-ROOT = pathlib.Path(__file__).parents[1]
 VERSIONS = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 SHRUNK = {
     "seeds": "(0,)",

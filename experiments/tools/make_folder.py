@@ -1,6 +1,6 @@
 """Makes a folder of images to try configs/folder.py with: digits and CIFAR-100, of several kinds.
 
-    python -m experiments.make_folder --data_dir=DIR --out=runs/pictures
+    python -m experiments.tools.make_folder --data_dir=DIR --out=runs/pictures
     python -m cglo_jax.main --config=configs/folder.py --config.dataset.path=runs/pictures
 
 Three classes of hand-written digits (grey, 8x8) and seven of CIFAR-100 (colour, 32x32), 12 to 30
@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from cglo_jax.config import defaults
 from cglo_jax.data import dataset
-from experiments import entry
+from experiments.harness import entry
 
 CIFAR = ("apple", "bicycle", "castle", "leopard", "rocket", "sunflower", "tractor")
 DIGITS = (0, 1, 7)

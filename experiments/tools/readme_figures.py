@@ -1,9 +1,9 @@
 """The pictures of README.md and docs/paper.md, from what is committed: nothing is trained.
 
-    python -m experiments.readme_figures
+    python -m experiments.tools.readme_figures
 
-figures/readme_results.png: walks of figures/figure5_cpu.png (`experiments.figure5`) beside the gains on
-fresh draws (`experiments.confirm`, lines of results/paper.jsonl). figures/readme_method.svg: how cGLO
+figures/readme_results.png: walks of figures/figure5_cpu.png (`experiments.paper_figures`) beside the gains on
+fresh draws (`experiments.our_tables`, lines of results/paper.jsonl). figures/readme_method.svg: how cGLO
 works, drawn around images of the same walks.
 """
 
@@ -17,8 +17,10 @@ from PIL import Image
 from cglo_jax.report.figures import PALETTE
 from cglo_jax.report.verdict import paired_difference
 from cglo_jax.stages.sample_formats import encode_png
-from experiments import confirm, entry, runs, tables
-from experiments.trained import FIGURES
+from experiments.harness import entry, runs
+from experiments.harness.paths import FIGURES
+from experiments.harness.table import BASELINE
+from experiments.our_tables import CONFIRM
 
 WALKS, RECONSTRUCTIONS = "figure5_cpu.png", "figure4_cpu.png"
 ROWS, STEPS = 10, 9  # of the walks
@@ -49,9 +51,9 @@ def read_pair() -> tuple[np.ndarray, np.ndarray]:
 
 def gains() -> list[tuple[str, float, float, float]]:
     """Returns (row, mean, low, high) of each row minus the baseline, 95 % t-intervals, in points."""
-    planned, _ = runs.expand(confirm.TABLE, CHOICE)
+    planned, _ = runs.expand(CONFIRM, CHOICE)
     results = {row: lines for (row, _), lines in runs.results_of(planned).items()}
-    base = results.pop(tables.BASELINE)
+    base = results.pop(BASELINE)
     resolution = 100 / next(iter(base.values()))["n_test"]
     found = []
     for row, lines in results.items():
@@ -63,8 +65,8 @@ def gains() -> list[tuple[str, float, float, float]]:
 
 def baseline_mean() -> tuple[float, int]:
     """Returns the baseline's mean top-1 in percent, and of how many draws."""
-    planned, _ = runs.expand(confirm.TABLE, CHOICE)
-    lines = runs.results_of(planned)[tables.BASELINE, "10"].values()
+    planned, _ = runs.expand(CONFIRM, CHOICE)
+    lines = runs.results_of(planned)[BASELINE, "10"].values()
     return statistics.fmean(line["top1"] for line in lines), len(lines)
 
 

@@ -1,7 +1,7 @@
 """Are the results of two trees equal to the bit? Runs short trainings in both and compares the files.
 
     git worktree add ../before COMMIT
-    python experiments/same_results.py ../before . --out=/tmp/same
+    python experiments/tools/same_results.py ../before . --out=/tmp/same
 
 For changes that must change no result: every run is made with both trees, with one seed of every kind
 of configuration below. Compared are metrics.jsonl, the samples with their manifest and figures' data,

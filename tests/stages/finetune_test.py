@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import safetensors.numpy as st
 from flax.traverse_util import flatten_dict
-from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset
 
 from cglo_jax.errors import UserError
 from cglo_jax.models import resnet
@@ -22,7 +21,8 @@ from cglo_jax.stages import classify
 from cglo_jax.training import checkpoints
 from cglo_jax.training.batches import BatchOrder
 from cglo_jax.workdir import results
-from experiments import flax_networks
+from experiments.parity import flax_networks
+from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset
 
 CLASSES = 5
 STEPS = 3

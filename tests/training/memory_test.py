@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.helpers.tiny import create_config, create_dataset
 
 from cglo_jax.cglo import algorithm
 from cglo_jax.cli import launch
 from cglo_jax.errors import UserError
 from cglo_jax.stages import classify, train
 from cglo_jax.training import memory, parallel
-from experiments import benchmark_scale, our_steps
+from experiments.speed import our_steps, scale
+from tests.helpers.tiny import create_config, create_dataset
 
 DEVICES = tuple(jax.local_devices()[:1])
 ROW = 4096  # bytes of a row of 1024 floats
@@ -116,7 +116,7 @@ def of_classifier():
     ids=["perceptual", "laplacian", "classifier"],
 )
 def test_what_is_projected_is_what_xla_allocates(create):
-    sizes = benchmark_scale.measure_memory(create())
+    sizes = scale.measure_memory(create())
     assert sizes["arguments"] == pytest.approx(sizes["xla_arguments"], rel=0.01)
     assert 0.6 < sizes["own"] / sizes["xla_own"] < 1.6
 

@@ -1,11 +1,11 @@
-"""Tests of experiments/entry.py."""
+"""Tests of experiments/harness/entry.py."""
 
 import os
 
 import pytest
 
 from cglo_jax.errors import UserError
-from experiments import entry
+from experiments.harness import entry
 
 
 def _raise(error: BaseException) -> int:

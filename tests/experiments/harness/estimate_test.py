@@ -1,4 +1,4 @@
-"""Tests of experiments/estimate.py: operations by hand, measured times, what a table would take."""
+"""Tests of experiments/harness/estimate.py: operations by hand, measured times, what a table would take."""
 
 import json
 
@@ -10,8 +10,9 @@ from cglo_jax.data import dataset
 from cglo_jax.models.weak_classifier import WeakClassifier
 from cglo_jax.models.wide_resnet import WideResNet
 from cglo_jax.training.batches import total_steps
-from experiments import estimate, runs, table1, table3
-from experiments.runs import Choice
+from experiments.harness import estimate, runs
+from experiments.harness.runs import Choice
+from experiments.paper_tables import TABLE1, TABLE3
 
 DIGITS = Choice("cpu", "digits", seeds=(0,))
 
@@ -22,7 +23,7 @@ def _no_results(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "TUNED", tmp_path / "tuned.jsonl")
 
 
-def planned(choice: Choice = DIGITS, table=table3.TABLE) -> dict[str, runs.Run]:
+def planned(choice: Choice = DIGITS, table=TABLE3) -> dict[str, runs.Run]:
     return {run.row: run for run in runs.expand(table, choice)[0]}
 
 
@@ -54,7 +55,7 @@ def test_operations_by_hand(depth, width):
 
 
 def test_a_step_is_three_passes():
-    by_row = planned(table=table1.TABLE, choice=DIGITS)
+    by_row = planned(table=TABLE1, choice=DIGITS)
     c = by_row["Baseline"].config.classify
     model = WideResNet(10, c.depth, c.width, c.dropout, axis_name="data")
     step = 3 * 50 * estimate.forward_flops(model, (8, 8, 1))
@@ -194,7 +195,7 @@ def test_the_plan_tells_what_is_done_and_what_is_not():
 
 
 def test_paper_scale_is_planned_without_compiling(compilations):
-    chosen, _ = runs.expand(table1.TABLE, Choice("paper", "cifar100"))
+    chosen, _ = runs.expand(TABLE1, Choice("paper", "cifar100"))
     text = "\n".join(estimate.plan(Choice("paper", "cifar100"), chosen, 2))
     assert "0 runs are done, 120 missing" in text
     assert (

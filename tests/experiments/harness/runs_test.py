@@ -1,4 +1,4 @@
-"""Tests of experiments/runs.py: which runs there are and which of them are equal."""
+"""Tests of experiments/harness/runs.py: which runs there are and which of them are equal."""
 
 import dataclasses
 import json
@@ -9,9 +9,10 @@ from cglo_jax.classifier.methods import METHODS, Method
 from cglo_jax.config.defaults import get_config
 from cglo_jax.config.fingerprint import train_fingerprint
 from cglo_jax.errors import UserError
-from experiments import runs, table1, table3, table5
-from experiments.runs import Choice
-from experiments.tables import Column, Row
+from experiments.harness import runs
+from experiments.harness.runs import Choice
+from experiments.harness.table import Column, Row
+from experiments.paper_tables import TABLE1, TABLE3, TABLE5
 
 DIGITS = Choice("cpu", "digits")
 FIVE = Column("", "", {"dataset.shots": 5})
@@ -161,8 +162,8 @@ def test_the_authors_profile_leaves_a_baseline_as_it_is():
 
 
 def test_expand_goes_seed_by_seed():
-    planned, notes = runs.expand(table3.TABLE, DIGITS._replace(seeds=(3, 4)))
-    rows = [row.name for row in table3.TABLE.rows if not row.tuned]
+    planned, notes = runs.expand(TABLE3, DIGITS._replace(seeds=(3, 4)))
+    rows = [row.name for row in TABLE3.rows if not row.tuned]
     assert [(r.seed, r.row) for r in planned] == [(s, r) for s in (3, 4) for r in rows]
     command = "python -m experiments.tune --scale=cpu --data=digits --shots=5"
     assert notes == [
@@ -177,13 +178,13 @@ def test_expand_goes_seed_by_seed():
 
 
 def test_equal_runs_of_columns_and_tables_are_missing_once():
-    planned, _ = runs.expand(table5.TABLE, DIGITS._replace(seeds=(0,)))
+    planned, _ = runs.expand(TABLE5, DIGITS._replace(seeds=(0,)))
     base = {r.digest for r in planned if r.row == "Baseline"}
     assert len(base) == 1
     rows = [r.row for r in runs.missing(planned)]
     assert rows.count("Baseline") == 1
     assert rows.count("cGLO") == rows.count("MixMatch") == 3
-    others, _ = runs.expand(table1.TABLE, DIGITS._replace(seeds=(0,)))
+    others, _ = runs.expand(TABLE1, DIGITS._replace(seeds=(0,)))
     (same,) = (r for r in others if (r.row, r.column) == ("Baseline", "5"))
     assert {same.digest} == base
 
@@ -204,7 +205,7 @@ def test_tuned_rows_take_the_newest_values():
         {"setting": ten, "weight_decay": 0.5, "batch_size": 5},
         {"setting": paper, "weight_decay": 0.6, "batch_size": 6},
     )
-    planned, notes = runs.expand(table3.TABLE, DIGITS._replace(seeds=(0,)))
+    planned, notes = runs.expand(TABLE3, DIGITS._replace(seeds=(0,)))
     assert notes == []
     by_row = {run.row: run for run in planned}
     tuned, plain = by_row["Baseline, tuned"].config, by_row["Baseline"].config
@@ -257,7 +258,7 @@ def test_tuned_sentence():
 def test_lines_of_another_version_do_not_count(monkeypatch):
     (run,) = (
         r
-        for r in runs.expand(table3.TABLE, DIGITS._replace(seeds=(0,)))[0]
+        for r in runs.expand(TABLE3, DIGITS._replace(seeds=(0,)))[0]
         if r.row == "lerp"
     )
     lines = [
@@ -277,7 +278,7 @@ def test_lines_of_another_version_do_not_count(monkeypatch):
 def test_newest_line_of_a_digest_counts(tmp_path):
     (run,) = (
         r
-        for r in runs.expand(table3.TABLE, DIGITS._replace(seeds=(0,)))[0]
+        for r in runs.expand(TABLE3, DIGITS._replace(seeds=(0,)))[0]
         if r.row == "lerp"
     )
     lines = [{"digest": d, "top1": t} for d, t in ((run.digest, 1), ("other", 2))]

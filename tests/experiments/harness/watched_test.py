@@ -1,4 +1,4 @@
-"""Tests of experiments/watched.py."""
+"""Tests of experiments/harness/watched.py."""
 
 import pathlib
 import sys
@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from experiments import watched
+from experiments.harness import watched
 
 
 def run_python(tmp_path: pathlib.Path, code: str) -> tuple[watched.Usage, str]:

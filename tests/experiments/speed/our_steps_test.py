@@ -1,4 +1,4 @@
-"""Tests of experiments/our_steps.py and of the benchmarks that need no PyTorch."""
+"""Tests of experiments/speed/our_steps.py and of the benchmarks that need no PyTorch."""
 
 import dataclasses
 import statistics
@@ -6,16 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-from tests.helpers.tiny import create_config, create_dataset
 
 from cglo_jax.errors import UserError
 from cglo_jax.files import storage
-from experiments import (
-    benchmark_digits,
-    benchmark_sampling,
-    benchmark_scale,
-    our_steps,
-)
+from experiments.speed import digits, our_steps, sampling, scale
+from tests.helpers.tiny import create_config, create_dataset
 
 
 def test_programs_take_turns():
@@ -32,7 +27,7 @@ def test_steps_are_taken_and_measured():
     dataset = create_dataset()
     ours = our_steps.our_cglo(create_config(), dataset, 0)
     assert ours.count_flops() > 1e5
-    sizes = benchmark_scale.measure_memory(ours)
+    sizes = scale.measure_memory(ours)
     assert sizes["arguments"] == pytest.approx(sizes["xla_arguments"], rel=0.01)
     assert 0.5 < sizes["own"] / sizes["xla_own"] < 2
     program = ours.create_program()
@@ -62,7 +57,7 @@ def test_a_step_takes_no_more_time_and_memory_with_more_images():
             ids=tuple(map(str, range(n))),
         )
         ours = our_steps.our_cglo(create_config(), dataset, 0)
-        own.append(benchmark_scale.measure_memory(ours)["xla_own"])
+        own.append(scale.measure_memory(ours)["xla_own"])
         programs[n] = ours.create_program()
     assert own[0] == own[1]
     times = our_steps.take_turns(programs, turns=7, steps=5)
@@ -73,17 +68,17 @@ def test_a_step_takes_no_more_time_and_memory_with_more_images():
 
 def test_lines_of_the_scale_tables_by_hand():
     times = {10: [1.0, 2.0, 3.0], 1_000_000: [1.1, 2.0, 3.6]}
-    assert benchmark_scale.times_to_markdown(times).splitlines()[2:] == [
+    assert scale.times_to_markdown(times).splitlines()[2:] == [
         "| 10 | 2000.0 (1000.0-3000.0) | 1.000 |",
         "| 1,000,000 | 2000.0 (1100.0-3600.0) | 1.100 |",
     ]
     row = {"arguments": 10**9, "xla_arguments": 2e6, "own": 3e6, "xla_own": 4e6}
-    text = benchmark_scale.memory_to_markdown({"net": row})
+    text = scale.memory_to_markdown({"net": row})
     assert text.splitlines()[2:] == ["| net | 1,000.0 | 2.0 | 3.0 | 4.0 | 0.75 |"]
 
 
 def test_all_ways_of_sampling_make_as_many_images():
-    ways = benchmark_sampling.create_ways(create_config(), create_dataset(), 256)
+    ways = sampling.create_ways(create_config(), create_dataset(), 256)
     assert {name: make() for name, make in ways.items()} == {
         "G alone": 768,
         "to memory": 768,
@@ -92,7 +87,7 @@ def test_all_ways_of_sampling_make_as_many_images():
 
 
 def test_the_digits_run_is_measured_or_its_end_shown(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark_digits, "RESULTS", tmp_path / "results.jsonl")
+    monkeypatch.setattr(digits, "RESULTS", tmp_path / "results.jsonl")
     monkeypatch.setattr(sys, "argv", ["benchmark_digits", "--runs=2"])
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
     monkeypatch.setenv("CGLO_CACHE", "mine")
@@ -100,11 +95,11 @@ def test_the_digits_run_is_measured_or_its_end_shown(tmp_path, monkeypatch, caps
         "import os; print(os.environ['CGLO_CACHE'], 1 / {}, "
         "os.environ.get('JAX_COMPILATION_CACHE_DIR'))"
     )
-    monkeypatch.setattr(benchmark_digits, "COMMAND", ("-c", program.format(1)))
-    benchmark_digits.main()
+    monkeypatch.setattr(digits, "COMMAND", ("-c", program.format(1)))
+    digits.main()
     assert capsys.readouterr().out.count("\n| ") == 2
     (record,) = storage.read_records(tmp_path / "results.jsonl")
     assert [0 < run["wall_s"] < 60 for run in record["runs"]] == [True, True]
-    monkeypatch.setattr(benchmark_digits, "COMMAND", ("-c", program.format(0)))
+    monkeypatch.setattr(digits, "COMMAND", ("-c", program.format(0)))
     with pytest.raises(UserError, match=r"(?s)failed: .*ZeroDivisionError"):
-        benchmark_digits.main()
+        digits.main()

@@ -1,16 +1,17 @@
-"""Tests of experiments/benchmark_steps.py and torch_steps.py: both sides do the same work."""
+"""Tests of experiments/speed/steps.py and torch_steps.py: both sides do the same work."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from tests.helpers.tiny import create_dataset
 
 torch = pytest.importorskip("torch")
 
 from cglo_jax.cglo import algorithm, codes
 from configs import cifar100
-from experiments import benchmark_steps, our_steps, torch_steps
+from experiments.speed import our_steps, steps, torch_steps
 
 
 def count(tree) -> int:
@@ -99,7 +100,7 @@ def test_lines_of_the_table_by_hand():
         "ours": [2.0] * 5,
         "PyTorch": [1.0, 2.0, 2.0, 3.0, 4.0],
     }
-    text = benchmark_steps.to_markdown("cglo", times, flops=1e9, peak=1e9)
+    text = steps.to_markdown("cglo", times, flops=1e9, peak=1e9)
     assert text.splitlines() == [
         "| cglo | ours, cached | 1000.0 (750.0-1500.0) |  |  |",
         "| cglo | ours | 2000.0 (2000.0-2000.0) | 50 |  |",

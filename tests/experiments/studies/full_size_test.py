@@ -13,7 +13,8 @@ from cglo_jax.data import dataset
 from cglo_jax.files import storage
 from cglo_jax.training.checkpoints import Checkpoints
 from configs import cub
-from experiments import full_size, watched
+from experiments.harness import watched
+from experiments.studies import full_size
 
 SHRUNKEN = {
     "devices": "1",

@@ -1,4 +1,4 @@
-"""Tests of experiments/install_matrix.py but for the installing, which takes minutes."""
+"""Tests of experiments/tools/install_matrix.py but for the installing, which takes minutes."""
 
 import sys
 
@@ -6,7 +6,7 @@ import pytest
 
 from cglo_jax.config import presets
 from cglo_jax.config.defaults import flatten, get_config
-from experiments import install_matrix
+from experiments.tools import install_matrix
 
 
 @pytest.fixture(autouse=True)

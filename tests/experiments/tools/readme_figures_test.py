@@ -1,11 +1,11 @@
-"""Tests of experiments/readme_figures.py on what is committed."""
+"""Tests of experiments/tools/readme_figures.py on what is committed."""
 
 import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
 
-from experiments import readme_figures
+from experiments.tools import readme_figures
 
 
 def test_gains_are_those_of_the_table():
