@@ -14,7 +14,6 @@ Finished runs are not repeated. A search is as long as trials x folds x draws ba
 
 import argparse
 import dataclasses
-import datetime
 import pathlib
 import re
 import statistics
@@ -33,7 +32,7 @@ from cglo_jax.stages import classify
 from cglo_jax.training import checkpoints, parallel
 from cglo_jax.workdir import directory as workdirs
 from cglo_jax.workdir.results import environment, read_result, result_path
-from experiments import entry, estimate, runs, scales
+from experiments.harness import entry, estimate, machine, runs, scales
 
 TUNED, TRIALS = runs.TUNED, runs.TUNED.with_name("tuning.jsonl")
 FIELDS = runs.TUNED_FIELDS
@@ -186,7 +185,7 @@ def tune(arguments: argparse.Namespace, shots: int) -> None:
         lines.append({**key, **trial, "accuracy": mean, "draws": scores})
         print(f"{shots} per class, {trial}: {mean:.2f} %", flush=True)
     best = max(lines, key=lambda line: line["accuracy"])
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    date = machine.today()
     stamp = {"date": date, "environment": environment(parallel.choose_devices(1))}
     done = [
         {k: v for k, v in line.items() if k not in stamp}

@@ -432,7 +432,7 @@ def _train(
         images_per_step=size,
         log_every=c.log_every_steps,
         save_every=c.checkpoint_every_epochs * c.steps_per_epoch,
-        tell_done=False,  # `run` prints the accuracy
+        print_done=False,  # `run` prints the accuracy
         may_grow=_may_grow(config, method),
         cannot_grow=_cannot_grow(config, method),
         **loop.settings(config),

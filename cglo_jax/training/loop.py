@@ -60,7 +60,7 @@ class Job:
         call.
       draw: state that is saved -> pictures uint8 [H, W, 3] by name, for TensorBoard and W&B; called
         only where something shows them.
-      tell_done: whether to print a line at the end.
+      print_done: whether to print a line at the end.
       wandb: the project of W&B that metrics and pictures go to.
       may_grow, cannot_grow: see `fingerprint.check_fingerprint`.
     """
@@ -88,7 +88,7 @@ class Job:
     complete_shared: Callable[[Any], Any] = lambda shared: shared
     compare_images: Callable[[Any], str] | None = None
     draw: Callable[[Any], Mapping[str, np.ndarray]] | None = None
-    tell_done: bool = True
+    print_done: bool = True
     wandb: wandb_run.Project = wandb_run.NO_PROJECT
     may_grow: Sequence[str] = ()
     cannot_grow: str = ""
@@ -213,9 +213,9 @@ def _take_all(job: Job, lr_scale: float | None) -> tuple[Any, float]:
                 log.draw(step, state)
         checkpoints.wait()
         if step == job.total:
-            log.tell_done()
+            log.print_done()
         else:
-            log.tell_saved(step)
+            log.print_saved(step)
         log.end(step)
         parallel.barrier("saved")
         if stop := stop or _agree_to_stop():  # in the last save, too

@@ -119,7 +119,7 @@ class RunLog(contextlib.AbstractContextManager):
         """Logs pictures of the state after `step`, if TensorBoard or W&B shows them."""
         if self._draw:
             self._write_pictures(step, state)
-        parallel.barrier("pictures are drawn")  # likewise
+        parallel.barrier("pictures are drawn")  # all processes
 
     def _write_pictures(self, step: int, state: Any) -> None:
         try:
@@ -136,14 +136,14 @@ class RunLog(contextlib.AbstractContextManager):
         for tracker in self._trackers:
             tracker.write_pictures(step, pictures)
 
-    def tell_saved(self, step: int) -> None:
+    def print_saved(self, step: int) -> None:
         """Prints that the run was saved before its end."""
         self._progress.close()
         self._progress.print(f"saved step {step:,} of {self._job.total:,}")
 
-    def tell_done(self) -> None:
+    def print_done(self) -> None:
         """Prints that the last step was taken and saved, if this call took it."""
-        if self._start < self._job.total and self._job.tell_done:
+        if self._start < self._job.total and self._job.print_done:
             self._progress.print_done()
 
     def end(self, step: int) -> None:

@@ -14,7 +14,7 @@ from cglo_jax.errors import UserError
 from cglo_jax.models import resnet
 from cglo_jax.pretrained import networks
 from cglo_jax.pretrained.networks import NO_WEIGHTS, RANDOM, Origin
-from experiments import flax_networks
+from experiments.parity import flax_networks
 from tests.helpers.tiny import create_config, create_dataset
 
 KEY = jax.random.key(0)
@@ -128,7 +128,7 @@ def test_codes_are_pytorchs_activations_centred_and_on_the_sphere(
     small_resnet, tmp_path
 ):
     torch = pytest.importorskip("torch")
-    from experiments import torch_networks
+    from experiments.parity import torch_networks
 
     tensors = flax_networks.random_tensors("resnet50")
     st.save_file(tensors, tmp_path / "resnet.safetensors")

@@ -10,7 +10,7 @@ import pytest
 
 from cglo_jax.classifier import autoaugment
 from cglo_jax.data import dataset
-from experiments import autoaugment_parity as parity
+from experiments.parity import autoaugment as parity
 
 SIZES = [(32, 32, 3), (32, 32, 1), (8, 8, 1), (19, 30, 3)]
 each_size = pytest.mark.parametrize("shape", SIZES, ids=str)

@@ -9,7 +9,8 @@ from cglo_jax.data import dataset as data
 from cglo_jax.errors import UserError
 from cglo_jax.files import storage
 from configs import digits
-from experiments import scales, tune
+from experiments import tune
+from experiments.harness import scales
 from tests.helpers.tiny import create_config, create_dataset
 
 

@@ -1,4 +1,4 @@
-"""Tests of cglo_jax/models/resnet.py; tests/experiments/parity_test.py has torchvision's values."""
+"""Tests of cglo_jax/models/resnet.py; tests/experiments/parity/networks_test.py has torchvision's values."""
 
 import jax
 import jax.numpy as jnp

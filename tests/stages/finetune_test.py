@@ -21,7 +21,7 @@ from cglo_jax.stages import classify
 from cglo_jax.training import checkpoints
 from cglo_jax.training.batches import BatchOrder
 from cglo_jax.workdir import results
-from experiments import flax_networks
+from experiments.parity import flax_networks
 from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset
 
 CLASSES = 5
