@@ -95,20 +95,24 @@ def compute_features(shared: Shared, *, spec: "StepSpec") -> Shared:
 
 @dataclasses.dataclass(frozen=True)
 class StepSpec:
-    """The constants of a step, plain values: equal specs share one compiled step."""
+    """The constants of a step, plain values: equal specs share one compiled step.
+
+    Attributes:
+      gamma: weight of the weak classifier's loss.
+      weak_loss: a name in `losses.WEAK_LOSSES`.
+      lr_drops: (step, factor) of each drop of `generator_lr` and `code_lr`.
+    """
 
     generator: Generator
     weak_classifier: WeakClassifier | LatentClassifier
     reconstruction: losses.ReconstructionLoss
-    gamma: float  # weight of the weak classifier's loss
-    weak_loss: str  # of losses.WEAK_LOSSES
+    gamma: float
+    weak_loss: str
     generator_lr: float
     code_lr: float
     adam_b1: float
     adam_b2: float
-    lr_drops: tuple[
-        tuple[int, float], ...
-    ]  # (step, factor) of these two learning rates
+    lr_drops: tuple[tuple[int, float], ...]
     weak_lr: float
     weak_momentum: float
     weak_weight_decay: float
