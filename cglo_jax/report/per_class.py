@@ -22,6 +22,7 @@ from cglo_jax.report.verdict import (
     Confusion,
     Results,
     first_result,
+    format_interval,
     format_signed,
 )
 
@@ -188,9 +189,7 @@ def _table(
             f"{c.baseline:.2f}",
             f"{c.method:.2f}",
             format_signed(c.mean),
-            "none"
-            if c.low is None
-            else f"{format_signed(c.low)} to {format_signed(c.high)}",
+            "none" if c.low is None else format_interval(c.low, c.high),
             _marks(c)[1] if c.survives else "",
         ]
         for c in changed

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cglo_jax.report.figures import PALETTE
 from cglo_jax.report.page import IntervalChart, IntervalRow
-from cglo_jax.report.verdict import format_signed
+from cglo_jax.report.verdict import format_interval, format_signed
 from cglo_jax.training.logged import Metrics
 
 
@@ -105,9 +105,7 @@ def draw_intervals(
             i.name,
             _draw_interval(i, scale),
             format_signed(i.mean),
-            ""
-            if i.low is None
-            else f"{format_signed(i.low)} to {format_signed(i.high)}",
+            "" if i.low is None else format_interval(i.low, i.high),
             i.note,
         )
         for i in intervals

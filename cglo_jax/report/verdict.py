@@ -81,6 +81,11 @@ def format_signed(points: float) -> str:
     return text if float(text) else text[1:]
 
 
+def format_interval(low: float, high: float) -> str:
+    """Writes the ends of an interval, in points."""
+    return f"{format_signed(low)} to {format_signed(high)}"
+
+
 def standard_error(values: Sequence[float]) -> float | None:
     """Returns the standard error of the mean over seeds (n - 1 under the root); None for one."""
     if len(values) < 2:
@@ -136,7 +141,7 @@ class Comparison:
         """The interval as text, in points."""
         if self.low is None:
             return "none"
-        return f"{format_signed(self.low)} to {format_signed(self.high)}"
+        return format_interval(self.low, self.high)
 
 
 def compare(results: Results, method: str, confidence: float) -> Comparison | None:
