@@ -1,12 +1,18 @@
 """SIGKILL at random times; the same command again until the run is done: it is the same run."""
 
-import json
 import random
 import time
 
 import pytest
 
-from tests.helpers.small_run import STEPS, Run, digest_run, digest_state, write_images
+from tests.helpers.small_run import (
+    STEPS,
+    Run,
+    digest_run,
+    digest_state,
+    last_step,
+    write_images,
+)
 
 FAST, LONG = 10, 50
 
@@ -23,15 +29,6 @@ def reference(images):
         began = time.monotonic()
         assert Run(images, images.parent / name).finish() == 0
     return digest_run(images.parent / "whole"), time.monotonic() - began
-
-
-def last_step(workdir) -> int:
-    """The last step in metrics.jsonl, which may just be written."""
-    try:
-        lines = (workdir / "metrics.jsonl").read_text().splitlines(True)
-    except FileNotFoundError:
-        return 0
-    return max((json.loads(x)["step"] for x in lines if x.endswith("\n")), default=0)
 
 
 def kill(run, workdir, rng: random.Random, seconds: float, at: float) -> bool:

@@ -8,9 +8,8 @@ import time
 import pytest
 
 from cglo_jax.files import ownership
-from tests.faults.kills_test import last_step
-from tests.files.ownership_test import snapshot
-from tests.helpers.small_run import Run, digest_run, write_images
+from tests.helpers.small_run import Run, digest_run, last_step, write_images
+from tests.helpers.snapshot import snapshot
 
 STAGES = ("all", "train", "sample", "classify", "report", "export")
 

@@ -12,20 +12,9 @@ import pytest
 
 from cglo_jax.errors import UserError
 from cglo_jax.files import lock, ownership, storage
+from tests.helpers.snapshot import snapshot
 
 TAGS = {"stage": "train", "seed": 0}
-
-
-def snapshot(folder: pathlib.Path) -> dict[str, object]:
-    """Every path below a folder: a file's content, a link's target, None for a folder."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink():
-            found[name] = os.readlink(path)
-        else:
-            found[name] = path.read_bytes() if path.is_file() else None
-    return found
 
 
 def error_of(call, *args) -> str:

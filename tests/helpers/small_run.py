@@ -6,6 +6,7 @@ standard error and exit status. Programs are compiled by the first run and kept 
 
 import contextlib
 import hashlib
+import json
 import multiprocessing
 import os
 import pathlib
@@ -125,6 +126,15 @@ def _run(argv, told, programs, before) -> None:
     from cglo_jax import main
 
     main.program()
+
+
+def last_step(workdir) -> int:
+    """The last step in metrics.jsonl, which may just be written."""
+    try:
+        lines = (workdir / "metrics.jsonl").read_text().splitlines(True)
+    except FileNotFoundError:
+        return 0
+    return max((json.loads(x)["step"] for x in lines if x.endswith("\n")), default=0)
 
 
 def digest_state(directory: pathlib.Path) -> tuple[int, dict[str, str]]:

@@ -199,7 +199,7 @@ def test_pictures_for_tensorboard_change_nothing_and_cost_nothing_without_it(
     tmp_path, monkeypatch, compilations, devices
 ):
     pytest.importorskip("tensorboardX")
-    from tests.training.tensorboard_test import read_shown
+    from tests.helpers.event_files import read_shown
 
     monkeypatch.setattr(previews, "draw", draw)
     dataset = create_dataset(20, unlabelled=8)  # epochs of 3 + 1 steps

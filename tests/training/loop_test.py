@@ -433,7 +433,7 @@ def picture_of(state):
 def read_board(workdir):
     """What TensorBoard shows of the run."""
     pytest.importorskip("tensorboardX")
-    from tests.training.tensorboard_test import read_shown
+    from tests.helpers.event_files import read_shown
 
     return read_shown(workdir / "tensorboard" / "train-0")
 
