@@ -21,7 +21,7 @@ def main(command: "Command") -> None:
         from cglo_jax.stages import run  # imports JAX
 
         config, workdir, stage, fresh, several = command
-        run.run(config, workdir, stage, fresh=fresh, several=bool(several))
+        run.run_command(config, workdir, stage, fresh=fresh, several=bool(several))
 
 
 def program() -> NoReturn:
@@ -29,7 +29,7 @@ def program() -> NoReturn:
     streams.mend()  # first of all: it may start without standard streams
     interrupts.install(leaving=launch.dismiss)
     setup.start()
-    launch.leave(exit_status.run(main, sys.argv))
+    launch.leave(exit_status.parse_and_run(main, sys.argv))
 
 
 def run() -> NoReturn:

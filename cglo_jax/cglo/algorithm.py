@@ -1,10 +1,14 @@
 """Algorithm 1 of the paper: its state, its constants, its loss, its step and its schedule.
 
-    for each epoch:
-        for each batch of labelled images:                                    # `Schedule`
+    for each epoch:                                                           # `Schedule`
+        for each of train.steps_per_epoch batches of labelled images:
             L = L_rec(G([z, eps]), x) + gamma L_ce(f_phi(G([z, eps])), y)     # `compute_loss`
             a step of G, of f_phi and of the codes z of the batch; z / |z|    # `train_step`
         for each batch of unlabelled images: the same with L = L_rec
+
+G is the generator, theta its parameters, f_phi the weak classifier: `generator` and `weak_classifier`
+in the dicts of `TrainState`. z is one code per image, a point on the unit sphere in R^d, eps noise.
+All of it minimises (eq. 2) the sum of L over images, over theta, phi and every z.
 
 Everything is a pure function of (state, what never changes, images of the batch): any step can be
 repeated, and N devices compute what one computes. Codes and slerp are in `codes`, L_rec in `losses`.
@@ -70,29 +74,6 @@ class Shared(NamedTuple):
     features: dict[str, Any]
 
 
-def create_shared(
-    key: jax.Array, dataset: Dataset, vgg: Params, cache_gb: float, *, spec: "StepSpec"
-) -> Shared:
-    """Returns what the steps on `dataset` read, with the features that are to be kept as shapes.
-
-    Args:
-      key: of the run. vgg: parameters of the perceptual network.
-      cache_gb: memory that features of all images may take, GB; 0: none are kept.
-    """
-    side = spec.generator.size
-    features = spec.reconstruction.feature_shapes(len(dataset.ids), side, cache_gb)
-    labels, weights = dataset.labels, dataset.class_weights
-    return Shared(key, dataset.images, labels, weights, vgg, features)
-
-
-def compute_features(shared: Shared, *, spec: "StepSpec") -> Shared:
-    """Returns `shared` with the features of its images in the place of their shapes."""
-    if not shared.features:
-        return shared
-    features = spec.reconstruction.compute_features(shared.images, shared.vgg)
-    return shared._replace(features=features)
-
-
 @dataclasses.dataclass(frozen=True)
 class StepSpec:
     """The constants of a step, plain values: equal specs share one compiled step.
@@ -137,6 +118,191 @@ class StepSpec:
         names = ("generator_lr", "code_lr", "weak_lr")
         scaled = {name: getattr(self, name) * lr_scale for name in names}
         return dataclasses.replace(self, **scaled)
+
+
+def compute_loss(
+    params: Params,
+    z: jax.Array,
+    eps: jax.Array | None,
+    indices: jax.Array,
+    *,
+    batch_stats: Params,
+    shared: Shared,
+    spec: StepSpec,
+    use_weak: bool,
+    train: bool = True,
+) -> tuple[jax.Array, tuple[Params, dict[str, jax.Array]]]:
+    """Computes L = L_rec + gamma L_ce of Algorithm 1, or L = L_rec without the weak classifier.
+
+    L_ce is that of G's image, or of z itself, without noise, if f_phi takes codes; 0 for an
+    unlabelled image. It may be another loss, see `losses.WEAK_LOSSES`.
+
+    Args:
+      params, batch_stats: of both networks, see `TrainState`.
+      z: codes float32 [B, d] of the images `indices`, int32 [B].
+      eps: noise, see `Generator.draw_noise`.
+      train: both networks normalise by batch statistics, else by running ones, which then
+        stay as they are.
+
+    Returns:
+      (mean loss over this device's batch, (new batch_stats, metrics)).
+    """
+    target = to_float(shared.images[indices])  # [B, H, W, C]
+    generated, new = spec.generator.apply(
+        {"params": params["generator"], "batch_stats": batch_stats["generator"]},
+        z,
+        eps,
+        train=train,
+        mutable="batch_stats",
+    )
+    batch_stats = {**batch_stats, "generator": new["batch_stats"]}
+    features = {name: f[indices] for name, f in shared.features.items()}
+    reconstruction = spec.reconstruction(generated, target, shared.vgg, features).mean()
+    metrics = {"loss": reconstruction, "reconstruction": reconstruction}
+    if use_weak:
+        labels = shared.labels[indices]
+        variables = {
+            "params": params["weak_classifier"],
+            "batch_stats": batch_stats["weak_classifier"],
+        }
+        from_codes = isinstance(spec.weak_classifier, LatentClassifier)
+        (logits, _), new = spec.weak_classifier.apply(
+            variables,
+            z if from_codes else generated,
+            train=train,
+            mutable="batch_stats",
+        )
+        batch_stats["weak_classifier"] = new.get("batch_stats", {})
+        # Batches of `code_fit.fit_step` have labelled and unlabelled images in them.
+        weights = jnp.where(labels < 0, 0, shared.class_weights[labels])
+        weak_loss = (
+            weights * losses.WEAK_LOSSES[spec.weak_loss](logits, labels)
+        ).mean()
+        metrics["loss"] = reconstruction + spec.gamma * weak_loss
+        name = "cosine_loss" if spec.weak_loss == "cosine" else "cross_entropy"
+        metrics[name] = weak_loss
+        metrics["weak_accuracy"] = 100 * (logits.argmax(-1) == labels).mean()
+    return metrics["loss"], (batch_stats, metrics)
+
+
+def train_step(
+    state: TrainState,
+    shared: Shared,
+    indices: jax.Array,
+    *,
+    spec: StepSpec,
+    labelled: bool,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step of Algorithm 1: updates theta, the codes of the batch and, if labelled, phi.
+
+    Runs inside a `parallel.MappedStep`; all draws depend on (key, step, image) only, so N devices
+    compute what one computes.
+
+    Args:
+      indices: int32 [B], this device's images, none twice on any device.
+      labelled: whether the images have labels: L = L_rec + gamma L_ce, else L = L_rec.
+
+    Returns:
+      The new state and scalar metrics, means over the batch of all devices.
+    """
+    keys = codes.example_keys(jax.random.fold_in(shared.key, state.step), indices)
+    rows = codes.gather_codes(state.codes, indices)
+    eps = spec.generator.draw_noise(keys, rows.z.shape[-1])
+    use_weak = labelled and spec.gamma > 0
+    loss_fn = functools.partial(
+        compute_loss,
+        batch_stats=state.batch_stats,
+        shared=shared,
+        spec=spec,
+        use_weak=use_weak,
+    )
+    grad_fn = jax.grad(loss_fn, argnums=(0, 1), has_aux=True)
+    (grads, code_grads), (batch_stats, metrics) = grad_fn(
+        state.params, rows.z, eps, indices
+    )
+    grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
+    lr_drop = spec.lr_schedule(
+        state.step
+    )  # for G and the codes; f_phi's rate never drops
+    # The mean over the batch is for the networks: a code has its own image's loss, undivided.
+    rows = codes.update_codes(
+        rows, code_grads * len(indices), lr_drop * spec.code_lr, spec.adam
+    )
+    indices, rows = jax.lax.all_gather((indices, rows), parallel.AXIS, tiled=True)
+
+    params, opt_state = dict(state.params), dict(state.opt_state)
+    optimisers = {"generator": (spec.adam, lr_drop * spec.generator_lr)}
+    if use_weak:
+        optimisers["weak_classifier"] = (spec.weak_tx, spec.weak_lr)
+    for name, (tx, lr) in optimisers.items():
+        updates, opt_state[name] = tx.update(grads[name], opt_state[name], params[name])
+        params[name] = jax.tree.map(
+            lambda p, u, lr=lr: p - lr * u, params[name], updates
+        )
+    new_state = TrainState(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        codes=codes.scatter_codes(state.codes, indices, rows),
+    )
+    return new_state, metrics
+
+
+class Schedule:
+    """Maps a global step to (labelled?, images): every epoch a labelled, then an unlabelled pass."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        dataset: Dataset,
+        key: jax.Array,
+        devices: Sequence[jax.Device],
+    ):
+        labelled = np.flatnonzero(dataset.labels >= 0)
+        unlabelled = np.flatnonzero(dataset.labels < 0)
+        self.labelled_steps = config.train.steps_per_epoch
+        self.unlabelled_steps = _unlabelled_steps(config, len(unlabelled))
+        self.steps_per_epoch = steps_per_epoch(config, len(unlabelled))
+        self.total = total_steps(config, dataset)
+
+        def order(purpose: draws.Order, members: np.ndarray) -> BatchOrder:
+            size = parallel.per_device(
+                config.train.batch_size, len(members), devices, "train.batch_size"
+            )
+            return BatchOrder(jax.random.fold_in(key, purpose), members, size)
+
+        self._labelled = order(draws.Order.LABELLED, labelled)
+        self.batch_size = self._labelled.batch_size
+        self._unlabelled = (
+            order(draws.Order.UNLABELLED, unlabelled) if self.unlabelled_steps else None
+        )
+
+    def __call__(self, step: int) -> tuple[bool, np.ndarray]:
+        """Returns whether a step belongs to the labelled pass, and its images, int32 [B]."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if place < self.labelled_steps:
+            return True, self._labelled(epoch * self.labelled_steps + place)
+        return False, self._unlabelled(
+            epoch * self.unlabelled_steps + place - self.labelled_steps
+        )
+
+
+def steps_per_epoch(config: ConfigDict, unlabelled: int) -> int:
+    """Returns the steps of an epoch: labelled ones, then once through the unlabelled images."""
+    return config.train.steps_per_epoch + _unlabelled_steps(config, unlabelled)
+
+
+def total_steps(config: ConfigDict, dataset: Dataset) -> int:
+    """Returns the steps of a whole run, labelled and unlabelled ones."""
+    return config.train.epochs * steps_per_epoch(config, dataset.num_unlabelled)
+
+
+def _unlabelled_steps(config: ConfigDict, unlabelled: int) -> int:
+    return -(-unlabelled // config.train.batch_size)
+
+
+# What a run begins with
 
 
 def create_generator(
@@ -203,6 +369,29 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
     )
 
 
+def create_shared(
+    key: jax.Array, dataset: Dataset, vgg: Params, cache_gb: float, *, spec: StepSpec
+) -> Shared:
+    """Returns what the steps on `dataset` read, with the features that are to be kept as shapes.
+
+    Args:
+      key: of the run. vgg: parameters of the perceptual network.
+      cache_gb: memory that features of all images may take, GB; 0: none are kept.
+    """
+    side = spec.generator.size
+    features = spec.reconstruction.feature_shapes(len(dataset.ids), side, cache_gb)
+    labels, weights = dataset.labels, dataset.class_weights
+    return Shared(key, dataset.images, labels, weights, vgg, features)
+
+
+def compute_features(shared: Shared, *, spec: StepSpec) -> Shared:
+    """Returns `shared` with the features of its images in the place of their shapes."""
+    if not shared.features:
+        return shared
+    features = spec.reconstruction.compute_features(shared.images, shared.vgg)
+    return shared._replace(features=features)
+
+
 def init_state(
     key: jax.Array,
     first: jax.Array | None = None,
@@ -248,179 +437,3 @@ def init_generator(generator: Generator, key: jax.Array, dim: int) -> Params:
     length = generator.noise_length(dim)
     eps = jnp.zeros((1, length)) if length else None
     return generator.init(key, jnp.zeros((1, dim)), eps, train=False)
-
-
-def compute_loss(
-    params: Params,
-    z: jax.Array,
-    eps: jax.Array | None,
-    indices: jax.Array,
-    *,
-    batch_stats: Params,
-    shared: Shared,
-    spec: StepSpec,
-    use_weak: bool,
-    train: bool = True,
-) -> tuple[jax.Array, tuple[Params, dict[str, jax.Array]]]:
-    """Computes L = L_rec + gamma L_ce of Algorithm 1, or L = L_rec without the weak classifier.
-
-    L_ce is that of G's image, or of z itself, without noise, if f_phi takes codes; 0 for an
-    unlabelled image. It may be another loss, see `losses.WEAK_LOSSES`.
-
-    Args:
-      params, batch_stats: of both networks, see `TrainState`.
-      z: codes float32 [B, d] of the images `indices`, int32 [B].
-      eps: noise, see `Generator.draw_noise`.
-      train: both networks normalise by batch statistics, else by running ones, which then
-        stay as they are.
-
-    Returns:
-      (mean loss over this device's batch, (new batch_stats, metrics)).
-    """
-    x = to_float(shared.images[indices])  # [B, H, W, C]
-    images, new = spec.generator.apply(
-        {"params": params["generator"], "batch_stats": batch_stats["generator"]},
-        z,
-        eps,
-        train=train,
-        mutable="batch_stats",
-    )
-    batch_stats = {**batch_stats, "generator": new["batch_stats"]}
-    features = {name: f[indices] for name, f in shared.features.items()}
-    reconstruction = spec.reconstruction(images, x, shared.vgg, features).mean()
-    metrics = {"loss": reconstruction, "reconstruction": reconstruction}
-    if use_weak:
-        labels = shared.labels[indices]
-        variables = {
-            "params": params["weak_classifier"],
-            "batch_stats": batch_stats["weak_classifier"],
-        }
-        from_codes = isinstance(spec.weak_classifier, LatentClassifier)
-        (logits, _), new = spec.weak_classifier.apply(
-            variables, z if from_codes else images, train=train, mutable="batch_stats"
-        )
-        batch_stats["weak_classifier"] = new.get("batch_stats", {})
-        weights = jnp.where(labels < 0, 0, shared.class_weights[labels])
-        weak_loss = (
-            weights * losses.WEAK_LOSSES[spec.weak_loss](logits, labels)
-        ).mean()
-        metrics["loss"] = reconstruction + spec.gamma * weak_loss
-        name = "cosine_loss" if spec.weak_loss == "cosine" else "cross_entropy"
-        metrics[name] = weak_loss
-        metrics["weak_accuracy"] = 100 * (logits.argmax(-1) == labels).mean()
-    return metrics["loss"], (batch_stats, metrics)
-
-
-def train_step(
-    state: TrainState,
-    shared: Shared,
-    indices: jax.Array,
-    *,
-    spec: StepSpec,
-    labelled: bool,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One step of Algorithm 1: updates theta, the codes of the batch and, if labelled, phi.
-
-    Runs inside a `parallel.MappedStep`; all draws depend on (key, step, image) only, so N devices
-    compute what one computes.
-
-    Args:
-      indices: int32 [B], this device's images, none twice on any device.
-      labelled: whether the images have labels: L = L_rec + gamma L_ce, else L = L_rec.
-
-    Returns:
-      The new state and scalar metrics, means over the batch of all devices.
-    """
-    keys = codes.example_keys(jax.random.fold_in(shared.key, state.step), indices)
-    rows = codes.gather_codes(state.codes, indices)
-    eps = spec.generator.draw_noise(keys, rows.z.shape[-1])
-    use_weak = labelled and spec.gamma > 0
-    loss_fn = functools.partial(
-        compute_loss,
-        batch_stats=state.batch_stats,
-        shared=shared,
-        spec=spec,
-        use_weak=use_weak,
-    )
-    grad_fn = jax.grad(loss_fn, argnums=(0, 1), has_aux=True)
-    (grads, code_grads), (batch_stats, metrics) = grad_fn(
-        state.params, rows.z, eps, indices
-    )
-    grads, metrics = jax.lax.pmean((grads, metrics), parallel.AXIS)
-    lr_scale = spec.lr_schedule(state.step)
-    # The mean over the batch is for the networks: a code has its own image's loss, undivided.
-    rows = codes.update_codes(
-        rows, code_grads * len(indices), lr_scale * spec.code_lr, spec.adam
-    )
-    indices, rows = jax.lax.all_gather((indices, rows), parallel.AXIS, tiled=True)
-
-    params, opt_state = dict(state.params), dict(state.opt_state)
-    optimisers = {"generator": (spec.adam, lr_scale * spec.generator_lr)}
-    if use_weak:
-        optimisers["weak_classifier"] = (spec.weak_tx, spec.weak_lr)
-    for name, (tx, lr) in optimisers.items():
-        updates, opt_state[name] = tx.update(grads[name], opt_state[name], params[name])
-        params[name] = jax.tree.map(
-            lambda p, u, lr=lr: p - lr * u, params[name], updates
-        )
-    new_state = TrainState(
-        step=state.step + 1,
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-        codes=codes.scatter_codes(state.codes, indices, rows),
-    )
-    return new_state, metrics
-
-
-def steps_per_epoch(config: ConfigDict, unlabelled: int) -> int:
-    """Returns the steps of an epoch: labelled ones, then once through the unlabelled images."""
-    return config.train.steps_per_epoch + _unlabelled_steps(config, unlabelled)
-
-
-def total_steps(config: ConfigDict, dataset: Dataset) -> int:
-    """Returns the steps of a whole run, labelled and unlabelled ones."""
-    return config.train.epochs * steps_per_epoch(config, dataset.num_unlabelled)
-
-
-def _unlabelled_steps(config: ConfigDict, unlabelled: int) -> int:
-    return -(-unlabelled // config.train.batch_size)
-
-
-class Schedule:
-    """Maps a global step to (labelled?, images): every epoch a labelled, then an unlabelled pass."""
-
-    def __init__(
-        self,
-        config: ConfigDict,
-        dataset: Dataset,
-        key: jax.Array,
-        devices: Sequence[jax.Device],
-    ):
-        labelled = np.flatnonzero(dataset.labels >= 0)
-        unlabelled = np.flatnonzero(dataset.labels < 0)
-        self.labelled_steps = config.train.steps_per_epoch
-        self.unlabelled_steps = _unlabelled_steps(config, len(unlabelled))
-        self.steps_per_epoch = steps_per_epoch(config, len(unlabelled))
-        self.total = total_steps(config, dataset)
-
-        def order(purpose: draws.Order, members: np.ndarray) -> BatchOrder:
-            size = parallel.per_device(
-                config.train.batch_size, len(members), devices, "train.batch_size"
-            )
-            return BatchOrder(jax.random.fold_in(key, purpose), members, size)
-
-        self._labelled = order(draws.Order.LABELLED, labelled)
-        self.batch_size = self._labelled.batch_size
-        self._unlabelled = (
-            order(draws.Order.UNLABELLED, unlabelled) if self.unlabelled_steps else None
-        )
-
-    def __call__(self, step: int) -> tuple[bool, np.ndarray]:
-        """Returns whether a step belongs to the labelled pass, and its images, int32 [B]."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        if place < self.labelled_steps:
-            return True, self._labelled(epoch * self.labelled_steps + place)
-        return False, self._unlabelled(
-            epoch * self.unlabelled_steps + place - self.labelled_steps
-        )

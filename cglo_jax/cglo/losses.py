@@ -38,29 +38,31 @@ class ReconstructionLoss:
 
     def __call__(
         self,
-        x: jax.Array,
-        y: jax.Array,
+        generated: jax.Array,
+        target: jax.Array,
         params: Any,
-        features_y: dict[str, jax.Array] | None = None,
+        target_features: dict[str, jax.Array] | None = None,
     ) -> jax.Array:
         """Computes eq. (1) plus the pixel term, or GLO's loss, per image.
 
         Args:
-          x: reconstructions float32 [B, H, W, C] in [-1, 1].
-          y: targets [B, H, W, C] in [-1, 1], not differentiated.
+          generated: float32 [B, H, W, C] in [-1, 1].
+          target: float32 [B, H, W, C] in [-1, 1], not differentiated.
           params: of the perceptual network; {} without one.
-          features_y: of y, rows of what `compute_features` returns; computed if not given.
+          target_features: of `target`, rows of what `compute_features` returns; computed if not
+            given.
 
         Returns:
           float32 [B].
         """
         if self.vgg is None:
-            return laplacian_loss(x, y) + self.pixel_weight * pixel_l1(x, y)
-        features_x = self._features(x, params)
-        if not features_y:
-            features_y = jax.lax.stop_gradient(self._features(y, params))
-        perceptual = perceptual_loss(features_x, features_y, self._weights)
-        return perceptual + self.pixel_weight * pixel_l1(x, y)
+            pyramid = laplacian_loss(generated, target)
+            return pyramid + self.pixel_weight * pixel_l1(generated, target)
+        features = self._features(generated, params)
+        if not target_features:
+            target_features = jax.lax.stop_gradient(self._features(target, params))
+        perceptual = perceptual_loss(features, target_features, self._weights)
+        return perceptual + self.pixel_weight * pixel_l1(generated, target)
 
     def feature_shapes(
         self, n: int, side: int, most_gb: float
@@ -88,10 +90,10 @@ class ReconstructionLoss:
     def compute_features(
         self, images: np.ndarray, params: Any
     ) -> dict[str, np.ndarray]:
-        """Computes the features xi_j(x) of all training images.
+        """Computes the features xi_j of all training images, the targets of eq. (1).
 
-        x is not augmented while cGLO is trained, so xi_j(x) of eq. (1) is the same at every step,
-        but for rounding.
+        Targets are not augmented while cGLO is trained, so that their features are the same at every
+        step, but for rounding.
 
         Args:
           images: uint8 [n, H, W, C]. params: of the perceptual network.

@@ -312,7 +312,7 @@ def create_state(
     body: tuple[Any, Any] | None,
     devices: Sequence[jax.Device],
 ) -> ClassifierState:
-    """Creates the state before the first step, on every device, see `classify.load_body`."""
+    """Creates the state before the first step, on every device, see `stages.classify.load_body`."""
     state = parallel.create_replicated(init_state, devices, key, spec=spec)
     if body is None:
         return state

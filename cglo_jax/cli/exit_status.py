@@ -22,7 +22,7 @@ _BUSY = (
 _at_work = threading.Lock()  # held by `run_beside_others`
 
 
-def run(
+def parse_and_run(
     main: "Callable[[Command], None]", argv: Sequence[str], *, borrowed: bool = False
 ) -> int:
     """Parses a command line and runs it; prints a line if something goes wrong.
@@ -64,7 +64,7 @@ def run(
 
 
 def run_beside_others(main: "Callable[[Command], None]", argv: Sequence[str]) -> int:
-    """Does what `run` does in a process that others use too, and leaves it as it was."""
+    """Does what `parse_and_run` does in a process that others use too, and leaves it as it was."""
     if not _at_work.acquire(blocking=False):
         return _fail(_BUSY)
     try:
@@ -74,7 +74,7 @@ def run_beside_others(main: "Callable[[Command], None]", argv: Sequence[str]) ->
             verbosity = logging.get_verbosity()
             try:
                 setup.prepare()
-                return run(main, argv, borrowed=True)
+                return parse_and_run(main, argv, borrowed=True)
             finally:
                 logging.set_verbosity(verbosity)
     finally:

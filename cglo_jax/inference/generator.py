@@ -106,7 +106,7 @@ class TrainedModel:
     def walk(
         self, first: str | int, second: str | int, steps: int = 9, key: Key = 0
     ) -> np.ndarray:
-        """Goes from the code of one training image to another's, on the sphere (Fig. 5).
+        """Goes from the code of one training image to another's, along `sample.interpolation` (Fig. 5).
 
         Returns:
           `steps` images with one noise; the ends are the reconstructions of the two.

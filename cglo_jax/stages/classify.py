@@ -110,7 +110,7 @@ def run(
     Writes classifiers/<method>-<seed>/result.json and checkpoints/ beside it.
 
     Args:
-      data: training and test images, see `data.load`.
+      data: training and test images, see `data.dataset.load`.
       method: one of `methods.METHODS`.
       seed: of everything drawn here, and of the cGLO that is used.
 

@@ -55,7 +55,7 @@ def run(
     the images that are still there, and its checkpoints are removed in the end.
 
     Args:
-      data: all training images, old and new, and the test images, see `data.load`.
+      data: all training images, old and new, and the test images, see `data.dataset.load`.
 
     Raises:
       UserError: no fully trained cGLO of this configuration, these classes and this size of

@@ -24,7 +24,7 @@ _NO_CGLO = (
 )
 
 
-def run(
+def run_command(
     config: ConfigDict,
     workdir: pathlib.Path,
     stage: str,

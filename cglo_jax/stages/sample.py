@@ -42,7 +42,7 @@ def run(
     adds other forms of the same images.
 
     Args:
-      data: training and test images, see `data.load`; of the latter the pixels are compared
+      data: training and test images, see `data.dataset.load`; of the latter the pixels are compared
         with, see `copies.write`.
 
     Returns:

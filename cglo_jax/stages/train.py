@@ -100,7 +100,7 @@ def run(
     """Trains one cGLO, or goes on from its newest checkpoint, to the last epoch.
 
     Args:
-      dataset: the training images, see `data.load`.
+      dataset: the training images, see `data.dataset.load`.
       seed: of everything drawn here; checkpoints go to `trained.checkpoint_dir(workdir, seed)`.
 
     Returns:

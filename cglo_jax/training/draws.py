@@ -9,7 +9,11 @@ _FAR = 1 << 31  # from image indices, which the keys of a batch's images are mad
 
 
 class Run(enum.IntEnum):
-    """Of `jax.random.key(seed)`; `stages.train` splits it in 3."""
+    """Of `jax.random.key(seed)`, which `stages.train` splits in 3.
+
+    `stages.classify` splits the same key in 4: the draws of a classifier are not independent of those
+    of the cGLO of the same seed, which share no purpose with them.
+    """
 
     CODES_OF_ADDED_IMAGES = 3
 

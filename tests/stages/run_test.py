@@ -27,7 +27,7 @@ def call(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(interrupts, "begin", lambda: None)
 
     def run_stage(stage: str, **changes: object) -> str:
-        run.run(create_config(**changes), tmp_path / "run", stage)
+        run.run_command(create_config(**changes), tmp_path / "run", stage)
         return capsys.readouterr().out
 
     return run_stage
