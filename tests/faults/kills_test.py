@@ -14,7 +14,7 @@ from tests.helpers.small_run import (
     write_images,
 )
 
-FAST, LONG = 10, 50
+FAST, LONG = 1, 11  # runs, each killed five times
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def kill_and_restart(images, folder, reference, seed: int, count: int) -> None:
     pytest.fail(f"none of three runs could be killed {count} times")
 
 
-@pytest.mark.parametrize("seed", range(FAST // 5))
+@pytest.mark.parametrize("seed", range(FAST))
 def test_a_killed_run_is_in_the_end_the_uninterrupted_one(
     images, reference, tmp_path, seed
 ):
@@ -73,7 +73,7 @@ def test_a_killed_run_is_in_the_end_the_uninterrupted_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(LONG // 5))
+@pytest.mark.parametrize("seed", range(LONG))
 def test_a_run_killed_again_and_again(images, reference, tmp_path, seed):
     kill_and_restart(images, tmp_path, reference, 100 + seed, 5)
 
