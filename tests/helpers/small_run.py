@@ -6,6 +6,7 @@ standard error and exit status. Programs are compiled by the first run and kept 
 
 import contextlib
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -51,9 +52,13 @@ FIELDS = {
     "classify.checkpoint_every_epochs": "1",
     "classify.log_every_steps": "2",
 }
-_MODULES = ["classify", "fit_codes", "main", "report", "sample", "train", "workdirs"]
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([f"cglo_jax.{name}" for name in _MODULES])
+_STAGES = ("classify", "export", "fit_codes", "report", "run", "sample", "train")
+_PRELOADED = ["cglo_jax.main", "cglo_jax.cli.flags"]
+_PRELOADED += [f"cglo_jax.stages.{name}" for name in _STAGES]
+for _name in _PRELOADED:  # the server would skip in silence what is not there
+    importlib.import_module(_name)
+_context.set_forkserver_preload(_PRELOADED)
 
 
 def write_images(folder: pathlib.Path) -> pathlib.Path:
