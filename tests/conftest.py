@@ -92,6 +92,20 @@ def _forget_programs():
     jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def kept_programs(tmp_path_factory) -> Iterator[None]:
+    """Lets the processes that a module starts find what others compiled, as a person's do."""
+    kept = {
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("programs")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in kept.items():
+            patch.setenv(name, value)
+        yield
+
+
 @pytest.fixture
 def tiny_dataset() -> Dataset:
     """24 images of 3 classes, 8x8 grey, all labelled."""

@@ -29,21 +29,14 @@ def project(
 ) -> dict[str, int]:
     """Returns the bytes that a step needs on each device, by what they are for.
 
-    The step is compiled, as it is at the first step, and XLA's own plan is read: nothing that is
-    counted here is allocated for it.
-
     Args:
-      state, shared, batch: the arguments of `step_fn`; of `shared` shapes and types are enough.
+      step_fn, state, shared, batch: see `parallel.MappedStep.plan_memory`.
 
     Returns:
-      {"state": bytes, a field of `shared`: bytes, ..., "a step": bytes of its temporary arrays and of
-      the results that do not take the place of the old state}.
+      {"state": bytes, a field of `shared`: bytes, ..., "a step": bytes that it allocates}.
     """
-    shapes = parallel.replicated_shapes(shared, step_fn.devices)
-    plan = step_fn.lower(state, shapes, batch).compile().memory_analysis()
-    results = plan.output_size_in_bytes - plan.alias_size_in_bytes
     parts = {"state": tree_bytes(state), **_by_field(shared)}
-    return parts | {"a step": plan.temp_size_in_bytes + results}
+    return parts | {"a step": step_fn.plan_memory(state, shared, batch)}
 
 
 def _by_field(shared: NamedTuple) -> dict[str, int]:

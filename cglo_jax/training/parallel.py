@@ -175,9 +175,12 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     return jax.device_put(tree, _sharding(devices))
 
 
-def replicated_shapes(tree: Any, devices: Sequence[jax.Device]) -> Any:
+def _replicated_shapes(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Returns shapes, types and places of what `replicate` would make of host arrays."""
-    place = _sharding(devices)
+    return _shapes(tree, _sharding(devices))
+
+
+def _shapes(tree: Any, place: NamedSharding | None = None) -> Any:
     return jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), tree
     )
@@ -212,10 +215,32 @@ class MappedStep:
             donate_argnums=0,
             devices=devices,
         )
-        self.devices = devices
+        self._step, self._devices = step, devices
         self._once = pmap(step)
         self._several = pmap(functools.partial(_take_several, step))
         self.lower = self._once.lower
+
+    def plan_memory(self, state: Any, shared: Any, batch: jax.Array) -> int:
+        """Returns the bytes that a step allocates on each device, of which nothing is allocated.
+
+        The step is compiled, as it is when it is taken first, and XLA's plan is read: temporary
+        arrays, and results that do not take the place of the old state.
+
+        Args:
+          state, shared, batch: see `__call__`; of `shared` shapes and types are enough.
+        """
+        if jax.process_count() == 1:
+            lowered = self.lower(
+                state, _replicated_shapes(shared, self._devices), batch
+            )
+        else:  # pmap does not lower shapes here: one device's part, compiled for this alone
+            alone = jax.vmap(self._step, (None, None, 0), None, axis_name=AXIS)
+            part = jax.ShapeDtypeStruct((1, *batch.shape[1:]), batch.dtype)
+            shapes = (_shapes(state), _shapes(shared), part)
+            lowered = jax.jit(alone, donate_argnums=0).lower(*shapes)
+        plan = lowered.compile().memory_analysis()
+        results = plan.output_size_in_bytes - plan.alias_size_in_bytes
+        return plan.temp_size_in_bytes + results
 
     def __call__(self, state: Any, shared: Any, batch: jax.Array) -> tuple[Any, Any]:
         """Takes one step."""

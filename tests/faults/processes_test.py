@@ -16,6 +16,7 @@ from cglo_jax import main
 from cglo_jax.cli.flags import Command
 from configs import digits
 
+pytestmark = pytest.mark.usefixtures("kept_programs")
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = 25
 FIELDS = {

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("kept_programs")
 ROOT = pathlib.Path(__file__).parents[2]
 FIELDS = {
     "seeds": "(0,1)",
@@ -65,7 +66,7 @@ def contents(workdir, *patterns) -> dict[pathlib.Path, bytes]:
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory):
+def interrupted(kept_programs, tmp_path_factory):
     """(workdir, standard error) of a run that Ctrl-C ended while it trained."""
     workdir = tmp_path_factory.mktemp("end_to_end") / "run"
     process = start(workdir)
