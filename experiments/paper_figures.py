@@ -90,7 +90,7 @@ def train_cglo(
       Its training images and itself.
 
     Raises:
-      UserError: see `data.load` and `train.run`.
+      UserError: see `data.dataset.load` and `train.run`.
     """
     validation.validate(config)
     dataset, test_set = data.load(config.dataset)

@@ -265,7 +265,7 @@ def autoaugment(key: jax.Array, x: jax.Array) -> jax.Array:
       x: Image float32 [H, W, C] in [-1, 1], C = 1 or 3; rounded to 256 levels first.
 
     Returns:
-      float32 [H, W, C], `data.to_float` of levels 0 to 255.
+      float32 [H, W, C], `data.dataset.to_float` of levels 0 to 255.
     """
     key_pair, key_apply, key_sign = jax.random.split(key, 3)
     operations, probabilities = jax.tree.map(jnp.asarray, _policy(*x.shape[:2]))

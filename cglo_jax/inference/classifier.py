@@ -218,7 +218,8 @@ def restore(
         readback.convert(meta, _Meta)
         params = model.get("averaged", model["params"])
         variables = {"params": params, "batch_stats": model["batch_stats"]}
-    except (ValueError, KeyError, AttributeError) as error:
+        conversion = Conversion(**meta["conversion"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{directory} does not hold a classifier of this program "
             f"({shorten(printable(error))}): name another --workdir, or use the version that "
@@ -237,7 +238,6 @@ def restore(
             "back that were there"
         )
     size = config.dataset.size or shape[0]
-    conversion = Conversion(**meta["conversion"])
     return Classifier(
         method,
         (seed,),

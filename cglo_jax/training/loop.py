@@ -231,10 +231,12 @@ def _most(job: Job, step: int) -> int:
 
 def _create_take_steps(job: Job, lr_scale: float) -> parallel.TakeSteps:
     def create_shared(
-        step_fn: parallel.MappedStep, state: Any, batch: jax.Array
+        step_fn: parallel.MappedStep, state: Any, batch: jax.Array, several: bool
     ) -> Any:
         if job.check_memory:
-            memory.check(step_fn, state, job.shared, batch, section=job.section)
+            memory.check(
+                step_fn, state, job.shared, batch, section=job.section, several=several
+            )
         return job.complete_shared(job.shared)
 
     return parallel.create_take_steps(

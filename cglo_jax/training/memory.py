@@ -25,18 +25,25 @@ def tree_bytes(tree: Any) -> int:
 
 
 def project(
-    step_fn: parallel.MappedStep, state: Any, shared: NamedTuple, batch: jax.Array
+    step_fn: parallel.MappedStep,
+    state: Any,
+    shared: NamedTuple,
+    batch: jax.Array,
+    *,
+    several: bool = False,
 ) -> dict[str, int]:
     """Returns the bytes that a step needs on each device, by what they are for.
 
     Args:
-      step_fn, state, shared, batch: see `parallel.MappedStep.plan_memory`.
+      step_fn, state, shared, batch, several: see `parallel.MappedStep.plan_memory`.
 
     Returns:
-      {"state": bytes, a field of `shared`: bytes, ..., "a step": bytes that it allocates}.
+      {"state": bytes, a field of `shared`: bytes, ..., "a step": bytes that it allocates, 0 if the
+      backend does not say}.
     """
     parts = {"state": tree_bytes(state), **_by_field(shared)}
-    return parts | {"a step": step_fn.plan_memory(state, shared, batch)}
+    own = step_fn.plan_memory(state, shared, batch, several=several)
+    return parts | {"a step": own or 0}
 
 
 def _by_field(shared: NamedTuple) -> dict[str, int]:
@@ -105,13 +112,14 @@ def check(
     batch: jax.Array,
     *,
     section: str,
+    several: bool = False,
 ) -> None:
     """Checks that what a run needs besides its state fits into what is free on its devices.
 
     CPU devices share the host's memory, with those of other processes of the run.
 
     Args:
-      step_fn, shared, batch: see `project`. state: is on the devices.
+      step_fn, shared, batch, several: see `project`. state: is on the devices.
       section: of the config that has the batch size, for the message.
 
     Raises:
@@ -122,7 +130,7 @@ def check(
     free = free_bytes(device)
     if free is None:
         return
-    parts = project(step_fn, state, shared, batch)
+    parts = project(step_fn, state, shared, batch, several=several)
     del parts["state"]
     on_host = device.platform == "cpu"
     copies = len(devices) * parallel.processes_here() if on_host else 1

@@ -175,11 +175,6 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     return jax.device_put(tree, _sharding(devices))
 
 
-def _replicated_shapes(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """Returns shapes, types and places of what `replicate` would make of host arrays."""
-    return _shapes(tree, _sharding(devices))
-
-
 def _shapes(tree: Any, place: NamedSharding | None = None) -> Any:
     return jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), tree
@@ -220,25 +215,38 @@ class MappedStep:
         self._several = pmap(functools.partial(_take_several, step))
         self.lower = self._once.lower
 
-    def plan_memory(self, state: Any, shared: Any, batch: jax.Array) -> int:
-        """Returns the bytes that a step allocates on each device, of which nothing is allocated.
+    def plan_memory(
+        self, state: Any, shared: Any, batch: jax.Array, *, several: bool = False
+    ) -> int | None:
+        """Returns the bytes that a call allocates on each device; nothing of it is allocated.
 
-        The step is compiled, as it is when it is taken first, and XLA's plan is read: temporary
-        arrays, and results that do not take the place of the old state.
+        The program is compiled, as it is at the first call, and XLA's plan is read: temporary
+        arrays, and results that do not take the place of the old state. Compiling itself may
+        allocate memory on an accelerator.
 
         Args:
           state, shared, batch: see `__call__`; of `shared` shapes and types are enough.
+          several: of a call of `several`, whose batches `batch` then is.
+
+        Returns:
+          None if the backend has no such plan.
         """
         if jax.process_count() == 1:
-            lowered = self.lower(
-                state, _replicated_shapes(shared, self._devices), batch
-            )
+            program = self._several if several else self._once
+            shapes = _shapes(shared, _sharding(self._devices))
+            lowered = program.lower(state, shapes, batch)
         else:  # pmap does not lower shapes here: one device's part, compiled for this alone
-            alone = jax.vmap(self._step, (None, None, 0), None, axis_name=AXIS)
+            step = (
+                functools.partial(_take_several, self._step) if several else self._step
+            )
+            alone = jax.vmap(step, (None, None, 0), None, axis_name=AXIS)
             part = jax.ShapeDtypeStruct((1, *batch.shape[1:]), batch.dtype)
-            shapes = (_shapes(state), _shapes(shared), part)
-            lowered = jax.jit(alone, donate_argnums=0).lower(*shapes)
+            lowered = jax.jit(alone, donate_argnums=0).lower(
+                _shapes(state), _shapes(shared), part
+            )
         plan = lowered.compile().memory_analysis()
+        if plan is None:
+            return None
         results = plan.output_size_in_bytes - plan.alias_size_in_bytes
         return plan.temp_size_in_bytes + results
 
@@ -266,7 +274,7 @@ def _take_several(
 
 def create_take_steps(
     choose: Callable[[int], tuple[MappedStep, np.ndarray]],
-    create_shared: Callable[[MappedStep, Any, jax.Array], Any],
+    create_shared: Callable[[MappedStep, Any, jax.Array, bool], Any],
     devices: Sequence[jax.Device],
     per_call: int,
 ) -> TakeSteps:
@@ -274,8 +282,8 @@ def create_take_steps(
 
     Args:
       choose: step -> what takes it, and its batch [B, ...]; asked once for each step, in order.
-      create_shared: returns what the steps read, on the host; called once, with the first step's
-        program, state and batch.
+      create_shared: returns what the steps read, on the host; called once, with what takes the
+        first steps, the state, their batches and whether there are several.
       per_call: 0: one on CPU, where more are slow, 10 elsewhere.
     """
     if not per_call:
@@ -294,12 +302,12 @@ def create_take_steps(
                 break
         step_fn = ahead[step][0]
         batches = np.stack([ahead.pop(i)[1] for i in range(step, step + count)])
+        several = count > 1
+        batch = shard_steps(batches, devices) if several else shard(batches[0], devices)
         if shared is None:
-            first = shard(batches[0], devices)
-            shared = replicate(create_shared(step_fn, state, first), devices)
-        if count == 1:
-            return *step_fn(state, shared, shard(batches[0], devices)), 1
-        return *step_fn.several(state, shared, shard_steps(batches, devices)), count
+            shared = replicate(create_shared(step_fn, state, batch, several), devices)
+        take = step_fn.several if several else step_fn
+        return *take(state, shared, batch), count
 
     return take_steps
 

@@ -1,4 +1,4 @@
-"""Tests of cglo_jax/data/sources.py: identity and order of images. Digits are tested by data_test.py."""
+"""Tests of cglo_jax/data/sources.py: identity and order of images. Digits are tested by dataset_test.py."""
 
 import hashlib
 

@@ -52,23 +52,30 @@ def test_temporary_arrays_and_results_are_counted():
     assert 1024 * ROW <= parts["a step"] < 3 * 1024 * ROW
 
 
-def test_the_step_is_compiled_once(compilations):
-    """The program whose memory is read is the one that takes the steps."""
-    dataset = create_dataset(16)
-    config = create_config(**{"train.epochs": 1, "train.log_every_steps": 3})
-    spec = algorithm.create_spec(config, dataset)
-    key = jax.random.key(0)
-    init = functools.partial(algorithm.init_state, spec=spec, n=16, dim=8)
-    state = parallel.create_replicated(init, DEVICES, key)
-    shared = algorithm.create_shared(key, dataset, {}, 0, spec=spec)
-    batch = parallel.shard(np.arange(8, dtype=np.int32), DEVICES)
-    step_fn = train.compiled_step(spec, True, DEVICES)
+@pytest.mark.parametrize("several", [False, True])
+def test_the_program_whose_plan_is_read_is_the_one_that_takes_the_steps(
+    several, compilations
+):
+    state = parallel.replicate({"x": np.ones((16, 1024), np.float32)}, DEVICES)
+    host = Shared(np.ones(1024, np.float32))
+    batches = np.arange(8, dtype=np.int32).reshape(2, 4)
+    step_fn = parallel.MappedStep(in_one_place, DEVICES)
+    if several:
+        batch = parallel.shard_steps(batches, DEVICES)
+    else:
+        batch = parallel.shard(batches[0], DEVICES)
     before = len(compilations)
-    memory.check(step_fn, state, shared, batch, section="train")
+    memory.check(step_fn, state, host, batch, section="train", several=several)
     assert len(compilations) == before + 1
-    shared = parallel.replicate(shared, DEVICES)
-    step_fn(state, shared, batch)
+    take = step_fn.several if several else step_fn
+    state, _ = take(state, parallel.replicate(host, DEVICES), batch)
     assert len(compilations) == before + 1
+    assert float(state["x"].sum()) == (16 + (8 if several else 4)) * 1024
+
+
+def test_a_backend_without_plans_counts_arrays_only(monkeypatch):
+    monkeypatch.setattr(parallel.MappedStep, "plan_memory", lambda *_, **__: None)
+    assert project(in_one_place, 16) == {"state": 16 * ROW, "weights": ROW, "a step": 0}
 
 
 def test_an_image_takes_its_code_its_moments_and_its_pixels():

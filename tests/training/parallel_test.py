@@ -155,8 +155,8 @@ def test_steps_are_taken_together_where_one_program_takes_them(per_call, calls):
         asked.append(step)
         return first if step < 5 else second, np.array([step, -step])
 
-    def create_shared(step_fn, state, batch):
-        created.append((step_fn, state, batch.shape))
+    def create_shared(step_fn, state, batch, several):
+        created.append((step_fn, state, batch.shape, several))
         return np.zeros(3)
 
     take_steps = parallel.create_take_steps(choose, create_shared, FOUR[:1], per_call)
@@ -169,7 +169,8 @@ def test_steps_are_taken_together_where_one_program_takes_them(per_call, calls):
     assert counts == calls
     assert asked == list(range(10))
     assert state == [("first" if i < 5 else "second", [i, -i]) for i in range(10)]
-    assert created == [(first, [], (1, 2))]
+    several = per_call > 1
+    assert created == [(first, [], (1, 3, 2) if several else (1, 2), several)]
 
 
 def test_pmap_batch_returns_the_rows_of_all_devices_in_order():
