@@ -25,7 +25,6 @@ STEPS, SAVE_EVERY = 40, 5
 FIELDS = {
     "seeds": "(0,)",
     "devices": "1",
-    "check_memory": "False",  # it compiles a step more with several processes
     "dataset.name": "folder",
     "dataset.size": "16",
     "latent.dim": "8",

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -110,6 +111,20 @@ def test_files_are_put_on_the_background_and_scaled_by_the_bits_of_training(tmp_
         "read transparent or 16-bit images otherwise for seed 1 than for 0"
         in error_of(cglo_jax.load_classifier, tmp_path / "run", "cglo")
     )
+
+
+def test_a_conversion_with_a_field_that_is_unknown_here_is_refused(tmp_path):
+    class Other(NamedTuple):
+        background: str = "#000000"
+        bits: int = 8
+        profiles: bool = True
+        gamma: float = 2.2
+
+    config, dataset = put_run(tmp_path / "run")
+    dataset = dataclasses.replace(dataset, conversion=Other())
+    put_classifier(tmp_path / "run", config, dataset, "cglo", 0)
+    line = error_of(cglo_jax.load_classifier, tmp_path / "run", "cglo")
+    assert "does not hold a classifier of this program" in line
 
 
 def test_files_of_the_right_size_are_taken_as_they_are(run, tmp_path):
