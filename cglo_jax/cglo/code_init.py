@@ -1,4 +1,4 @@
-"""Codes before the first step that know something of the images (section 5.2, "Z Initialization")."""
+"""Initial codes that depend on the images' labels or content (section 5.2, "Z Initialization")."""
 
 import functools
 import itertools
@@ -128,8 +128,8 @@ def draw_beside(
 def compute_activations(variables: dict[str, Any], images: np.ndarray) -> np.ndarray:
     """Computes the penultimate activations of a ResNet-50 for all images, labelled or not.
 
-    Images are seen at their own size, normalised as ImageNet's, grey ones repeated. One
-    device computes them, so that they do not depend on how many there are.
+    Images keep their size, are normalised as ImageNet's, and grey images are repeated to three
+    channels. One device computes all activations, so that they do not depend on the number of devices.
 
     Args:
       variables: see `load_resnet`. images: uint8 [n, H, W, C].

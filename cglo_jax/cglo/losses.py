@@ -255,11 +255,11 @@ def _cosine_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _double_softmax(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The authors' code takes a softmax for logits: K classes cannot get below log(1 + (K-1)/e)."""
+    """Cross-entropy of a softmax used as logits, as in the authors' code; at least log(1 + (K-1)/e)."""
     return cross_entropy(jax.nn.softmax(logits), labels)
 
 
-# Of f_phi's outputs [B, K] and int labels [B] -> [B]; of label -1 any finite value.
+# (outputs of f_phi [B, K], int labels [B]) -> losses [B]; where the label is -1, any finite value.
 WEAK_LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "cross_entropy": cross_entropy,
     "cosine": _cosine_loss,

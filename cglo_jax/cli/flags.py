@@ -346,8 +346,8 @@ def _compare(
     if differing:
         shown = ", ".join(differing[:3]) + ", ..." * (len(differing) > 3)
         given.notes.append(
-            f"{saved} counts where --config={path} differs from it ({shown}), and of this call "
-            "the fields given by --config.FIELD"
+            f"--config={path} differs from {saved} ({shown}): the values in {saved} are used, "
+            "except for fields that this call gives by --config.FIELD"
         )
 
 

@@ -22,8 +22,8 @@ STAGES = {
     "help": "every field of the configuration; --stage=help latent: those with latent in their names",
 }
 FLAGS = {
-    "config": "a configuration: a file (.py, or a run's config.json), or one of those below; not "
-    "needed for a --workdir that has a run, whose own is used then",
+    "config": "a configuration: a file (.py, or a run's config.json) or one of the names below; not "
+    "needed if --workdir holds a run, whose own configuration is then used",
     "workdir": "directory of the run, runs/NAME of the configuration if not given",
     "stage": "what to do, all if not given",
     "fresh": "start over; what is in the work directory is kept beside it, as NAME.old-1",
@@ -101,8 +101,8 @@ def overview(program: str, width: int) -> str:
         _table("Stages", STAGES, width),
         _table("Included configurations", _describe_configs(), width),
         _table(
-            "Fields that people change (--config.seeds=0,1), with their defaults, of which a "
-            "configuration may have others",
+            "Fields that people change most often (--config.seeds=0,1), with their defaults; a "
+            "configuration may set other values",
             often,
             width,
         ),

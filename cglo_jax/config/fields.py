@@ -125,9 +125,9 @@ ROWS: tuple[Section | Field, ...] = (
     Field(
         "steps_per_call",
         0,
-        "training steps per call from Python to the device; 0 = 1 on a CPU (more are "
-        "slow there) and 10 elsewhere; another number, or other intervals of logs and "
-        "checkpoints with it, may change results by rounding",
+        "training steps per call from Python to the device; 0 = automatic: 1 on a CPU, "
+        "where more are slow, and 10 elsewhere; changing it, or changing logging and "
+        "checkpoint intervals while it is above 1, may change results by rounding",
         NOT_NEGATIVE,
     ),
     Field(

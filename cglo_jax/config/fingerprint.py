@@ -56,7 +56,9 @@ def describe_longer(part: str, saved: Mapping[str, Any], now: Mapping[str, Any])
     falls = "no fall of the learning rates lies in the new part"
     if new:
         falls = f"the learning rates fall in the new part after epoch {', '.join(new)}"
-    return f"made for {_count(saved[epochs])} before, goes on to {now[epochs]}; {falls}"
+    return (
+        f"was trained for {_count(saved[epochs])}, continues to {now[epochs]}; {falls}"
+    )
 
 
 def _count(epochs: int) -> str:
@@ -115,7 +117,7 @@ def _hint(
     part, _, field = name.rpartition(".")
     old = "use another --workdir or the old value (a call without --config has it)"
     if part in longer and field in _LENGTHS:
-        return f"--stage={part} goes on to there, and comes first"
+        return f"run --stage={part} first, which continues to that epoch"
     lengths = [fields.get(name) for fields in (saved, now)]
     if field == "epochs" and all(type(length) is int for length in lengths):
         if now[name] < saved[name]:

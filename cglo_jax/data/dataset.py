@@ -235,8 +235,8 @@ def describe(train: Dataset, test: Dataset) -> str:
         )
     if alone := int((np.bincount(train.labels[train.labels >= 0]) == 1).sum()):
         text += (
-            f"; {alone} class(es) with one image each, whose new images are that image's "
-            "reconstruction: there is no other to go towards"
+            f"; {alone} class(es) have only one image each: their synthetic images are "
+            "reconstructions of it, as there is no second image to interpolate with"
         )
     lines = [*train.notes, text]
     if test.near_copies:

@@ -509,7 +509,7 @@ def _describe_bits(
         f"white in all{clips}; --config.dataset.bits=N sets another range"
     )
     if statistics.median(i.found.look[:1024].mean() for i in deep) < _DARK:
-        line += "; most of them are nearly black so"
+        line += "; read in this way, most of them are nearly black"
     return [line]
 
 

@@ -601,8 +601,8 @@ def _check_parts(folder: Path, nested: Mapping[str, Sequence[str]]) -> None:
 
 def _joined(folder: Path, names: Sequence[str]) -> UserError:
     return UserError(
-        f"the names {_join(names)} in {folder} join what to train or test on and the class: move "
-        f"the images into folders such as {folder / 'train' / 'CLASS'} and "
+        f"the folder names {_join(names)} in {folder} combine a split (train or test) with a class: "
+        f"move the images into folders such as {folder / 'train' / 'CLASS'} and "
         f"{folder / 'test' / 'CLASS'}"
     )
 

@@ -138,8 +138,9 @@ def _check_settings(result: Result, now: Mapping[str, Any]) -> None:
     longer = fingerprint.find_longer(*parts)
     if "train" in longer and METHODS[method].from_cglo:
         raise UserError(
-            f"{_directory(result)} has seen images of the cGLO after epoch {saved['train.epochs']}, "
-            f"the run has {now['train.epochs']} now: {again} trains it anew"
+            f"{_directory(result)} was trained with images of the cGLO at epoch "
+            f"{saved['train.epochs']}, which is now trained for {now['train.epochs']} epochs: "
+            f"{again} trains it again"
         )
     if "classify" in longer:
         raise UserError(

@@ -244,9 +244,10 @@ def _set_aside_old(workdir: pathlib.Path, method: str, seed: int, now: Any) -> N
             tags = {"stage": "classify", "method": method, "seed": seed}
             _move_metrics(workdir, old, tags)
             print(
-                f"classify {method} seed {seed}: what is there has images of the cGLO after epoch "
-                f"{saved['train.epochs']}, which has {now['train.epochs']} now: trained anew; the "
-                f"old one is {old}",
+                f"classify {method} seed {seed}: the existing classifier was trained with images "
+                f"of the cGLO at epoch {saved['train.epochs']}, which is now trained for "
+                f"{now['train.epochs']} epochs: training the classifier again; the old one was "
+                f"moved to {old}",
                 file=sys.stderr,
                 flush=True,
             )

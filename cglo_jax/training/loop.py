@@ -1,4 +1,4 @@
-"""The loop that every trainer shares: step, log, save, resume, each period in sight."""
+"""The training loop that all trainers share: takes steps, logs, saves and resumes."""
 
 import contextlib
 import dataclasses
@@ -42,20 +42,21 @@ class Job:
       complete_shared: computes the arrays that `shared` has only shapes and types of, after it is
         known that they fit into memory.
       split_state, merge_state: state <-> (model, rest), the two items of a checkpoint.
-      devices: that steps are taken on.
+      devices: the devices that compute the steps.
       checkpoint_dir, workdir: where checkpoints, and where metrics.jsonl and timings.jsonl go.
       meta: saved in a checkpoint, with the batch size and the learning rates' factor; the
         `fingerprint` dict and all other values but `notes`, which are for people, must be the same
         when resuming.
       tags: put into every line of metrics.jsonl and timings.jsonl; identify this run in them.
-      section: of the config that has this trainer's `batch_size`.
+      section: name of the config section that has this trainer's `batch_size`.
       total: steps in all.
       log_every, save_every: in steps; the last step is logged and saved in any case.
-      steps_per_call: that one call from Python takes, see `parallel.create_take_steps`.
+      steps_per_call: number of steps that one call from Python takes, see
+        `parallel.create_take_steps`.
       check_memory: whether to refuse what does not fit into the memory that is free.
       rollbacks: how often to go back to the newest checkpoint, with lower learning rates, when a value
         is not finite; 0 = never.
-      rollback_factor: what they are multiplied by then.
+      rollback_factor: factor by which learning rates are multiplied then.
       compare_images: describes how the images of a checkpoint's `model` differ from those of this
         call.
       draw: state that is saved -> pictures uint8 [H, W, 3] by name, for TensorBoard and W&B; called
@@ -325,7 +326,7 @@ def _restore(checkpoints: Checkpoints, step: int, state: Any, job: Job) -> Any:
 def _report_start(
     checkpoints: Checkpoints, start: int, job: Job, *, again: bool
 ) -> None:
-    """Prints what people may not expect of a start; `again`: after a rollback, printed before."""
+    """Prints notes about how training starts or resumes; none if `again`, that is after a rollback."""
     if again:
         return
     text = ""
@@ -346,8 +347,8 @@ def _report_start(
         ]
         if others:
             text = (
-                f"step {start} was saved with {'; '.join(others)}: the draws are the same, what "
-                "is computed from them may round otherwise"
+                f"step {start} was saved with {'; '.join(others)}: random draws are the "
+                "same, but results may differ by rounding"
             )
     if text:
         _warn(job, text)

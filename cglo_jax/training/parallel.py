@@ -130,7 +130,7 @@ def processes_here() -> int:
 
 
 def begin_run() -> None:
-    """Lets another run in this process print what an earlier one printed."""
+    """Forgets which notes were printed, so that the next run in this process prints its own."""
     _print_once.cache_clear()
 
 
@@ -245,12 +245,12 @@ def create_take_steps(
     devices: Sequence[jax.Device],
     per_call: int,
 ) -> TakeSteps:
-    """Creates what `loop.run_steps` takes steps by: `per_call` at once where one program takes them.
+    """Returns a function that takes up to `per_call` steps at once, if they share one compiled step.
 
     Args:
-      choose: step -> what takes it, and its batch [B, ...]; asked once for each step, in order.
-      create_shared: returns what the steps read, on the host; called once, with the first step's
-        program, state and batch.
+      choose: step -> (compiled step, batch [B, ...]); called once for each step, in order.
+      create_shared: returns the arrays that the steps read, on the host; called once, with the first
+        step's compiled step, state and batch.
       per_call: 0: one on CPU, where more are slow, 10 elsewhere.
     """
     if not per_call:

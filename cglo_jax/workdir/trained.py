@@ -103,9 +103,9 @@ def compare_images(saved: np.ndarray, now: np.ndarray) -> str:
     """
     old, new = ({row.tobytes() for row in ids} for ids in (saved, now))
     if old == new:
-        return "the same ones, with other labels or classes or in another order"
+        return "the same images, with other labels or classes or in another order"
     gone, added = len(old - new), len(new - old)
-    return f"{gone} of its {len(old)} are gone, {added} of {len(new)} now are new to it"
+    return f"{gone} of its {len(old)} images are gone, and {added} of the {len(new)} images now are new"
 
 
 def checkpoint_dir(workdir: pathlib.Path, seed: int) -> pathlib.Path:

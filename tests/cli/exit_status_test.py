@@ -60,10 +60,12 @@ def test_a_warning_that_is_an_error_is_said_to_be_a_librarys(called, capsys):
     assert called(DeprecationWarning("old")) == 2
     message = capsys.readouterr().err
     assert (
-        message.startswith("error: a library warned at ") and message.count("\n") == 1
+        message.startswith("error: a library issued a warning at ")
+        and message.count("\n") == 1
     )
     assert (
-        "Python makes errors of warnings here (-W error or PYTHONWARNINGS)" in message
+        "Python is set to raise warnings as errors (-W error or PYTHONWARNINGS)"
+        in message
     )
 
 

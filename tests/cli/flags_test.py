@@ -706,8 +706,9 @@ def test_what_was_trained_counts_more_than_a_file_for_stages_that_use_it(made, c
         command = parse(DIGITS, f"--workdir={workdir}", f"--stage={stage}")
         assert command["config"] == config
         assert notes(capsys) == [
-            f"{workdir}/config.json counts where {DIGITS} differs from it (seeds=[4, 2], "
-            + "train.epochs=7), and of this call the fields given by --config.FIELD"
+            f"{DIGITS} differs from {workdir}/config.json (seeds=[4, 2], train.epochs=7): "
+            + f"the values in {workdir}/config.json are used, except for fields that this call "
+            + "gives by --config.FIELD"
         ]
     for stage in ("all", "train", "classify"):
         command = parse(DIGITS, f"--workdir={workdir}", f"--stage={stage}")
@@ -836,9 +837,9 @@ def test_a_warning_of_a_library_is_not_blamed_on_the_file(tmp_path):
     path.write_text(f"import runpy\nrunpy.run_path({str(library)!r})['f']()\n")
     error = raised_in(path, path.read_text())  # warnings are errors in tests
     assert describe_config_error(error, "mine.py", str(path)) == (
-        f"a library warned at {library}:3, and Python makes errors of warnings here (-W error or "
-        "PYTHONWARNINGS): DeprecationWarning: old; leave that out for this program, or ignore "
-        "this one: -W 'ignore::DeprecationWarning' after it"
+        f"a library issued a warning at {library}:3, and Python is set to raise warnings as errors "
+        "(-W error or PYTHONWARNINGS): DeprecationWarning: old; remove that setting for this "
+        "program, or add -W 'ignore::DeprecationWarning' after it to ignore this warning"
     )
     error = raised_in(path, "import warnings\nwarnings.warn('mine')\n")
     assert (
