@@ -1,4 +1,4 @@
-"""Classifies image files with what a run has trained.
+"""Classifies image files with the classifiers that a run has trained.
 
     python -m cglo_jax.predict --workdir=runs/mine --method=cglo FILE_OR_DIR...
 

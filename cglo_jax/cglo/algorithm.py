@@ -111,7 +111,7 @@ class StepSpec:
         return optax.chain(decay, optax.trace(self.weak_momentum))
 
     def lr_schedule(self, step: jax.Array) -> jax.Array:
-        """Returns what the learning rates of generator and codes are multiplied by at a step."""
+        """Returns the factor of the generator's and the codes' learning rates at a step."""
         return optax.piecewise_constant_schedule(1.0, dict(self.lr_drops))(step)
 
     def scale_lr(self, lr_scale: float) -> "StepSpec":
@@ -290,12 +290,12 @@ class Schedule:
 
 
 def steps_per_epoch(config: ConfigDict, unlabelled: int) -> int:
-    """Returns the steps of an epoch: labelled ones, then once through the unlabelled images."""
+    """Returns the steps of an epoch: labelled steps, then once through the unlabelled images."""
     return config.train.steps_per_epoch + _unlabelled_steps(config, unlabelled)
 
 
 def total_steps(config: ConfigDict, dataset: Dataset) -> int:
-    """Returns the steps of a whole run, labelled and unlabelled ones."""
+    """Returns the steps of a whole run, both labelled and unlabelled."""
     return config.train.epochs * steps_per_epoch(config, dataset.num_unlabelled)
 
 

@@ -61,7 +61,7 @@ def draw(
     """Makes the codes that `latent.init` asks for.
 
     Args:
-      key: of the run. resnet: see `load_resnet`.
+      key: the run's key. resnet: see `load_resnet`.
 
     Returns:
       float32 [n, d], unit rows; None for "sphere", which `algorithm.init_state` draws itself.
@@ -85,7 +85,7 @@ def draw_vertices(key: jax.Array, num_classes: int, dim: int) -> np.ndarray:
     """Draws a vertex of the cube for each class, no two the same -> float32 [K, dim], length 1.
 
     Raises:
-      UserError: there are not so many.
+      UserError: there are more classes than vertices.
     """
     if num_classes > 2**dim:
         raise UserError(

@@ -25,7 +25,7 @@ class MixMatch:
     Attributes:
       augmentations: K, of each unlabelled image.
       temperature: T of `sharpen`.
-      alpha: of `draw_shares`.
+      alpha: parameter of `draw_shares`.
       lambda_u: weight of the unlabelled loss after `ramp_steps` steps.
       ema: decay of the averaged parameters.
     """
@@ -159,16 +159,16 @@ def create_batches(
     spec: classifier.StepSpec,
     augmentations: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Makes the labelled images and `augmentations` versions of the unlabelled ones.
+    """Makes the labelled images and `augmentations` versions of the unlabelled images.
 
-    The labelled ones are the baseline's. Unlabelled images beside `shared.canvas`, which holds the
-    labelled ones only, are cropped from the squares that `shared.images` holds.
+    Labelled images are augmented as for the baseline. If there is a `shared.canvas`, which holds the
+    labelled images only, unlabelled images are cropped from the squares that `shared.images` holds.
 
     Args:
       indices: int32 [B, 2].
 
     Returns:
-      (images float32 [1 + augmentations, B, H, W, C], targets of the labelled ones [B, K]).
+      (images float32 [1 + augmentations, B, H, W, C], targets of the labelled images [B, K]).
     """
 
     def create(shared, key, members):

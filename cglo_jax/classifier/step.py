@@ -26,7 +26,7 @@ class ClassifierState:
 
     Attributes:
       step: int32 [], steps taken.
-      params, batch_stats, opt_state: of the network.
+      params, batch_stats, opt_state: trees of the network and its optimiser.
       averaged: the parameters' moving average, which is tested; {} for methods without one.
     """
 
@@ -137,7 +137,7 @@ def create_spec(
     """Builds the constants of training with a method.
 
     Args:
-      side, channels: of the images. num_classes: K.
+      side, channels: size of the square images in pixels, and their channels. num_classes: K.
     """
     c = config.classify
     return StepSpec(

@@ -109,7 +109,7 @@ def _hint(command: "Command | None") -> str:
     if not directory.has_saved(command.workdir):
         return "the same command starts over: nothing was saved yet"
     again = "without --fresh " if command.fresh else ""
-    return f"the same command {again}goes on from the last checkpoint"
+    return f"the same command {again}continues from the last checkpoint"
 
 
 def describe_warning(error: Warning, own: str = "") -> str:

@@ -80,7 +80,7 @@ def overview(program: str, width: int) -> str:
 
     Args:
       program: the command that starts it.
-      width: of a line, in characters.
+      width: width of a line, in characters.
     """
     flags = {
         f"--{name}" + (f"={_VALUES[name]}" if name in _VALUES else ""): text
@@ -116,8 +116,8 @@ def describe_fields(words: Sequence[str], values: Mapping[str, Any], width: int)
 
     Args:
       words: to look for in names, or else in meanings; all fields if there are none.
-      values: of the fields of a configuration, by dotted name; may be empty.
-      width: of a line, in characters.
+      values: values of a configuration's fields, by dotted name; may be empty.
+      width: width of a line, in characters.
 
     Raises:
       UserError: a word is in no name and no meaning.

@@ -1,4 +1,4 @@
-"""Every field of a run once: default, meaning, what it may be, source and what it determines.
+"""Every field of a run once: default, meaning, allowed values, source and what it determines.
 
 Defaults, validation, fingerprints, `--stage=help` and docs/reference.md are made of these rows. A
 file in `configs/` calls `config.get_config()` and changes what differs.
@@ -42,7 +42,7 @@ _KINDS = {
 
 
 class Affects(enum.Enum):
-    """Which trained results a field determines: they cannot go on with another value of it."""
+    """Which trained results a field determines: they cannot continue with another value of it."""
 
     CGLO = "a cGLO checkpoint, and the classifiers trained with it"
     CLASSIFIER = "a classifier"
@@ -59,7 +59,7 @@ class Section(NamedTuple):
     Attributes:
       name: such as "latent"; "" of the fields without a dot.
       title: a sentence.
-      affects: of its fields, unless they have their own.
+      affects: the effect of its fields, unless they have their own.
     """
 
     name: str
@@ -74,8 +74,8 @@ class Field(NamedTuple):
       name: dotted, such as "latent.dim".
       default: bool, int, float, str or a tuple of one of these; its type is the field's.
       meaning: understood without the fields beside it.
-      check: what it may be beside its type; fields that depend on each other are in `validation`.
-      source: of the default or the idea.
+      check: restricts the values of its type; fields that depend on each other are in `validation`.
+      source: where the default or the idea comes from.
       affects: None: as its section.
     """
 

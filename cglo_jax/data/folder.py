@@ -278,7 +278,7 @@ def _refuse_any(layout: Layout, skipped: Sequence[str]) -> str:
     return (
         f"config.dataset.strict is True, but files of {layout.root} cannot be used, "
         f"{len(skipped)} in all, such as {examples}: mend or remove them, or set "
-        "--config.dataset.strict=False to go on without them"
+        "--config.dataset.strict=False to continue without them"
     )
 
 

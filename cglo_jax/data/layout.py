@@ -97,7 +97,7 @@ class Layout(NamedTuple):
       test: the same for the test folder, of classes that `train` has; None = there is none.
       unused: names of folders beside train and test that are not read.
       loose: files outside the class folders.
-      left_out: folders that are no class and why, by their name below `root`.
+      left_out: folders that are not a class, and why, by their name below `root`.
       hidden: files and folders that are hidden or an operating system's.
       notes: lines to print: how the folder was understood.
     """

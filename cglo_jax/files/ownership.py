@@ -79,7 +79,7 @@ class _Known(NamedTuple):
 
 
 class _Record:
-    """The record of one folder, read anew each time: other processes may append to it.
+    """The record of one folder, read again each time: other processes may append to it.
 
     Attributes:
       folder: the folder that the record lies in.
@@ -513,7 +513,7 @@ class Log:
             if _identity(file) != self._seen:
                 raise UserError(
                     f"{self.path} was changed while this run appends to it: move it away, and the same "
-                    "command goes on from the last checkpoint"
+                    "command continues from the last checkpoint"
                 )
             storage.append_lines(file, [record])
             file.flush()

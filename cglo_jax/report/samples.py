@@ -100,7 +100,7 @@ class _Line(TypedDict):
 
 
 def samples(workdir: pathlib.Path) -> Section:
-    """Shows the pictures in samples/ and what was measured on the images.
+    """Shows the pictures in samples/ and the measurements of the images.
 
     Everything comes from one run of --stage=sample, even if another one replaces it meanwhile.
 

@@ -145,7 +145,7 @@ def _check_settings(result: Result, now: Mapping[str, Any]) -> None:
     if "classify" in longer:
         raise UserError(
             f"{_directory(result)} was trained to epoch {saved['classify.epochs']}, the run has "
-            f"{now['classify.epochs']} now: {again} goes on with it"
+            f"{now['classify.epochs']} now: {again} continues its training"
         )
     fingerprint.check_fingerprint(*parts, _directory(result), may_grow=("train",))
 

@@ -57,8 +57,8 @@ class Job:
       rollbacks: how often to go back to the newest checkpoint, with lower learning rates, when a value
         is not finite; 0 = never.
       rollback_factor: factor by which learning rates are multiplied then.
-      compare_images: describes how the images of a checkpoint's `model` differ from those of this
-        call.
+      compare_images: describes how the images of a checkpoint's `model` differ from the
+        images of this call.
       draw: state that is saved -> pictures uint8 [H, W, 3] by name, for TensorBoard and W&B; called
         only where something shows them.
       print_done: whether to print a line at the end.
@@ -139,7 +139,7 @@ def run_steps(job: Job) -> tuple[Any, float]:
                 raise UserError(f"{text}: {_hint(rollbacks, error)}") from None
             lr_scale = error.lr_scale * job.rollback_factor
             if parallel.is_first_process():
-                again = "going on from there" if error.saved else "starting over"
+                again = "continuing from there" if error.saved else "starting over"
                 again += f" with learning rates times {lr_scale:g}"
                 print(f"{text}: {again}", file=sys.stderr, flush=True)
 
@@ -156,9 +156,9 @@ def _hint(rollbacks: int, error: _NonFinite) -> str:
     if rollbacks:
         return (
             f"that was after {rollbacks} rollbacks, with learning rates times {error.lr_scale:g}: use "
-            "much lower ones"
+            "much lower rates"
         )
-    again = "go on from there" if error.saved else "start over"
+    again = "continue from there" if error.saved else "start over"
     return (
         f"use lower learning rates, or --config.rollbacks=3 to {again} with lower ones"
     )
@@ -284,7 +284,7 @@ def _find_start(checkpoints: Checkpoints, job: Job) -> tuple[int, float]:
         difference = job.compare_images(checkpoints.restore_model(step))
         raise UserError(
             f"{where} was made with other images than this call reads ({difference}): use another "
-            "--workdir or the old ones"
+            "--workdir or the old images"
         )
     others = {"fingerprint", "notes", "rate", *(["total"] if grown else [])}
     for names in (["images"], sorted((saved.keys() | meta.keys()) - others)):
@@ -297,7 +297,7 @@ def _find_start(checkpoints: Checkpoints, job: Job) -> tuple[int, float]:
 
 
 def _agree_on_step(checkpoints: Checkpoints) -> int | None:
-    """Returns the step that the first process found, which puts damaged ones aside.
+    """Returns the step that the first process found, which puts damaged checkpoints aside.
 
     Raises:
       UserError, in all processes: there are checkpoints, and all are damaged.
@@ -332,7 +332,7 @@ def _report_start(
     text = ""
     if not start:
         if logged.last_values(job.workdir, job.tags):
-            text = "ended before its first checkpoint: starting anew"
+            text = "ended before its first checkpoint: starting over"
     elif start < job.total:
         fingerprints = checkpoints.meta(start)["fingerprint"], job.meta["fingerprint"]
         for part in find_longer(*fingerprints):

@@ -4,7 +4,7 @@ State has no leading device axis: it goes in replicated (`in_axes=None`) and com
 (`out_axes=None`), so checkpoints, tests and evaluation see ordinary arrays.
 
 One process or several (`cli.launch`): `devices` are the devices of all processes, arrays lie on the
-ones of this process, batches are whole in every process until `shard` takes its part.
+devices of this process, batches are whole in every process until `shard` takes its part.
 """
 
 import functools
@@ -73,7 +73,7 @@ def choose_devices(count: int) -> list[jax.Device]:
     if count > len(devices):
         raise UserError(
             f"config.devices is {count}, but this machine has {len(devices)} "
-            f"{devices[0].platform} device(s): use at most so many, or 0 for all"
+            f"{devices[0].platform} device(s): use at most that many, or 0 for all"
         )
     return devices[: count or None]
 

@@ -40,11 +40,11 @@ def test_an_interrupted_call_says_whether_there_is_something_to_go_on_from(
     (tmp_path / "checkpoints" / "seed-0" / "5").mkdir(parents=True)
     assert called(interrupts.Interrupted(15)) == 143
     assert capsys.readouterr().err == (
-        "\ninterrupted: the same command goes on from the last checkpoint\n"
+        "\ninterrupted: the same command continues from the last checkpoint\n"
     )
     assert called(interrupts.Interrupted(2), "--fresh") == 130
     assert capsys.readouterr().err == (
-        "\ninterrupted: the same command without --fresh goes on from the last checkpoint\n"
+        "\ninterrupted: the same command without --fresh continues from the last checkpoint\n"
     )
 
 

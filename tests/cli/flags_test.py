@@ -370,7 +370,7 @@ def test_help_may_be_cut_off(arguments):
         *(
             (
                 [f"--config={path}"],
-                f"--config={path} is no configuration: a Python file (.py) with a function "
+                f"--config={path} is not a configuration: a Python file (.py) with a function "
                 + "get_config is one, and the config.json of a work directory",
             )
             for path in (
@@ -550,9 +550,9 @@ def test_of_what_is_given_twice_the_last_counts_and_is_said_to(capsys):
     assert (command["workdir"], command["config"]["train.epochs"]) == ("b", 4)
     assert command["config"]["dataset.name"] == "digits"
     assert notes(capsys) == [
-        "--config.train.epochs is given twice, as 3 and 4: the last one counts",
-        "--config is given 2 times: the last one counts",
-        "--workdir is given 2 times: the last one counts",
+        "--config.train.epochs is given twice, as 3 and 4: the last value is used",
+        "--config is given 2 times: the last value is used",
+        "--workdir is given 2 times: the last value is used",
     ]
     parse(DIGITS, "--config.train.epochs=4", "--config.train.epochs=4")
     assert notes(capsys) == []
@@ -751,7 +751,7 @@ def test_a_config_json_is_read_as_data(made):
     command = parse(f"--config={path}", "--workdir=new", "--config.latent.dim=8")
     assert command["config"] == config | {"latent.dim": 8}
     assert error_of(f"--config={path}") == (
-        f"--config={path} needs --workdir: {workdir} to go on there, or a new one"
+        f"--config={path} needs --workdir: {workdir} to continue there, or a new one"
     )
     message = error_of(f"--config={path}:10", "--workdir=new")
     assert message == f"{path} takes no argument: leave out ':10'"

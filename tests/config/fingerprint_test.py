@@ -136,14 +136,14 @@ def test_more_epochs_that_begin_alike_are_accepted_where_they_may_be(part):
     [
         (
             lengths(10, 10, 15),
-            "it was made with train.epochs=20, this call has 10: a run can be made longer, not "
-            + "shorter: use 20 or more, or another --workdir",
+            "it was made with train.epochs=20, this call has 10: a run can be trained for more "
+            + "epochs, not fewer: use 20 or more, or another --workdir",
         ),
         (
             lengths(40, 10, 30),  # the fall after 15 was taken
-            "it was made with train.epochs=20, this call has 40: it cannot be made longer, as "
-            + "train.lr_drop_epochs differ in the epochs that are done: give the old ones, too, or "
-            + "use another --workdir",
+            "it was made with train.epochs=20, this call has 40: it cannot be trained for more "
+            + "epochs, as train.lr_drop_epochs differ in the epochs that are done: give the old "
+            + "epochs, too, or use another --workdir",
         ),
         (
             lengths(20, 10),

@@ -85,7 +85,7 @@ def test_a_field_that_matters_is_refused_with_both_values(saved, name):
     assert old != new
     config = create_config(**{name: MATTER[name]})
     message = f"was made with {name}={old!r}, this call has {new!r}: " + (
-        "a run can be made longer, "
+        "a run can be trained for more epochs, "
         if name == "train.epochs"
         else "use another --workdir"
     )

@@ -1,4 +1,4 @@
-"""Runs that are made longer, and what becomes of what was made of the shorter ones."""
+"""Runs trained for more epochs, and what becomes of the results of the shorter runs."""
 
 import functools
 import json
@@ -45,7 +45,8 @@ def test_a_longer_run_is_the_one_that_was_that_long_at_once(trained, tmp_path, c
     assert metrics[0] == metrics[1]
     config.train.epochs = 2
     with pytest.raises(
-        UserError, match=r"epochs=4, this call has 2: a run can be made longer, not"
+        UserError,
+        match=r"epochs=4, this call has 2: a run can be trained for more epochs, not",
     ):
         train.run(config, cut, dataset, 0)
 
@@ -97,7 +98,7 @@ def test_a_longer_classifier_goes_on_and_its_result_is_replaced(run, tmp_path, c
     told = refused(write_report, config, workdir)
     assert told == (
         "classifiers/baseline-0 was trained to epoch 2, the run has 4 now: --stage=classify "
-        "--config.classify.methods=baseline --config.seeds=0 goes on with it"
+        "--config.classify.methods=baseline --config.seeds=0 continues its training"
     )
     capsys.readouterr()
     for method in ("baseline", "cglo"):
@@ -124,7 +125,8 @@ def test_a_classifier_that_is_being_made_longer_is_not_used_meanwhile(run, monke
         call(method="baseline")
     told = refused(ensemble.load, workdir, "baseline")
     assert told.endswith(
-        "is being made longer (step 12, its result is of 6): run --stage=classify to its end first"
+        "is being trained for more epochs (step 12, its result is of step 6): run "
+        "--stage=classify to its end first"
     )
 
 
@@ -136,7 +138,7 @@ def test_what_was_made_of_a_shorter_cglo_is_made_anew_and_never_mixed(run, capsy
     dataset = call.args[2][0]
     told = refused(classify.check_cglo, config, workdir, (dataset, TEST_SET))
     assert told.endswith(
-        "is at step 60 of 90: run --stage=train first, it goes on from there"
+        "is at step 60 of 90: run --stage=train first, it continues from there"
     )
     assert restoring.restore(config, workdir, dataset, 0).step == 60  # to look at
     train.run(config, workdir, dataset, 0)
