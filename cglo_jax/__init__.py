@@ -22,7 +22,7 @@ def load(workdir: str | os.PathLike, seed: int | None = None) -> "TrainedModel":
 
     Args:
       workdir: the --workdir of the run, wherever it lies now.
-      seed: of `config.seeds`; None: the first one that was trained.
+      seed: a seed of `config.seeds`; None: the first seed that was trained.
 
     Raises:
       errors.UserError: there is no such run, or no usable checkpoint of the seed, or JAX finds
@@ -44,7 +44,7 @@ def load_classifier(
     Args:
       workdir: the --workdir of the run, wherever it lies now.
       method: a method of `config.classify.methods`: "cglo", "baseline", ...
-      seed: of the run; None: the classifiers of all seeds.
+      seed: a seed of the run; None: the classifiers of all seeds.
 
     Raises:
       errors.UserError: there is no such run, or no trained classifier of this method and seed,

@@ -1,4 +1,4 @@
-"""Classifies image files with what a run has trained.
+"""Classifies image files with the classifiers that a run has trained.
 
     python -m cglo_jax.predict --workdir=runs/mine --method=cglo FILE_OR_DIR...
 
@@ -25,8 +25,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m cglo_jax.predict")
     add = parser.add_argument
     add("--workdir", required=True, help="the --workdir of the run")
-    add("--method", required=True, help="how it was trained, such as cglo or baseline")
-    add("--seed", type=int, help="of one classifier; default: all")
+    add(
+        "--method",
+        required=True,
+        help="method whose classifiers to use, such as cglo or baseline",
+    )
+    add(
+        "--seed",
+        type=int,
+        help="use only the classifier of this seed; default: the mean over all seeds",
+    )
     add("files", nargs="+", metavar="FILE_OR_DIR", help="images of any size")
     add(
         "--safe-for-spreadsheets",

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped: run this again to go on", file=sys.stderr)
+        print("stopped: run this again to continue", file=sys.stderr)
         return 130
     sizes = archives.prepared_sizes(path).items()
     images = ", ".join(f"{n} {split}" for split, n in sizes)

@@ -42,9 +42,9 @@ class TrainState:
     """Everything that training changes.
 
     Attributes:
-      step: int32 [], steps taken, labelled and unlabelled ones.
+      step: int32 [], steps taken, both labelled and unlabelled.
       params, batch_stats, opt_state: dicts with the keys `generator` and `weak_classifier`.
-      codes: of all training images.
+      codes: the codes of all training images.
     """
 
     step: jax.Array
@@ -60,10 +60,11 @@ class Shared(NamedTuple):
     Attributes:
       key: the run's key; every draw is f(key, step, image).
       images: uint8 [n, H, W, C]. labels: int32 [n], -1 = unlabelled.
-      class_weights: float32 [K], of the weak classifier's cross-entropy.
+      class_weights: float32 [K], weights of the classes in the weak classifier's cross-entropy.
       vgg: parameters of the perceptual network, {} if it is not used.
-      features: of the images, see `losses.ReconstructionLoss.compute_features`; their shapes and
-        types until they are computed; {}: computed at every step.
+      features: the perceptual network's features of all images, see
+        `losses.ReconstructionLoss.compute_features`, or only their shapes and types before they are
+        computed; {} if every step computes them.
     """
 
     key: jax.Array
@@ -110,7 +111,7 @@ class StepSpec:
         return optax.chain(decay, optax.trace(self.weak_momentum))
 
     def lr_schedule(self, step: jax.Array) -> jax.Array:
-        """Returns what the learning rates of generator and codes are multiplied by at a step."""
+        """Returns the factor of the generator's and the codes' learning rates at a step."""
         return optax.piecewise_constant_schedule(1.0, dict(self.lr_drops))(step)
 
     def scale_lr(self, lr_scale: float) -> "StepSpec":
@@ -134,15 +135,15 @@ def compute_loss(
 ) -> tuple[jax.Array, tuple[Params, dict[str, jax.Array]]]:
     """Computes L = L_rec + gamma L_ce of Algorithm 1, or L = L_rec without the weak classifier.
 
-    L_ce is that of G's image, or of z itself, without noise, if f_phi takes codes; 0 for an
-    unlabelled image. It may be another loss, see `losses.WEAK_LOSSES`.
+    L_ce is computed from the generated image or, if f_phi takes codes, from z without noise; it is
+    0 for unlabelled images. `spec.weak_loss` may select another loss, see `losses.WEAK_LOSSES`.
 
     Args:
-      params, batch_stats: of both networks, see `TrainState`.
+      params, batch_stats: trees of both networks, see `TrainState`.
       z: codes float32 [B, d] of the images `indices`, int32 [B].
       eps: noise, see `Generator.draw_noise`.
-      train: both networks normalise by batch statistics, else by running ones, which then
-        stay as they are.
+      train: whether both networks normalise by batch statistics and update their running
+        statistics; if not, they normalise by the running statistics and leave them unchanged.
 
     Returns:
       (mean loss over this device's batch, (new batch_stats, metrics)).
@@ -224,7 +225,7 @@ def train_step(
     lr_drop = spec.lr_schedule(
         state.step
     )  # for G and the codes; f_phi's rate never drops
-    # The mean over the batch is for the networks: a code has its own image's loss, undivided.
+    # The networks minimise the batch's mean loss, each code its own image's loss: undo the 1 / B.
     rows = codes.update_codes(
         rows, code_grads * len(indices), lr_drop * spec.code_lr, spec.adam
     )
@@ -289,12 +290,12 @@ class Schedule:
 
 
 def steps_per_epoch(config: ConfigDict, unlabelled: int) -> int:
-    """Returns the steps of an epoch: labelled ones, then once through the unlabelled images."""
+    """Returns the steps of an epoch: labelled steps, then once through the unlabelled images."""
     return config.train.steps_per_epoch + _unlabelled_steps(config, unlabelled)
 
 
 def total_steps(config: ConfigDict, dataset: Dataset) -> int:
-    """Returns the steps of a whole run, labelled and unlabelled ones."""
+    """Returns the steps of a whole run, both labelled and unlabelled."""
     return config.train.epochs * steps_per_epoch(config, dataset.num_unlabelled)
 
 
@@ -372,10 +373,10 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
 def create_shared(
     key: jax.Array, dataset: Dataset, vgg: Params, cache_gb: float, *, spec: StepSpec
 ) -> Shared:
-    """Returns what the steps on `dataset` read, with the features that are to be kept as shapes.
+    """Returns the `Shared` of steps on `dataset`; its cached features are only shapes as yet.
 
     Args:
-      key: of the run. vgg: parameters of the perceptual network.
+      key: the run's key. vgg: parameters of the perceptual network.
       cache_gb: memory that features of all images may take, GB; 0: none are kept.
     """
     side = spec.generator.size

@@ -27,7 +27,7 @@ class FitState:
 
 
 class Frozen(NamedTuple):
-    """What a step reads and never changes: that of training, and both networks as it left them."""
+    """The constants of a fitting step: the constants of training, and both trained networks."""
 
     training: algorithm.Shared
     params: Params
@@ -44,12 +44,12 @@ def fit_step(
 ) -> tuple[FitState, dict[str, jax.Array]]:
     """One step of eq. (2) over the codes of the batch: L_rec + gamma L_ce, G and phi frozen.
 
-    L_ce is of the labelled images. Runs inside a `parallel.MappedStep`; all draws depend on
+    Only labelled images contribute to L_ce. Runs inside a `parallel.MappedStep`; all draws depend on
     (key, step, image) only, so N devices compute what one computes.
 
     Args:
       indices: int32 [B], this device's images, none twice on any device.
-      use_weak: whether L_ce counts.
+      use_weak: whether the loss includes L_ce.
 
     Returns:
       The new state and scalar metrics, means over the batch of all devices; metrics of
@@ -92,7 +92,7 @@ def keep_codes(
     ids: np.ndarray,
     known: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gives each image the code that it has in the first table of `known` that has one for it.
+    """Returns a code for each image: from the first table of `known` that has one, else from `drawn`.
 
     Args:
       drawn: float32 [n, d], codes for images that no table has. ids: uint8 [n, 16].
@@ -111,6 +111,6 @@ def keep_codes(
 
 
 def scale_drops(config: ConfigDict, total: int) -> tuple[tuple[int, float], ...]:
-    """Returns (step, factor) of the rate's drops, at the fractions of `total` where training has them."""
+    """Returns (step, factor) of each learning-rate drop, at the same fractions of `total` as in training."""
     t = config.train
     return tuple((round(e / t.epochs * total), t.lr_drop) for e in t.lr_drop_epochs)

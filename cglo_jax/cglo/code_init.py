@@ -1,4 +1,4 @@
-"""Codes before the first step that know something of the images (section 5.2, "Z Initialization")."""
+"""Initial codes that depend on the images' labels or content (section 5.2, "Z Initialization")."""
 
 import functools
 import itertools
@@ -61,7 +61,7 @@ def draw(
     """Makes the codes that `latent.init` asks for.
 
     Args:
-      key: of the run. resnet: see `load_resnet`.
+      key: the run's key. resnet: see `load_resnet`.
 
     Returns:
       float32 [n, d], unit rows; None for "sphere", which `algorithm.init_state` draws itself.
@@ -85,7 +85,7 @@ def draw_vertices(key: jax.Array, num_classes: int, dim: int) -> np.ndarray:
     """Draws a vertex of the cube for each class, no two the same -> float32 [K, dim], length 1.
 
     Raises:
-      UserError: there are not so many.
+      UserError: there are more classes than vertices.
     """
     if num_classes > 2**dim:
         raise UserError(
@@ -128,8 +128,8 @@ def draw_beside(
 def compute_activations(variables: dict[str, Any], images: np.ndarray) -> np.ndarray:
     """Computes the penultimate activations of a ResNet-50 for all images, labelled or not.
 
-    Images are seen at their own size, normalised as ImageNet's, grey ones repeated. One
-    device computes them, so that they do not depend on how many there are.
+    Images keep their size, are normalised as ImageNet's, and grey images are repeated to three
+    channels. One device computes all activations, so that they do not depend on the number of devices.
 
     Args:
       variables: see `load_resnet`. images: uint8 [n, H, W, C].

@@ -195,7 +195,7 @@ def draw_partners(
 
     Args:
       keys: typed keys [B]. indices: int32 [B], images. labels: int32 [B], their classes, >= 0.
-      classes: of the whole training set.
+      classes: the classes of the whole training set.
 
     Returns:
       int32 [B], images.

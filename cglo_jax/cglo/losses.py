@@ -48,8 +48,8 @@ class ReconstructionLoss:
         Args:
           generated: float32 [B, H, W, C] in [-1, 1].
           target: float32 [B, H, W, C] in [-1, 1], not differentiated.
-          params: of the perceptual network; {} without one.
-          target_features: of `target`, rows of what `compute_features` returns; computed if not
+          params: parameters of the perceptual network; {} without one.
+          target_features: features of `target`, rows of `compute_features`' result; computed if not
             given.
 
         Returns:
@@ -70,7 +70,7 @@ class ReconstructionLoss:
         """Returns shapes and types of the features of n images, {} if they are not to be kept.
 
         Args:
-          side: of the images, pixels.
+          side: side length of the images, pixels.
           most_gb: memory that all features may take, GB.
         """
         if self.vgg is None:
@@ -96,7 +96,7 @@ class ReconstructionLoss:
         step, but for rounding.
 
         Args:
-          images: uint8 [n, H, W, C]. params: of the perceptual network.
+          images: uint8 [n, H, W, C]. params: parameters of the perceptual network.
 
         Returns:
           {layer: [n, H_j, W_j, C_j]} in the network's compute type.
@@ -255,11 +255,11 @@ def _cosine_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _double_softmax(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The authors' code takes a softmax for logits: K classes cannot get below log(1 + (K-1)/e)."""
+    """Cross-entropy of a softmax used as logits, as in the authors' code; at least log(1 + (K-1)/e)."""
     return cross_entropy(jax.nn.softmax(logits), labels)
 
 
-# Of f_phi's outputs [B, K] and int labels [B] -> [B]; of label -1 any finite value.
+# (outputs of f_phi [B, K], int labels [B]) -> losses [B]; where the label is -1, any finite value.
 WEAK_LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
     "cross_entropy": cross_entropy,
     "cosine": _cosine_loss,

@@ -1,9 +1,9 @@
 """Quality of synthetic images where there are too few real images per class for FID.
 
 FID compares the means and covariances of thousands of features, which cannot be estimated from a
-few images per class. These checks compare single images instead: are synthetic ones copies of
-training images (after Meehan et al., 2020: nearest neighbours, against those of held-out images),
-do they differ among themselves as real ones do, and does a classifier of real images recognise
+few images per class. These checks compare single images instead: are synthetic images copies of
+training images (after Meehan et al., 2020: nearest neighbours, against the neighbours of held-out
+images), do they differ among themselves as real images do, and does a classifier of real images recognise
 their class. Pure functions on the host; distances are root mean squares over
 values, in the units of the values, so that they can be compared between image sizes.
 """
@@ -88,13 +88,13 @@ def nearest_of_class(
 
 
 class CopyCheck(NamedTuple):
-    """Distances to the nearest training image: synthetic images against held-out real ones.
+    """Distances to the nearest training image: synthetic images against held-out real images.
 
     Attributes:
       synthetic, real: median distances.
       ratio: synthetic / real; far below 1 if synthetic images are close to training images.
       copies: percentage of synthetic images that are nearer than the 1st percentile of the real
-        ones: about 1 if they are as new as real images.
+        images: about 1 if they are as new as real images.
     """
 
     synthetic: float

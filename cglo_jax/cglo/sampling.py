@@ -34,9 +34,9 @@ class SampleSpec(NamedTuple):
     """How images are sampled: constants of a compiled program.
 
     Attributes:
-      interpolation: of `codes.INTERPOLATIONS`.
-      t_values: that t is drawn from, in [0, 1].
-      batch_statistics: that the generator's batch norm uses, "running" or "batch".
+      interpolation: a name in `codes.INTERPOLATIONS`.
+      t_values: values in [0, 1] from which t is drawn.
+      batch_statistics: statistics that the generator's batch norm uses, "running" or "batch".
     """
 
     generator: Generator
@@ -71,7 +71,7 @@ def create_sampler(
 
     Args:
       variables: `params` and `batch_stats` of the generator.
-      z: float32 [n, d], codes of all images, labelled ones first.
+      z: float32 [n, d], codes of all images, labelled images first.
       labels: int32 [n], -1 = unlabelled. num_classes: K.
     """
     n = int((labels >= 0).sum())

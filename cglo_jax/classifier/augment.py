@@ -57,8 +57,8 @@ def cutout(key: jax.Array, x: jax.Array, size: int) -> jax.Array:
     """Greys a square, as Cutout (DeVries & Taylor 2017).
 
     Its centre is any pixel, all equally likely, so near the border less of it lies inside.
-    Of an even size the centre is the pixel below and to the right of the middle. Their
-    code makes an odd size one smaller; here it is what it says.
+    For an even size, the centre is the pixel below and to the right of the middle. DeVries & Taylor's
+    code reduces an odd size by one; here the size is used as given.
 
     Args:
       key: PRNG key.

@@ -41,10 +41,11 @@ def _pixelmix(keys, key_t, indices, shared, spec):
 
 
 def _mixup(keys, key_t, indices, shared, spec):
-    """Zhang et al. (2018): with any image of any class, and so the targets.
+    """mixup (Zhang et al., 2018): mixes each image and its target with those of any random image.
 
-    The share of the image is Beta(alpha, alpha), alpha = `classify.mixup_alpha`. Random crops
-    of whole images are taken before, the padded crop and the flip are of the mixed image.
+    The weight of the image is drawn from Beta(alpha, alpha), alpha = `classify.mixup_alpha`.
+    Random crops of whole images are taken before mixing; the padded crop and the flip are applied
+    to the mixed image.
     """
 
     def draw(key):

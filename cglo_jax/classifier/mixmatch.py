@@ -25,7 +25,7 @@ class MixMatch:
     Attributes:
       augmentations: K, of each unlabelled image.
       temperature: T of `sharpen`.
-      alpha: of `draw_shares`.
+      alpha: parameter of `draw_shares`.
       lambda_u: weight of the unlabelled loss after `ramp_steps` steps.
       ema: decay of the averaged parameters.
     """
@@ -52,11 +52,11 @@ class MixMatch:
 
 
 def choose_pool(dataset: Dataset, size: int) -> np.ndarray:
-    """Returns the images that MixMatch takes for unlabelled, int [m], m >= size.
+    """Returns the images that MixMatch treats as unlabelled, int [m], m >= size.
 
-    Those without a label (the reference code adds the labelled ones); if there are none, those
-    with one. If there are fewer than `size`, a batch, they are repeated: batches stay as large as with
-    other methods.
+    These are the unlabelled images or, if there are none, the labelled images. (The reference code
+    always adds the labelled images.) If there are fewer than `size`, the batch size, they are
+    repeated, so that batches are as large as with other methods.
     """
     pool = np.flatnonzero(dataset.labels < 0)
     if not len(pool):
@@ -102,10 +102,10 @@ def mix(x: jax.Array, y: jax.Array, share: jax.Array) -> jax.Array:
 
 
 def interleave(batches: int, size: int) -> np.ndarray:
-    """Returns which place each place of equal batches takes its row from, int [batches, size].
+    """Returns, for each row of equally large batches, the row that replaces it, int [batches, size].
 
-    Places count on from batch to batch. Every batch is cut into as many parts as there are
-    batches (the last parts one larger if need be), and part i of batch 0 changes places
+    Rows are numbered consecutively from batch to batch. Every batch is cut into as many parts as there are
+    batches (the last parts one larger if need be), and part i of batch 0 is swapped
     with part i of batch i. So batch 0 has a part of every batch, and a part of batch 0 is in
     every batch. Doing it twice undoes it.
     """
@@ -159,16 +159,16 @@ def create_batches(
     spec: classifier.StepSpec,
     augmentations: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Makes the labelled images and `augmentations` versions of the unlabelled ones.
+    """Makes the labelled images and `augmentations` versions of the unlabelled images.
 
-    The labelled ones are the baseline's. Unlabelled images beside `shared.canvas`, which holds the
-    labelled ones only, are cropped from the squares that `shared.images` holds.
+    Labelled images are augmented as for the baseline. If there is a `shared.canvas`, which holds the
+    labelled images only, unlabelled images are cropped from the squares that `shared.images` holds.
 
     Args:
       indices: int32 [B, 2].
 
     Returns:
-      (images float32 [1 + augmentations, B, H, W, C], targets of the labelled ones [B, K]).
+      (images float32 [1 + augmentations, B, H, W, C], targets of the labelled images [B, K]).
     """
 
     def create(shared, key, members):
@@ -190,16 +190,16 @@ def create_batches(
 def mix_batches(
     key: jax.Array, x: jax.Array, targets: jax.Array, alpha: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mixes each image with a random one of all devices' and interleaves the batches.
+    """Mixes each image with a random image of any device and interleaves the batches.
 
-    Each device gathers all images and mixes the ones of its own places, so that N devices compute what
-    one computes.
+    Each device gathers all images and computes only its own rows of the result, so that N devices
+    compute what one computes.
 
     Args:
-      x: this device's [M, B, H, W, C], labelled ones first. targets: [M, B, K].
+      x: this device's [M, B, H, W, C], labelled images first. targets: [M, B, K].
 
     Returns:
-      (x, targets, labelled bool [M, B]) of this device's places.
+      (x, targets, labelled bool [M, B]), this device's rows.
     """
     count, size = targets.shape[:2]
     key_partners, key_shares = jax.random.split(key)
@@ -229,7 +229,7 @@ def _losses(logits, targets, labelled, class_weights):
     right = 100.0 * (logits.argmax(-1) == targets.argmax(-1))
 
     def mean(values, places, of_all):
-        # A device may have more of one kind than another; all together have this share.
+        # The number of labelled rows differs between devices; over all devices it is this share.
         return jnp.where(places, values, 0).mean() / of_all
 
     return (
@@ -250,15 +250,16 @@ def train_step(
     """One step of MixMatch (Algorithm 1); runs inside a `parallel.MappedStep`.
 
     As in the reference code, labels are guessed with batch statistics, each of the 1 + K
-    interleaved batches is normalised by itself, and only the first of them moves the running
-    statistics, which are not averaged: tested are the averaged parameters with them. The average
-    starts at the initial parameters. Unlike there, the optimiser is every method's here,
-    SGD; the reference uses Adam, of constant rate, and decays weights beside it.
+    interleaved batches is normalised by itself, and only the first updates the running
+    statistics. Testing uses the averaged parameters with these running statistics, which are not
+    averaged themselves. The average starts at the initial parameters. The optimiser is SGD, as
+    for every other method; the reference code uses Adam with a constant learning rate and
+    decoupled weight decay.
 
     Args:
-      shared: its images are the labelled ones first, then the unlabelled ones if there are any.
-      indices: int32 [B, 2], a labelled image and one that counts as unlabelled for each of
-        this device's places.
+      shared: its images are the labelled images first, then the unlabelled images if there are any.
+      indices: int32 [B, 2], for each of this device's rows a labelled image and an image that is
+        treated as unlabelled.
     """
     count = mixmatch.augmentations
     key = jax.random.fold_in(shared.key, state.step)

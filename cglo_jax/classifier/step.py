@@ -26,7 +26,7 @@ class ClassifierState:
 
     Attributes:
       step: int32 [], steps taken.
-      params, batch_stats, opt_state: of the network.
+      params, batch_stats, opt_state: trees of the network and its optimiser.
       averaged: the parameters' moving average, which is tested; {} for methods without one.
     """
 
@@ -66,9 +66,9 @@ class Method(NamedTuple):
       loss: (outputs [B, K], targets [B, K]) -> float32 [B].
       from_cglo: whether it needs a trained cGLO.
       semi_supervised: whether it is MixMatch, which has a step of its own, `mixmatch.train_step`.
-      reads: the config's fields that it depends on, and the baseline does not, but for
-        the fields that a cGLO depends on; "a." stands for all of section a. None: any field. Experiments run
-        what reads the same once.
+      reads: config fields on which this method depends and the baseline does not, except those on
+        which the cGLO itself depends; "a." stands for all fields of section a; None: any field.
+        Experiments train only once what differs in no field that is read.
     """
 
     replace: "Replace | None" = None
@@ -137,7 +137,7 @@ def create_spec(
     """Builds the constants of training with a method.
 
     Args:
-      side, channels: of the images. num_classes: K.
+      side, channels: size of the square images in pixels, and their channels. num_classes: K.
     """
     c = config.classify
     return StepSpec(
@@ -167,10 +167,10 @@ def one_hot(shared: Shared, indices: jax.Array) -> jax.Array:
 
 
 def take_images(shared: Shared, keys: jax.Array, indices: jax.Array) -> jax.Array:
-    """Takes real images: random crops where there is more to see than the squares.
+    """Returns real images: random crops of `shared.canvas` if there is one, else the squares `shared.images`.
 
     Args:
-      keys: typed keys [B], of the crops. indices: int32 [B].
+      keys: typed keys [B] of the crops. indices: int32 [B].
 
     Returns:
       float32 [B, H, W, C] in [-1, 1].

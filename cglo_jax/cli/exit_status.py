@@ -109,7 +109,7 @@ def _hint(command: "Command | None") -> str:
     if not directory.has_saved(command.workdir):
         return "the same command starts over: nothing was saved yet"
     again = "without --fresh " if command.fresh else ""
-    return f"the same command {again}goes on from the last checkpoint"
+    return f"the same command {again}continues from the last checkpoint"
 
 
 def describe_warning(error: Warning, own: str = "") -> str:
@@ -125,9 +125,9 @@ def describe_warning(error: Warning, own: str = "") -> str:
     place = f" at {last.filename}:{last.lineno}" if last else ""
     text = shorten(in_one_line(error))
     return (
-        f"a library warned{place}, and Python makes errors of warnings here (-W error or "
-        f"PYTHONWARNINGS): {type(error).__name__}: {text}; leave that out for this "
-        f"program, or ignore this one: -W 'ignore::{type(error).__name__}' after it"
+        f"a library issued a warning{place}, and Python is set to raise warnings as errors (-W "
+        f"error or PYTHONWARNINGS): {type(error).__name__}: {text}; remove that setting for this "
+        f"program, or add -W 'ignore::{type(error).__name__}' after it to ignore this warning"
     )
 
 

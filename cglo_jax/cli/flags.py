@@ -52,7 +52,7 @@ class _Given(NamedTuple):
     Attributes:
       fields: values of fields by their dotted names.
       flags: all other flags, by name.
-      words: arguments that are no flags.
+      words: arguments that are not flags.
       notes: lines for people.
     """
 
@@ -104,7 +104,7 @@ def parse(argv: Sequence[str]) -> Command:
 
 
 def _define_flags() -> flags.FlagValues:
-    """Defines the flags anew for each call: one process may parse several command lines."""
+    """Defines the flags again for each call: one process may parse several command lines."""
     values, means = flags.FlagValues(), help_text.FLAGS
     flags.DEFINE_string("config", None, means["config"], values)
     flags.DEFINE_string("workdir", None, means["workdir"], values)
@@ -126,7 +126,7 @@ def _read(argv: Sequence[str]) -> _Given:
     for name in values:
         times = sum(bool(re.match(f"--?{name}(=|$)", argument)) for argument in others)
         if times > 1 and not values[name].boolean:
-            notes.append(f"--{name} is given {times} times: the last one counts")
+            notes.append(f"--{name} is given {times} times: the last value is used")
     try:
         words = values(others)[1:]
     except flags.UnrecognizedFlagError as error:
@@ -164,7 +164,7 @@ def _read_fields(argv: Sequence[str]) -> tuple[dict[str, Any], list[str], list[s
         if typed.get(name, text) != text:
             notes.append(
                 f"--config.{name} is given twice, as {shorten(typed[name])} and {shorten(text)}: "
-                "the last one counts"
+                "the last value is used"
             )
         typed[name] = text
     fields = {n: field_values.parse(n, text, defaults[n]) for n, text in typed.items()}
@@ -346,8 +346,8 @@ def _compare(
     if differing:
         shown = ", ".join(differing[:3]) + ", ..." * (len(differing) > 3)
         given.notes.append(
-            f"{saved} counts where --config={path} differs from it ({shown}), and of this call "
-            "the fields given by --config.FIELD"
+            f"--config={path} differs from {saved} ({shown}): the values in {saved} are used, "
+            "except for fields that this call gives by --config.FIELD"
         )
 
 
@@ -467,7 +467,7 @@ def _find_workdir(given: flags.FlagValues) -> pathlib.Path:
     path, _, argument = given.config.partition(":")
     if presets.is_data(path):
         raise UserError(
-            f"--config={path} needs --workdir: {os.path.dirname(path) or '.'} to go on there, or "
+            f"--config={path} needs --workdir: {os.path.dirname(path) or '.'} to continue there, or "
             "a new one"
         )
     argument = "-" + argument.replace(",", "-") if argument else ""

@@ -22,8 +22,8 @@ STAGES = {
     "help": "every field of the configuration; --stage=help latent: those with latent in their names",
 }
 FLAGS = {
-    "config": "a configuration: a file (.py, or a run's config.json), or one of those below; not "
-    "needed for a --workdir that has a run, whose own is used then",
+    "config": "a configuration: a file (.py, or a run's config.json) or one of the names below; not "
+    "needed if --workdir holds a run, whose own configuration is then used",
     "workdir": "directory of the run, runs/NAME of the configuration if not given",
     "stage": "what to do, all if not given",
     "fresh": "start over; what is in the work directory is kept beside it, as NAME.old-1",
@@ -80,7 +80,7 @@ def overview(program: str, width: int) -> str:
 
     Args:
       program: the command that starts it.
-      width: of a line, in characters.
+      width: width of a line, in characters.
     """
     flags = {
         f"--{name}" + (f"={_VALUES[name]}" if name in _VALUES else ""): text
@@ -101,8 +101,8 @@ def overview(program: str, width: int) -> str:
         _table("Stages", STAGES, width),
         _table("Included configurations", _describe_configs(), width),
         _table(
-            "Fields that people change (--config.seeds=0,1), with their defaults, of which a "
-            "configuration may have others",
+            "Fields that people change most often (--config.seeds=0,1), with their defaults; a "
+            "configuration may set other values",
             often,
             width,
         ),
@@ -116,8 +116,8 @@ def describe_fields(words: Sequence[str], values: Mapping[str, Any], width: int)
 
     Args:
       words: to look for in names, or else in meanings; all fields if there are none.
-      values: of the fields of a configuration, by dotted name; may be empty.
-      width: of a line, in characters.
+      values: values of a configuration's fields, by dotted name; may be empty.
+      width: width of a line, in characters.
 
     Raises:
       UserError: a word is in no name and no meaning.

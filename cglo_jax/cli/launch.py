@@ -96,7 +96,7 @@ def start(launch: Launch | None, within_s: float = _START_S) -> None:
         name = f"process {launch.process} of {launch.processes}"
     _reporter = _Reporter(
         f"error: {name} ended before its work was done, by itself or because another one did "
-        "(see what each says): start all of them again with the same commands; they go on "
+        "(see what each says): start all of them again with the same commands; they continue "
         "from the last checkpoint"
     )
     if launch.process == 0:

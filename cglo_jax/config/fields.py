@@ -1,4 +1,4 @@
-"""Every field of a run once: default, meaning, what it may be, source and what it determines.
+"""Every field of a run once: default, meaning, allowed values, source and what it determines.
 
 Defaults, validation, fingerprints, `--stage=help` and docs/reference.md are made of these rows. A
 file in `configs/` calls `config.get_config()` and changes what differs.
@@ -42,7 +42,7 @@ _KINDS = {
 
 
 class Affects(enum.Enum):
-    """Which trained results a field determines: they cannot go on with another value of it."""
+    """Which trained results a field determines: they cannot continue with another value of it."""
 
     CGLO = "a cGLO checkpoint, and the classifiers trained with it"
     CLASSIFIER = "a classifier"
@@ -59,7 +59,7 @@ class Section(NamedTuple):
     Attributes:
       name: such as "latent"; "" of the fields without a dot.
       title: a sentence.
-      affects: of its fields, unless they have their own.
+      affects: the effect of its fields, unless they have their own.
     """
 
     name: str
@@ -74,8 +74,8 @@ class Field(NamedTuple):
       name: dotted, such as "latent.dim".
       default: bool, int, float, str or a tuple of one of these; its type is the field's.
       meaning: understood without the fields beside it.
-      check: what it may be beside its type; fields that depend on each other are in `validation`.
-      source: of the default or the idea.
+      check: restricts the values of its type; fields that depend on each other are in `validation`.
+      source: where the default or the idea comes from.
       affects: None: as its section.
     """
 
@@ -125,9 +125,9 @@ ROWS: tuple[Section | Field, ...] = (
     Field(
         "steps_per_call",
         0,
-        "training steps per call from Python to the device; 0 = 1 on a CPU (more are "
-        "slow there) and 10 elsewhere; another number, or other intervals of logs and "
-        "checkpoints with it, may change results by rounding",
+        "training steps per call from Python to the device; 0 = automatic: 1 on a CPU, "
+        "where more are slow, and 10 elsewhere; changing it, or changing logging and "
+        "checkpoint intervals while it is above 1, may change results by rounding",
         NOT_NEGATIVE,
     ),
     Field(

@@ -32,7 +32,7 @@ def _select(config: ConfigDict, *affected: Affects) -> dict[str, Any]:
 def find_longer(saved: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns which of "train" and "classify" have more epochs in `now` and begin as in `saved`.
 
-    Their learning rates must fall after the same epochs, as far as those of `saved` reach.
+    Their learning rates must fall after the same epochs, up to the last epoch of `saved`.
     """
     return tuple(part for part in _PARTS if _is_longer(part, saved, now))
 
@@ -50,13 +50,15 @@ def _is_longer(part: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> b
 
 
 def describe_longer(part: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Returns for people how `part` is made longer, and when its learning rates fall; see `find_longer`."""
+    """Describes to users how many more epochs `part` has, and when its learning rates fall."""
     epochs, drops = (f"{part}.{name}" for name in _LENGTHS)
     new = [str(e) for e in sorted(now[drops]) if saved[epochs] <= e < now[epochs]]
     falls = "no fall of the learning rates lies in the new part"
     if new:
         falls = f"the learning rates fall in the new part after epoch {', '.join(new)}"
-    return f"made for {_count(saved[epochs])} before, goes on to {now[epochs]}; {falls}"
+    return (
+        f"was trained for {_count(saved[epochs])}, continues to {now[epochs]}; {falls}"
+    )
 
 
 def _count(epochs: int) -> str:
@@ -96,9 +98,10 @@ def check_fingerprint(
             # A hash means nothing to people.
             if name in ("images", "test_images", "weights"):
                 shown = f" ({numbers})" if numbers and name != "weights" else ""
+                kind = name.replace("_", " ")
                 raise UserError(
-                    f"{where} was made with other {name.replace('_', ' ')} than this call "
-                    f"reads{shown}: use another --workdir or the old ones"
+                    f"{where} was made with other {kind} than this call reads{shown}: use another "
+                    f"--workdir or the old {kind}"
                 )
             values = [shorten(repr(of.get(name))) for of in (saved, now)]
             raise UserError(
@@ -115,17 +118,17 @@ def _hint(
     part, _, field = name.rpartition(".")
     old = "use another --workdir or the old value (a call without --config has it)"
     if part in longer and field in _LENGTHS:
-        return f"--stage={part} goes on to there, and comes first"
+        return f"run --stage={part} first, which continues to that epoch"
     lengths = [fields.get(name) for fields in (saved, now)]
     if field == "epochs" and all(type(length) is int for length in lengths):
         if now[name] < saved[name]:
             return (
-                f"a run can be made longer, not shorter: use {saved[name]} or more, or another "
-                "--workdir"
+                f"a run can be trained for more epochs, not fewer: use {saved[name]} or more, or "
+                "another --workdir"
             )
         return (
-            f"it cannot be made longer, as {part}.lr_drop_epochs differ in the epochs that are done: "
-            "give the old ones, too, or use another --workdir"
+            f"it cannot be trained for more epochs, as {part}.lr_drop_epochs differ in the epochs "
+            "that are done: give the old epochs, too, or use another --workdir"
         )
     if field == "steps_per_epoch":
         return f"{old}; {part}.epochs makes a run longer"

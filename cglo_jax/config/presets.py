@@ -41,7 +41,7 @@ def find(given: str) -> str:
         return f"{_folder() / path}.py{colon}{argument}"
     if os.path.isfile(path):
         raise UserError(
-            f"--config={shorten(path)} is no configuration: a Python file (.py) with a function "
+            f"--config={shorten(path)} is not a configuration: a Python file (.py) with a function "
             "get_config is one, and the config.json of a work directory"
         )
     if os.path.isfile(data := os.path.join(path, "config.json")):

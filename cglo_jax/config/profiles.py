@@ -15,7 +15,7 @@ from cglo_jax.errors import UserError
 # - takes conv3_2 before its ReLU and, for CUB-200, the loss at a quarter of the side, too;
 # - for CUB-200 squashes images to 256 pixels and crops them by RandomResizedCrop;
 # - starts codes as N(0, .01), projects the whole table after every step, and creates the optimisers
-#   anew every epoch;
+#   again every epoch;
 # - takes the angle of slerp over the batch's axis, and an image may be its own partner;
 # - reports the means of batches' accuracies.
 PROFILES: dict[str, dict[str, Any]] = {

@@ -39,8 +39,8 @@ def read(
     """Returns the configuration that a config.json holds, fields by their dotted names.
 
     Args:
-      path: of the file.
-      fingerprint: fields whose values replace those of the file, which the newest call wrote.
+      path: the file's path.
+      fingerprint: fields whose values replace the values of the file, which the newest call wrote.
 
     Raises:
       UserError: the file is damaged or of another version, or a value is not allowed.

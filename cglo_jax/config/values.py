@@ -22,12 +22,12 @@ def parse(name: str, text: str, default: Any) -> Any:
     """Returns the value that `text` means for a field.
 
     Args:
-      name: of the field, dotted.
+      name: the field's dotted name.
       text: as typed.
-      default: of the field; the value gets its type, a tuple for a list.
+      default: the field's default; the value gets its type, a tuple for a list.
 
     Raises:
-      UserError: it is no value of that type; the line names the field and what it may be.
+      UserError: `text` is not a value of that type; the line names the field and what it may be.
     """
     if isinstance(default, str):
         return text

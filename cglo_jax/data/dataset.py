@@ -31,13 +31,13 @@ class Dataset:
       class_names: K names, indexed by label.
       ids: n hexadecimal content hashes, the same on every machine, see `sources.Source`.
       split: which images these are, in words ("train", "test", "held out of train").
-      canvas: with `config.dataset.crop` the whole images of the labelled ones, which come
-        first, to take random crops from; else None.
+      canvas: with `config.dataset.crop` the labelled images, which come first, as whole images to
+        take random crops from; else None.
       balanced: whether `class_weights` differ with the number of images.
       notes: lines to print before training.
       skipped: "file: why" for each file that is not used.
       conversion: how image files became these images.
-      near_copies: of test images, (file, training file) of each that is nearly the same.
+      near_copies: (file, training file) of each test image that nearly equals a training image.
     """
 
     images: np.ndarray
@@ -103,7 +103,7 @@ class Dataset:
 def load(fields: ConfigDict) -> tuple[Dataset, Dataset]:
     """Reads the training and the test images that `config.dataset` names.
 
-    Training images are the labelled ones first, then the unlabelled pool, then, if
+    Training images are the labelled images first, then the unlabelled pool, then, if
     `transductive`, the test images; the labels of the last two are -1.
 
     Returns:
@@ -235,8 +235,8 @@ def describe(train: Dataset, test: Dataset) -> str:
         )
     if alone := int((np.bincount(train.labels[train.labels >= 0]) == 1).sum()):
         text += (
-            f"; {alone} class(es) with one image each, whose new images are that image's "
-            "reconstruction: there is no other to go towards"
+            f"; {alone} class(es) have only one image each: their synthetic images are "
+            "reconstructions of it, as there is no second image to interpolate with"
         )
     lines = [*train.notes, text]
     if test.near_copies:

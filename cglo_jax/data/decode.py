@@ -138,7 +138,7 @@ def decode_each(
     Args:
       paths: n files of any kind, directories excepted.
       use: what to keep of an image; called on several threads.
-      name: of a progress bar, which is shown on a terminal; "": no bar.
+      name: title of a progress bar, which is shown on a terminal; "": no bar.
       conversion: how transparency, values of 16 bits and colour profiles are converted.
 
     Returns:
@@ -447,7 +447,7 @@ def _find_turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _scale(bits: int) -> np.ndarray:
-    """Returns uint8 [65536], the grey of each value if so many bits are used; larger values are white."""
+    """Returns uint8 [65536], the grey of each value if `bits` bits are used; larger values are white."""
     largest = (1 << bits) - 1
     table = np.minimum(np.round(np.arange(1 << 16) * (255 / largest)), 255)
     return table.astype(np.uint8)

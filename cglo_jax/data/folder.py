@@ -278,7 +278,7 @@ def _refuse_any(layout: Layout, skipped: Sequence[str]) -> str:
     return (
         f"config.dataset.strict is True, but files of {layout.root} cannot be used, "
         f"{len(skipped)} in all, such as {examples}: mend or remove them, or set "
-        "--config.dataset.strict=False to go on without them"
+        "--config.dataset.strict=False to continue without them"
     )
 
 
@@ -509,7 +509,7 @@ def _describe_bits(
         f"white in all{clips}; --config.dataset.bits=N sets another range"
     )
     if statistics.median(i.found.look[:1024].mean() for i in deep) < _DARK:
-        line += "; most of them are nearly black so"
+        line += "; read in this way, most of them are nearly black"
     return [line]
 
 

@@ -97,7 +97,7 @@ class Layout(NamedTuple):
       test: the same for the test folder, of classes that `train` has; None = there is none.
       unused: names of folders beside train and test that are not read.
       loose: files outside the class folders.
-      left_out: folders that are no class and why, by their name below `root`.
+      left_out: folders that are not a class, and why, by their name below `root`.
       hidden: files and folders that are hidden or an operating system's.
       notes: lines to print: how the folder was understood.
     """
@@ -601,8 +601,8 @@ def _check_parts(folder: Path, nested: Mapping[str, Sequence[str]]) -> None:
 
 def _joined(folder: Path, names: Sequence[str]) -> UserError:
     return UserError(
-        f"the names {_join(names)} in {folder} join what to train or test on and the class: move "
-        f"the images into folders such as {folder / 'train' / 'CLASS'} and "
+        f"the folder names {_join(names)} in {folder} combine a split (train or test) with a class: "
+        f"move the images into folders such as {folder / 'train' / 'CLASS'} and "
         f"{folder / 'test' / 'CLASS'}"
     )
 

@@ -63,7 +63,7 @@ class Splits(NamedTuple):
 
 
 def keep_classes(source: Source, kept: np.ndarray) -> Source:
-    """Keeps the images of the classes `kept`, int [K], numbered anew, and the images of unknown class."""
+    """Keeps the images of the classes `kept`, int [K], renumbered, and the images of unknown class."""
     renumbered = {int(old): new for new, old in enumerate(kept)} | {-1: -1}
     labels = source.labels.tolist()
     positions = [i for i, label in enumerate(labels) if label in renumbered]

@@ -214,7 +214,7 @@ def read_split_file(path: pathlib.Path) -> set[str]:
         raise UserError(f"{path}: is_train is {other!r} in a line, it must be 0 or 1")
     unknown = next((i for i in in_train if i not in paths), None)
     if unknown:
-        raise UserError(f"{path} has image_id {unknown}, which images.txt has not")
+        raise UserError(f"{path} has image_id {unknown}, which is not in images.txt")
     return {paths[i] for i, flag in in_train.items() if flag == "1"}
 
 
@@ -252,7 +252,7 @@ def _eligible(listed: set[str], pool: _Split, held_out: _Split) -> np.ndarray:
         )
     if missing := sorted(listed - set(paths)):
         raise UserError(
-            f"config.dataset.split_file lists {len(missing)} images that the data set "
-            f"has not, such as {missing[0]}"
+            f"config.dataset.split_file lists {len(missing)} images that are not "
+            f"in the data set, such as {missing[0]}"
         )
     return np.array([path in listed for path in paths])

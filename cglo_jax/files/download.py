@@ -41,7 +41,7 @@ def size_of(part: Path) -> int:
     """Returns the size in bytes of a download so far, 0 if there is no file.
 
     Raises:
-        UserError: it is no plain file, or has a second name.
+        UserError: it is not a regular file, or has a second name.
     """
     try:
         status = part.lstat()
@@ -138,7 +138,7 @@ def _write_all(file: BinaryIO, data: memoryview) -> None:
 
 
 def keep_trying(fetch_more: Callable[[], None], count: Callable[[], int]) -> None:
-    """Calls `fetch_more` until it succeeds; each call goes on where the last one ended.
+    """Calls `fetch_more` until it succeeds; each call continues where the last call ended.
 
     Args:
         fetch_more: fetches what is missing.
@@ -163,7 +163,7 @@ def keep_trying(fetch_more: Callable[[], None], count: Callable[[], int]) -> Non
 
 
 def download(archive: Archive, folder: Path) -> Path:
-    """Downloads `archive` into `folder`, going on where an earlier run stopped.
+    """Downloads `archive` into `folder`, continuing where an earlier run stopped.
 
     Returns:
         The verified file; until it is verified it is called `<filename>.part`.
@@ -180,7 +180,7 @@ def download(archive: Archive, folder: Path) -> Path:
     except (OSError, http.client.HTTPException) as error:
         raise UserError(
             f"{archive.url} could not be downloaded ({storage.explain(error)}): "
-            f"run this again to go on, {by_hand}"
+            f"run this again to continue, {by_hand}"
         ) from error
     try:
         verify(archive, part, archive.url)

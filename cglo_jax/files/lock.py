@@ -94,7 +94,7 @@ def check(path: pathlib.Path) -> None:
             raise UserError(
                 f"--workdir={held.workdir} is no longer the directory of this run"
                 f"{_find(held)}: this run has ended, and has changed nothing in what is there now; "
-                "the same command with the directory's new name goes on from the last checkpoint"
+                "the same command with the directory's new name continues from the last checkpoint"
             )
 
 

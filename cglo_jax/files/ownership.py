@@ -79,7 +79,7 @@ class _Known(NamedTuple):
 
 
 class _Record:
-    """The record of one folder, read anew each time: other processes may append to it.
+    """The record of one folder, read again each time: other processes may append to it.
 
     Attributes:
       folder: the folder that the record lies in.
@@ -258,7 +258,7 @@ def check_claimable(
     if not (others := _list_others(folder)):
         return
     raise UserError(
-        f"--workdir={folder} holds files that are not of a run of this program "
+        f"--workdir={folder} holds files that no run of this program wrote "
         f"({_name_some(others)}), and a run would write among them: use a directory that is new or "
         f"empty{_suggest(find_free)}"
     )
@@ -513,7 +513,7 @@ class Log:
             if _identity(file) != self._seen:
                 raise UserError(
                     f"{self.path} was changed while this run appends to it: move it away, and the same "
-                    "command goes on from the last checkpoint"
+                    "command continues from the last checkpoint"
                 )
             storage.append_lines(file, [record])
             file.flush()
@@ -546,9 +546,7 @@ class Log:
         """Returns (all other lines, the lines with these tags past a step or without a step)."""
         kept: list[bytes] = []
         found: list[bytes] = []
-        advice = (
-            "move it away and run this again, learning curves are all that it is for"
-        )
+        advice = "move it away and run this again: it is used only for learning curves"
         for line, record in readback.read_lines(self.path, dict[str, Any], advice):
             has_tags = all(record.get(k) == v for k, v in tags.items())
             step = record.get("step", float("inf"))

@@ -47,7 +47,7 @@ _MOST_PIXELS = (
 )
 _PATIENCE = 2.0  # seconds to wait for a folder that is being changed
 _PAUSE = 0.02  # seconds between two looks at it
-_REASONS = {errno.ELOOP: "it is a link", errno.ENXIO: "it is no plain file"}
+_REASONS = {errno.ELOOP: "it is a link", errno.ENXIO: "it is not a regular file"}
 
 
 class Unusable(UserError):
@@ -82,7 +82,7 @@ def open_own(path: pathlib.Path, advice: str = "move it away") -> BinaryIO:
         raise Unusable(path, reason, advice) from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise Unusable(path, "it is no plain file", advice)
+        raise Unusable(path, "it is not a regular file", advice)
     return os.fdopen(fd, "rb")
 
 
@@ -143,7 +143,7 @@ def parse(content: bytes, kind: type[T]) -> T:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeDecodeError:
-        raise ValueError("it is no text in UTF-8") from None
+        raise ValueError("it is not UTF-8 text") from None
 
 
 def convert(value: Any, kind: type[T]) -> T:
@@ -206,7 +206,7 @@ def read_lines(
       check: raises ValueError for values that the type allows but that cannot be ours.
 
     Raises:
-      Unusable: it is no plain file, or a line is damaged, which is named by its number.
+      Unusable: the file is not a regular file, or a line is damaged, which is named by its number.
     """
     try:
         file = open_own(path, advice)
@@ -256,7 +256,7 @@ def read_png(
     """Reads a PNG picture as a Pillow image of mode "RGB" or "L".
 
     Raises:
-      FileNotFoundError, Unusable: see `read_bytes`; Unusable also if it is no PNG, is damaged or
+      FileNotFoundError, Unusable: see `read_bytes`; Unusable also if it is not a PNG, is damaged or
         has more pixels than are shown.
     """
     content = read_bytes(path, advice, most)
@@ -266,7 +266,7 @@ def read_png(
             with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
                 return image.convert("L" if image.mode == "L" else "RGB")
     except Image.UnidentifiedImageError:
-        raise Unusable(path, "it is no PNG", advice) from None
+        raise Unusable(path, "it is not a PNG", advice) from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise Unusable(path, f"more than {_MOST_PIXELS:,} pixels", advice) from None
     except (OSError, SyntaxError, ValueError) as error:

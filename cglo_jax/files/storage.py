@@ -115,7 +115,7 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     It is written beside `path` under a name that nobody can foresee, synced, and renamed.
 
     Raises:
-      UserError: `path` exists and is no plain file.
+      UserError: `path` exists and is not a regular file.
     """
     write_beside(path, content, temporary_name(path.name))
 
@@ -146,7 +146,7 @@ def write_beside(path: pathlib.Path, content: str | bytes, name: str) -> None:
 
 
 def check_plain(path: pathlib.Path) -> None:
-    """Raises UserError if `path` exists and is no plain file but a link, a pipe or a folder."""
+    """Raises UserError if `path` exists and is a link, a pipe, a device or a folder."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if not stat.S_ISREG(path.lstat().st_mode):
             raise UserError(_not_plain(path))
@@ -161,14 +161,14 @@ def _not_plain(path: pathlib.Path) -> str:
 
 def _kind(path: pathlib.Path) -> str:
     kinds = {stat.S_IFLNK: "a link", stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a folder"}
-    return kinds.get(stat.S_IFMT(path.lstat().st_mode), "no plain file")
+    return kinds.get(stat.S_IFMT(path.lstat().st_mode), "not a regular file")
 
 
 def open_to_append(path: pathlib.Path) -> BinaryIO:
     """Opens a file for reading and for writing at its end; creates it if there is none.
 
     Raises:
-      UserError: it is no plain file but a link, a pipe, a device or a folder.
+      UserError: `path` is a link, a pipe, a device or a folder.
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | GUARDED
     check_change(path)

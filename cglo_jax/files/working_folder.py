@@ -25,7 +25,7 @@ class WorkingFolder:
       folder: its path; the parent exists.
 
     Raises:
-      UserError: it is no folder, or has files and no marker.
+      UserError: the path is not a folder, or has files and no marker.
     """
 
     def __init__(self, folder: Path):

@@ -36,7 +36,7 @@ class Classifier:
     """Trained classifiers of one method; what `cglo_jax.load_classifier` returns.
 
     Attributes:
-      method, seeds: of the run; one network per seed.
+      method, seeds: the method and the seeds of its classifiers, one network per seed.
       class_names: K names, indexed by label.
       image_shape: (H, W, C) that the networks take.
       size: pixels that the short side of a file's image is brought to.
@@ -206,8 +206,8 @@ def restore(
     model, meta, step = restore_latest_model(directory / "checkpoints", hint)
     if step > result["steps"]:
         raise UserError(
-            f"{directory} is being made longer (step {step}, its result is of {result['steps']}): "
-            "run --stage=classify to its end first"
+            f"{directory} is being trained for more epochs (step {step}, its result is of step "
+            f"{result['steps']}): run --stage=classify to its end first"
         )
     if step != result["steps"]:
         raise UserError(

@@ -42,13 +42,13 @@ class TrainedModel:
     samples/manifest.jsonl, or as in `ids`, or by their position in `ids`.
 
     Attributes:
-      seed, step: of the run, and of its checkpoint.
+      seed, step: the run's seed, and the step of its checkpoint.
       class_names: K names, indexed by label.
       image_shape: (H, W, C).
-      ids: of the training images, n names.
-      labels: of the training images, int32 [n], -1 = unlabelled.
-      config: the configuration it was trained with.
-      restored: what `sample` makes images with.
+      ids: names of the n training images.
+      labels: int32 [n], the training images' labels, -1 = unlabelled.
+      config: the configuration of its training.
+      restored: the generator and codes that `sample` uses.
     """
 
     seed: int
@@ -69,7 +69,7 @@ class TrainedModel:
     def sample(self, label: str | int, n: int = 1, key: Key = 0) -> np.ndarray:
         """Makes n new images of a class: G(slerp(z_i, z_j, t)), i its images in turn (section 4.2).
 
-        They are those that `--stage=sample` makes of the class with the same key and n per class.
+        They are the images that `--stage=sample` makes of the class with the same key and n per class.
 
         Args:
           label: the name of a class, or its number.

@@ -22,7 +22,7 @@ class Restored(NamedTuple):
 
     Attributes:
       z: float32 [n, d], the codes of all its images, unlabelled ones included.
-      step: of its checkpoint.
+      step: the step of its checkpoint.
     """
 
     sampler: Sampler

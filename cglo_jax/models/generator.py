@@ -74,7 +74,7 @@ class Generator(nn.Module):
         Args:
           z: Codes [B, d], unit rows.
           eps: Noise [B, e], see `draw_noise`; None: without noise.
-          train: Normalise by batch statistics, else by running ones.
+          train: Normalise by batch statistics, else by running statistics.
 
         Returns:
           Images [B, size, size, channels], float32 in [-1, 1].

@@ -77,7 +77,7 @@ class ResNet50(nn.Module):
 
         Args:
           x: Images float32 [B, H, W, 1 or 3] in [-1, 1]; a single channel is repeated.
-          train: Normalise by batch statistics, else by running ones.
+          train: Normalise by batch statistics, else by running statistics.
 
         Returns:
           Logits [B, K] float32, and the maps after 'layer1' to 'layer4', of sides H/4 to

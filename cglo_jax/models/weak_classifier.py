@@ -38,7 +38,7 @@ class WeakClassifier(nn.Module):
 
         Args:
           x: Images float32 [B, H, W, C] in [-1, 1] of any size; pooling stops at a side of 1.
-          train: Normalise by batch statistics, else by running ones.
+          train: Normalise by batch statistics, else by running statistics.
 
         Returns:
           Logits [B, K] float32, and the maps after 'block1' to 'block4' and the

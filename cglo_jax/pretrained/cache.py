@@ -112,7 +112,7 @@ def get(pinned: Pinned, shapes: Mapping[str, Shape], *, full: bool = False) -> P
         full: download the whole file again if only a part was fetched.
 
     Raises:
-        UserError: the weights cannot be fetched or kept, or are not the published ones.
+        UserError: the weights cannot be fetched or kept, or are not the published weights.
     """
     path = cache_dir() / pinned.file
     for file in (path, _digest_path(path)):
@@ -153,7 +153,7 @@ def _fetch(
         The whole file or, if `pinned.in_part`, a new one with the tensors of `shapes`.
 
     Raises:
-        UserError: as for `get`; the message has the ways to go on.
+        UserError: as for `get`; the message says how to continue.
     """
     try:
         if full or not pinned.in_part:

@@ -121,7 +121,7 @@ def read(
             return tensors, dict(file.metadata() or {})
     except SafetensorError as error:
         raise UserError(
-            f"{path} is no .safetensors file, or not all of one "
+            f"{path} is not a .safetensors file, or not a complete one "
             f"({' '.join(str(error).split())}): get it again"
         ) from error
     except OSError as error:

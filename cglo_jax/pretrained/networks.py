@@ -45,12 +45,12 @@ class Provenance:
     """Where weights come from.
 
     Attributes:
-        name: of the network.
+        name: the network's name.
         origin: repository@commit, or the file's name without its directory.
         trained_on: the data, 'not stated' if it is not in the file.
-        licence: of the weights, 'not stated' if it is not in the file.
+        licence: the weights' licence, 'not stated' if it is not in the file.
         sha256: of the file they were loaded from, in hex.
-        digest: of the tensors, see `digest_of`; the same from any file that has them.
+        digest: the tensors' digest, see `digest_of`; the same from any file that has them.
     """
 
     name: str

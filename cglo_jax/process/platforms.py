@@ -123,7 +123,7 @@ def _explain(jax: ModuleType, error: Exception) -> str:
     there = f"unset {variable} to use what there is ({', '.join(['cpu', *others])})"
     if strange:
         return (
-            f"{where} asks for {strange[0]!r}, which is no platform of JAX: use cpu, cuda or tpu, "
+            f"{where} asks for {strange[0]!r}, which is not a JAX platform: use cpu, cuda or tpu, "
             f"with commas and without spaces, or {there}"
         )
     if of_gpu:

@@ -71,7 +71,7 @@ def check_not_forked() -> None:
     if _loaded_by != os.getpid():
         raise UserError(
             "this process was forked from one that had loaded a model, and JAX does not survive a "
-            "fork: load the model in each worker, in processes that are started anew "
+            "fork: load the model in each worker, in newly started processes "
             "(multiprocessing.get_context('spawn'), gunicorn without --preload)"
         )
 
@@ -243,12 +243,12 @@ def _remove_oldest(root: pathlib.Path, most: int) -> None:
 
 
 def use_huge_pages() -> None:
-    """Starts this program anew, once, with memory in huge pages if Linux leaves the choice.
+    """Restarts this program, once, with memory in huge pages if Linux leaves the choice.
 
     A step allocates and frees its memory, and pages of 2 MB take a fraction of the time of 4 KB
     pages (docs/measurements.md, "Speed on two cores"). glibc reads the setting only when a process
     starts; child processes inherit it. Any GLIBC_TUNABLES in the environment, even an empty one,
-    prevents this, and so does a program that is no file: a notebook, standard input, a debugger.
+    prevents this, and so does a program that is not a file: a notebook, standard input, a debugger.
     """
     if "GLIBC_TUNABLES" in os.environ or not _may_restart() or not _on_request():
         return

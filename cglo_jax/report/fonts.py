@@ -100,7 +100,7 @@ def label_classes(names: Sequence[str]) -> list[str]:
     """Returns the label of each class in pictures: its name, or "#3" if no font has its letters.
 
     Args:
-      names: of all classes, indexed by label as in samples/manifest.jsonl.
+      names: the names of all classes, indexed by label as in samples/manifest.jsonl.
     """
     mark = "#"
     while any(name.startswith(mark) for name in names):

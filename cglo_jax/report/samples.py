@@ -100,7 +100,7 @@ class _Line(TypedDict):
 
 
 def samples(workdir: pathlib.Path) -> Section:
-    """Shows the pictures in samples/ and what was measured on the images.
+    """Shows the pictures in samples/ and the measurements of the images.
 
     Everything comes from one run of --stage=sample, even if another one replaces it meanwhile.
 
@@ -142,8 +142,8 @@ def _read_samples(directory: pathlib.Path) -> Section:
         missing.append("the synthetic images")
     if step := _find_newer_step(directory):
         text.append(
-            f"They are of an earlier step of the cGLO, which is at step {step:,} now: "
-            "--stage=sample makes them anew."
+            f"They were generated at an earlier step of the cGLO, which is now at step {step:,}: "
+            "--stage=sample generates them again."
         )
     if missing:
         text.append(f"Not there: {', '.join(missing)}. --stage=sample makes them.")

@@ -41,7 +41,7 @@ class Interval(NamedTuple):
     Attributes:
       low, high: ends of the interval; None if there is none.
       mark: helped (a triangle that points up), hurt (down) or none (a dot).
-      single: values to show as rings, those that `mean` is the mean of.
+      single: values to show as rings, whose mean is `mean`.
     """
 
     name: str
@@ -95,8 +95,8 @@ def draw_intervals(
 
     Args:
       name: header of the first column: what a row stands for.
-      intervals: in points.
-      confidence: of the intervals, between 0 and 1.
+      intervals: the intervals, in points.
+      confidence: confidence level of the intervals, between 0 and 1.
       scale: None = one that fits.
     """
     scale = scale or choose_scale(intervals)
@@ -130,7 +130,7 @@ def _describe_marks(intervals: Sequence[Interval]) -> str:
     if any(
         i.low is not None and max(-i.low, i.high) > MAX_DIFFERENCE for i in intervals
     ):
-        texts.append("arrow: the interval goes on")
+        texts.append("arrow: the interval continues")
     return "; ".join(texts) + "."
 
 

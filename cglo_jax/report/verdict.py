@@ -47,7 +47,7 @@ def paired_difference(
     Args:
       a: one value per seed.
       b: the values of the same seeds, in the same order.
-      confidence: of the interval, between 0 and 1.
+      confidence: confidence level of the interval, between 0 and 1.
       resolution: smallest difference that two values can have, 0 = any.
 
     Returns:
@@ -196,7 +196,7 @@ class ClassChange:
     Attributes:
       tested: number of test images of the class.
       baseline, method: mean percentages over the seeds.
-      mean, low, high: of the paired difference in points, see `paired_difference`.
+      mean, low, high: mean and interval of the paired difference in points, see `paired_difference`.
       survives: whether the interval that is wide enough for all classes at once excludes 0.
     """
 

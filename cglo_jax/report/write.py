@@ -138,13 +138,14 @@ def _check_settings(result: Result, now: Mapping[str, Any]) -> None:
     longer = fingerprint.find_longer(*parts)
     if "train" in longer and METHODS[method].from_cglo:
         raise UserError(
-            f"{_directory(result)} has seen images of the cGLO after epoch {saved['train.epochs']}, "
-            f"the run has {now['train.epochs']} now: {again} trains it anew"
+            f"{_directory(result)} was trained with images of the cGLO at epoch "
+            f"{saved['train.epochs']}, which is now trained for {now['train.epochs']} epochs: "
+            f"{again} trains it again"
         )
     if "classify" in longer:
         raise UserError(
             f"{_directory(result)} was trained to epoch {saved['classify.epochs']}, the run has "
-            f"{now['classify.epochs']} now: {again} goes on with it"
+            f"{now['classify.epochs']} now: {again} continues its training"
         )
     fingerprint.check_fingerprint(*parts, _directory(result), may_grow=("train",))
 

@@ -82,7 +82,7 @@ def evaluate(
 ) -> np.ndarray:
     """Returns logits float32 [n, K] of all images; the last batch is padded, the padding cut off.
 
-    The parameters are the averaged ones if the state has them.
+    The averaged parameters are used if the state has them.
     """
     params = state.averaged or state.params
     variables = {"params": params, "batch_stats": state.batch_stats}
@@ -112,11 +112,11 @@ def run(
     Args:
       data: training and test images, see `data.dataset.load`.
       method: one of `methods.METHODS`.
-      seed: of everything drawn here, and of the cGLO that is used.
+      seed: the seed of everything drawn here, and of the cGLO that is used.
 
     Raises:
-      UserError: what is there is another run's, no fully trained cGLO is there for a method
-        that needs one, or a loss or logit is not finite.
+      UserError: the existing classifier belongs to another run, a method needs a fully trained
+        cGLO and there is none, or a loss or logit is not finite.
     """
     train_set, test_set = data
     name = f"classify {method} seed {seed}"
@@ -178,10 +178,10 @@ def _find_result(
     method: str,
     fingerprint: dict[str, Any],
 ) -> dict[str, Any] | None:
-    """Returns the result of a classifier that is there, None if training must go on.
+    """Returns the result of an existing classifier, None if its training must continue.
 
     Raises:
-      UserError: it is another run's.
+      UserError: the result belongs to another run.
     """
     train_set, test_set = data
     result = read_result(path)
@@ -202,18 +202,18 @@ def _find_result(
 
 
 def _must_go_on(saved: Any, now: Any, method: str) -> bool:
-    """Whether a classifier has fewer epochs than it shall have, or images of a shorter cGLO."""
+    """Whether a classifier has too few epochs, or was trained with images of a shorter cGLO."""
     longer = fingerprints.find_longer(saved, now)
     return "classify" in longer or ("train" in longer and METHODS[method].from_cglo)
 
 
 def _cannot_grow(config: ConfigDict, method: str) -> str:
-    """Says why a classifier of a method cannot be made longer, "" if it can."""
+    """Says why a method's classifiers cannot be trained for more epochs, "" if they can."""
     if method != "mixmatch" or not config.mixmatch.ramp:
         return ""
     return (
-        "mixmatch cannot be made longer, as the weight of its unlabelled loss grows over a share "
-        "of all steps (mixmatch.ramp): use the old value, or another --workdir"
+        "mixmatch cannot be trained for more epochs, as the weight of its unlabelled loss grows over "
+        "a share of all steps (mixmatch.ramp): use the old value, or another --workdir"
     )
 
 
@@ -224,7 +224,7 @@ def _may_grow(config: ConfigDict, method: str) -> tuple[str, ...]:
 
 
 def _set_aside_old(workdir: pathlib.Path, method: str, seed: int, now: Any) -> None:
-    """Sets a classifier aside that has seen images of the cGLO before it was made longer."""
+    """Sets a classifier aside that was trained with images of the cGLO at an earlier epoch."""
     if not METHODS[method].from_cglo:
         return
     path = result_path(workdir, method, seed)
@@ -244,9 +244,10 @@ def _set_aside_old(workdir: pathlib.Path, method: str, seed: int, now: Any) -> N
             tags = {"stage": "classify", "method": method, "seed": seed}
             _move_metrics(workdir, old, tags)
             print(
-                f"classify {method} seed {seed}: what is there has images of the cGLO after epoch "
-                f"{saved['train.epochs']}, which has {now['train.epochs']} now: trained anew; the "
-                f"old one is {old}",
+                f"classify {method} seed {seed}: the existing classifier was trained with images "
+                f"of the cGLO at epoch {saved['train.epochs']}, which is now trained for "
+                f"{now['train.epochs']} epochs: training the classifier again; the old one was "
+                f"moved to {old}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -272,10 +273,10 @@ def _read_fingerprint(path: pathlib.Path) -> dict[str, Any]:
 
 
 def check_longer(config: ConfigDict, workdir: pathlib.Path) -> None:
-    """Checks that all classifiers of a work directory can be made as long as they shall be.
+    """Checks that all classifiers of a work directory can be trained for the epochs of `config`.
 
     Raises:
-      UserError: one of them cannot.
+      UserError: a classifier cannot.
     """
     now = classify_fingerprint(config)
     for method in METHODS:
@@ -333,7 +334,7 @@ def _is_to_train(path: pathlib.Path, config: ConfigDict, method: str) -> bool:
 def load_body(config: ConfigDict) -> tuple[Body | None, Origin]:
     """Returns the (params, batch_stats) a classifier starts from but for its head, and their origin.
 
-    Without weights of other images they are None.
+    They are None without weights trained on other images.
 
     Raises:
       UserError: they cannot be had, see `networks.load`.
@@ -385,7 +386,7 @@ def _train(
     devices: tuple[jax.Device, ...],
     fingerprint: dict[str, Any],
 ) -> tuple[classifier.ClassifierState, float]:
-    """Returns the state after the last step, and what the learning rate was multiplied by."""
+    """Returns the state after the last step, and the factor of the learning rate."""
     c, n = config.classify, dataset.num_labelled
     # The same keys for every method: they differ in what a step makes of its images.
     keys = jax.random.split(jax.random.key(seed), 4)

@@ -1,7 +1,7 @@
 """The stage train with `train.only_codes`: one code for each image that was added later.
 
-Images that already have a code keep it; the codes of new ones start uniformly on the sphere, whatever
-`latent.init` was in training.
+Images that already have a code keep it; the codes of new images start uniformly on the sphere,
+whatever `latent.init` was in training.
 """
 
 import contextlib
@@ -48,11 +48,11 @@ def run(
     data: tuple[Dataset, Dataset],
     seed: int,
 ) -> None:
-    """Fits codes for the images that the trained cGLO of `seed` has none for, or goes on with it.
+    """Fits codes for the images that have none in the trained cGLO of `seed`, or continues a fit.
 
-    Writes checkpoints to `trained.codes_dir`, from where `trained.restore` takes them; those
-    of training stay as they are. What an earlier call fitted to the same generator is kept for
-    the images that are still there, and its checkpoints are removed in the end.
+    Writes checkpoints to `trained.codes_dir`, from where `trained.restore` takes them; the
+    checkpoints of training stay as they are. Codes that an earlier call fitted to the same generator
+    are kept for the images that are still there, and its checkpoints are removed in the end.
 
     Args:
       data: all training images, old and new, and the test images, see `data.dataset.load`.
@@ -98,7 +98,7 @@ def _keep_codes(
     """Returns the cGLO with a code for each image of `dataset`, and int64 [m], the new images.
 
     Args:
-      directory: where the codes will be; earlier ones lie beside it.
+      directory: where the codes will be; earlier codes lie beside it.
     """
     ids = trained.hash_ids(dataset.ids)
     drawn = np.asarray(codes.draw_codes(_split_key(seed)[0], ids, config.latent.dim))

@@ -1,9 +1,9 @@
-"""Classifies image files with what a run has trained, and prints a table.
+"""Classifies image files with the classifiers that a run has trained, and prints a table.
 
 A line has a file, its class and the class's probability, the mean over the seeds. It is UTF-8 with
 tabs, and quotes where names need them, as Python's csv and pandas write and read it: every name is
-read back exactly. Bytes of names that are no UTF-8 are written as they are
-(read them with errors="surrogateescape"). A terminal gets escapes in place of what it cannot show.
+read back exactly. Bytes of names that are not UTF-8 are written as they are
+(read them with errors="surrogateescape"). A terminal gets escapes in place of characters that it cannot show.
 """
 
 import csv
@@ -86,8 +86,8 @@ def run(
 
     Args:
       workdir: the --workdir of a run.
-      method: of its `classify.methods`.
-      seed: that of one classifier; None: the mean over all of them.
+      method: a method of the run's `classify.methods`.
+      seed: the seed of one classifier; None: the mean over the classifiers of all seeds.
       files: see `find_files`.
       neutral: see `format_row`.
 

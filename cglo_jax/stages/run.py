@@ -149,8 +149,8 @@ def _run_offline_stage(config: ConfigDict, workdir: pathlib.Path, stage: str) ->
 
         if old := classify.find_old(config, workdir):
             print(
-                f"note: {', '.join(old)}: of the cGLO before it was made longer; --stage=classify "
-                "trains them anew",
+                f"note: {', '.join(old)} come from the cGLO before its training was extended; "
+                "--stage=classify trains them again",
                 file=sys.stderr,
                 flush=True,
             )
@@ -204,7 +204,7 @@ def _train(
     first = parallel.is_first_process()
     if stage == "train" and first and (old := classify.find_old(config, workdir)):
         print(
-            f"of the cGLO before it was made longer are the samples and {', '.join(old)}: "
-            "--stage=all makes them anew (and --stage=export the exports)",
+            f"the samples and {', '.join(old)} come from the cGLO before its training was extended: "
+            "--stage=all makes them again (and --stage=export makes the exports again)",
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""The stage sample: new images of a trained cGLO, and pictures of what it learnt, on disk."""
+"""The stage sample: writes new images of a trained cGLO and pictures that show what it learnt."""
 
 import hashlib
 import json
@@ -89,7 +89,7 @@ def write_figures(
     class_names.txt is there if the pictures have numbers for names that no font can draw.
 
     Args:
-      key: of the noise. projection: see `code_maps.project`.
+      key: key of the noise. projection: see `code_maps.project`.
     """
     first, second = (_spread(model.sampler.classes, place) for place in (0, 1))
     grid = draw_reconstructions(dataset, model, key, first)
@@ -170,7 +170,7 @@ def draw_reconstructions(
     """Draws training images above their reconstructions G([z_i, eps]) (Fig. 4).
 
     Args:
-      key: of the noise. shown: positions of labelled images.
+      key: key of the noise. shown: positions of labelled images.
     """
     shown = np.asarray(shown)
     keys = codes.example_keys(key, jnp.asarray(shown))
@@ -186,7 +186,7 @@ def generate_walks(
     """Computes walks between the codes of two images of a class (Fig. 5).
 
     Args:
-      key: of the noise, one draw per walk. first, second: positions of labelled images.
+      key: key of the noise, one draw per walk. first, second: positions of labelled images.
 
     Returns:
       (images uint8 [walks, steps, H, W, C], t of each step from 0 to 1).

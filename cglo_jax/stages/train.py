@@ -97,11 +97,11 @@ def merge_state(model: Params, rest: Params) -> algorithm.TrainState:
 def run(
     config: ConfigDict, workdir: pathlib.Path, dataset: Dataset, seed: int
 ) -> algorithm.TrainState:
-    """Trains one cGLO, or goes on from its newest checkpoint, to the last epoch.
+    """Trains one cGLO to the last epoch, from its newest checkpoint if it has one.
 
     Args:
       dataset: the training images, see `data.dataset.load`.
-      seed: of everything drawn here; checkpoints go to `trained.checkpoint_dir(workdir, seed)`.
+      seed: the seed of everything drawn here; checkpoints go to `trained.checkpoint_dir(workdir, seed)`.
 
     Returns:
       The state after the last step.

@@ -151,15 +151,15 @@ class Checkpoints:
     def save(self, step: int, model: Any, train: Any, meta: Mapping[str, Any]) -> None:
         """Saves two trees of arrays and a JSON object, as they are now.
 
-        They are written while the caller goes on; the caller may donate the arrays.
+        They are written while the caller continues; the caller may donate the arrays.
 
         Args:
           step: number of steps taken, the checkpoint's name.
           model, train: trees of arrays on devices or of NumPy.
-          meta: what else is needed to restore them, for example the configuration.
+          meta: other values needed to restore them, for example the configuration.
 
         Raises:
-          UserError: the checkpoint before could not be written; older ones are intact.
+          UserError: the checkpoint before could not be written; older checkpoints are intact.
         """
         self.wait()
         # On CPU these are views, and memory that is viewed is not given to the next step.
@@ -189,7 +189,7 @@ class Checkpoints:
                     _remove(temporary)
             raise UserError(
                 f"cannot save step {step} to {self.directory}: {storage.explain(error)}; what was "
-                "saved before is intact: mend that, and the same command goes on from there"
+                "saved before is intact: mend that, and the same command continues from there"
             ) from error
         self._remove_old()
 

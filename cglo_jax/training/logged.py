@@ -14,7 +14,7 @@ Metrics = dict[str, int | float | str | None]  # fields of `_Tags` and logged va
 _MOST_POINTS = 500  # per curve
 _MOST_RUNS = 500  # (stage, method, seed), each with its curves
 _MOST_TIMINGS = 100_000  # lines of timings.jsonl
-_ADVICE = "move the file away, {} is all that it is for"
+_ADVICE = "move the file away: it is used only for {}"
 
 
 class _Tags(TypedDict):

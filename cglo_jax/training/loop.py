@@ -1,4 +1,4 @@
-"""The loop that every trainer shares: step, log, save, resume, each period in sight."""
+"""The training loop that all trainers share: takes steps, logs, saves and resumes."""
 
 import contextlib
 import dataclasses
@@ -42,22 +42,23 @@ class Job:
       complete_shared: computes the arrays that `shared` has only shapes and types of, after it is
         known that they fit into memory.
       split_state, merge_state: state <-> (model, rest), the two items of a checkpoint.
-      devices: that steps are taken on.
+      devices: the devices that compute the steps.
       checkpoint_dir, workdir: where checkpoints, and where metrics.jsonl and timings.jsonl go.
       meta: saved in a checkpoint, with the batch size and the learning rates' factor; the
         `fingerprint` dict and all other values but `notes`, which are for people, must be the same
         when resuming.
       tags: put into every line of metrics.jsonl and timings.jsonl; identify this run in them.
-      section: of the config that has this trainer's `batch_size`.
+      section: name of the config section that has this trainer's `batch_size`.
       total: steps in all.
       log_every, save_every: in steps; the last step is logged and saved in any case.
-      steps_per_call: that one call from Python takes, see `parallel.create_take_steps`.
+      steps_per_call: number of steps that one call from Python takes, see
+        `parallel.create_take_steps`.
       check_memory: whether to refuse what does not fit into the memory that is free.
       rollbacks: how often to go back to the newest checkpoint, with lower learning rates, when a value
         is not finite; 0 = never.
-      rollback_factor: what they are multiplied by then.
-      compare_images: describes how the images of a checkpoint's `model` differ from those of this
-        call.
+      rollback_factor: factor by which learning rates are multiplied then.
+      compare_images: describes how the images of a checkpoint's `model` differ from the
+        images of this call.
       draw: state that is saved -> pictures uint8 [H, W, 3] by name, for TensorBoard and W&B; called
         only where something shows them.
       print_done: whether to print a line at the end.
@@ -138,7 +139,7 @@ def run_steps(job: Job) -> tuple[Any, float]:
                 raise UserError(f"{text}: {_hint(rollbacks, error)}") from None
             lr_scale = error.lr_scale * job.rollback_factor
             if parallel.is_first_process():
-                again = "going on from there" if error.saved else "starting over"
+                again = "continuing from there" if error.saved else "starting over"
                 again += f" with learning rates times {lr_scale:g}"
                 print(f"{text}: {again}", file=sys.stderr, flush=True)
 
@@ -155,9 +156,9 @@ def _hint(rollbacks: int, error: _NonFinite) -> str:
     if rollbacks:
         return (
             f"that was after {rollbacks} rollbacks, with learning rates times {error.lr_scale:g}: use "
-            "much lower ones"
+            "much lower rates"
         )
-    again = "go on from there" if error.saved else "start over"
+    again = "continue from there" if error.saved else "start over"
     return (
         f"use lower learning rates, or --config.rollbacks=3 to {again} with lower ones"
     )
@@ -285,7 +286,7 @@ def _find_start(checkpoints: Checkpoints, job: Job) -> tuple[int, float]:
         difference = job.compare_images(checkpoints.restore_model(step))
         raise UserError(
             f"{where} was made with other images than this call reads ({difference}): use another "
-            "--workdir or the old ones"
+            "--workdir or the old images"
         )
     others = {"fingerprint", "notes", "rate", *(["total"] if grown else [])}
     for names in (["images"], sorted((saved.keys() | meta.keys()) - others)):
@@ -298,7 +299,7 @@ def _find_start(checkpoints: Checkpoints, job: Job) -> tuple[int, float]:
 
 
 def _agree_on_step(checkpoints: Checkpoints) -> int | None:
-    """Returns the step that the first process found, which puts damaged ones aside.
+    """Returns the step that the first process found, which puts damaged checkpoints aside.
 
     Raises:
       UserError, in all processes: there are checkpoints, and all are damaged.
@@ -327,13 +328,13 @@ def _restore(checkpoints: Checkpoints, step: int, state: Any, job: Job) -> Any:
 def _report_start(
     checkpoints: Checkpoints, start: int, job: Job, *, again: bool
 ) -> None:
-    """Prints what people may not expect of a start; `again`: after a rollback, printed before."""
+    """Prints notes about how training starts or resumes; none if `again`, that is after a rollback."""
     if again:
         return
     text = ""
     if not start:
         if logged.last_values(job.workdir, job.tags):
-            text = "ended before its first checkpoint: starting anew"
+            text = "ended before its first checkpoint: starting over"
     elif start < job.total:
         fingerprints = checkpoints.meta(start)["fingerprint"], job.meta["fingerprint"]
         for part in find_longer(*fingerprints):
@@ -348,8 +349,8 @@ def _report_start(
         ]
         if others:
             text = (
-                f"step {start} was saved with {'; '.join(others)}: the draws are the same, what "
-                "is computed from them may round otherwise"
+                f"step {start} was saved with {'; '.join(others)}: random draws are the "
+                "same, but results may differ by rounding"
             )
     if text:
         _warn(job, text)

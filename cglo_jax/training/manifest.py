@@ -41,7 +41,7 @@ class Manifest(TypedDict):
     """The content of manifest.json.
 
     Attributes:
-      meta: what the run saved beside its arrays.
+      meta: values that the run saved beside its arrays.
       environment: see `describe_environment`.
       files: path in the folder -> size in bytes and sha256.
       sha256: of all the rest.
@@ -116,7 +116,7 @@ def _check_kinds(folder: pathlib.Path) -> None:
         for path in (pathlib.Path(root, name) for name in names):
             with _explained(path.name):
                 if not stat.S_ISREG(path.lstat().st_mode):
-                    raise Damaged(f"{path.name} is no plain file")
+                    raise Damaged(f"{path.name} is not a regular file")
 
 
 def describe_environment(devices: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ State has no leading device axis: it goes in replicated (`in_axes=None`) and com
 (`out_axes=None`), so checkpoints, tests and evaluation see ordinary arrays.
 
 One process or several (`cli.launch`): `devices` are the devices of all processes, arrays lie on the
-ones of this process, batches are whole in every process until `shard` takes its part.
+devices of this process, batches are whole in every process until `shard` takes its part.
 """
 
 import functools
@@ -73,7 +73,7 @@ def choose_devices(count: int) -> list[jax.Device]:
     if count > len(devices):
         raise UserError(
             f"config.devices is {count}, but this machine has {len(devices)} "
-            f"{devices[0].platform} device(s): use at most so many, or 0 for all"
+            f"{devices[0].platform} device(s): use at most that many, or 0 for all"
         )
     return devices[: count or None]
 
@@ -130,7 +130,7 @@ def processes_here() -> int:
 
 
 def begin_run() -> None:
-    """Lets another run in this process print what an earlier one printed."""
+    """Forgets which notes were printed, so that the next run in this process prints its own."""
     _print_once.cache_clear()
 
 
@@ -278,12 +278,12 @@ def create_take_steps(
     devices: Sequence[jax.Device],
     per_call: int,
 ) -> TakeSteps:
-    """Creates what `loop.run_steps` takes steps by: `per_call` at once where one program takes them.
+    """Returns a function that takes up to `per_call` steps at once, if they share one compiled step.
 
     Args:
-      choose: step -> what takes it, and its batch [B, ...]; asked once for each step, in order.
-      create_shared: returns what the steps read, on the host; called once, with what takes the
-        first steps, the state, their batches and whether there are several.
+      choose: step -> (compiled step, batch [B, ...]); called once for each step, in order.
+      create_shared: returns the arrays that the steps read, on the host; called once, with the first
+        compiled step, the state, the batch or batches, and whether there are several.
       per_call: 0: one on CPU, where more are slow, 10 elsewhere.
     """
     if not per_call:

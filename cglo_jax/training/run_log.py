@@ -54,7 +54,7 @@ class RunLog(contextlib.AbstractContextManager):
     A context manager: leaving it writes what is still in memory.
 
     Args:
-      job: what is trained.
+      job: the training job, see `loop.Job`.
       start: number of steps taken before.
       lines: metrics.jsonl; None in all processes but the first.
     """
@@ -94,7 +94,7 @@ class RunLog(contextlib.AbstractContextManager):
         """Prints how long the first call took, in which programs are compiled.
 
         Args:
-          metrics: what the call returned, arrays float [] on devices; waits for them.
+          metrics: the metrics that the call returned, arrays float [] on devices; waits for them.
           taken: number of steps of the call.
         """
         jax.block_until_ready(metrics)

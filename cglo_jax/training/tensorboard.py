@@ -20,7 +20,7 @@ class TensorBoard:
 
     It writes in the calling thread: tensorboardX's own SummaryWriter writes in another, and once that has
     failed, as on a full disk, its queue fills up and blocks. If a file cannot be written, one line is
-    printed, and the run goes on without it.
+    printed, and the run continues without it.
     """
 
     def __init__(self, workdir: pathlib.Path, name: str, start: int):
@@ -34,7 +34,7 @@ class TensorBoard:
             ownership.claim(workdir)
             storage.make_folder(folder.absolute())
             # Files are named by the second, and read in the order of their names; a rollback may come
-            # in the same second. Nobody shall foresee a name and put a link there.
+            # in the same second. Nobody must be able to foresee a name and put a link there.
             suffix = f".{time.time_ns()}.{secrets.token_hex(8)}"
             prefix = str(folder / "events")
             self._writer = event_file_writer.EventsWriter(prefix, suffix)

@@ -155,7 +155,7 @@ class WandbRun:
 def _give_up(error: Exception) -> None:
     global _failed
     if not _failed:
-        text = f"warning: W&B: {storage.explain(error)}; going on without it"
+        text = f"warning: W&B: {storage.explain(error)}; continuing without it"
         print(text, file=sys.stderr, flush=True)
     _failed = True
 

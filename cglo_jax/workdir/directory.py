@@ -46,7 +46,7 @@ def check(config: ConfigDict, workdir: pathlib.Path, stage: str = "all") -> None
     """Checks a work directory before images are read.
 
     Args:
-      stage: of the call; fields that it does not read may differ.
+      stage: the call's stage; fields that it does not read may differ.
 
     Raises:
       UserError: its content was made with another configuration.
@@ -65,7 +65,7 @@ def check_place(
     """Checks that a call may write into a work directory, before it reads or writes anything.
 
     Args:
-      stage: of the call.
+      stage: the call's stage.
       fresh: whether its content will be set aside first.
 
     Raises:

@@ -102,7 +102,9 @@ def read_result(path: pathlib.Path) -> Result:
       FileNotFoundError: there is none.
       UserError: it is damaged or belongs to another run.
     """
-    advice = "move this file away and run --stage=classify again, which measures its classifier anew"
+    advice = (
+        "move this file away and run --stage=classify, which tests its classifier again"
+    )
 
     def check(result: Result) -> None:
         if path.parent.name != f"{result['method']}-{result['seed']}":

@@ -52,12 +52,12 @@ class TrainedCglo(NamedTuple):
     """A trained generator with the codes of its images, as a checkpoint has them.
 
     Attributes:
-      params, batch_stats: of the generator, NumPy arrays.
+      params, batch_stats: the generator's trees of NumPy arrays.
       z: float32 [n, d], the codes of all images, unit rows.
       ids: uint8 [n, 16], the images' `hash_ids`.
       labels: int32 [n], -1 = unlabelled; labelled images first.
       meta: saved beside the arrays.
-      step: of the checkpoint.
+      step: the checkpoint's step.
       generator_ids: uint8 [m, 16], the images that the generator learnt before codes were fitted to
         the images of `ids`, see `stages.fit_codes`; none if it was trained on them.
     """
@@ -103,9 +103,9 @@ def compare_images(saved: np.ndarray, now: np.ndarray) -> str:
     """
     old, new = ({row.tobytes() for row in ids} for ids in (saved, now))
     if old == new:
-        return "the same ones, with other labels or classes or in another order"
+        return "the same images, with other labels or classes or in another order"
     gone, added = len(old - new), len(new - old)
-    return f"{gone} of its {len(old)} are gone, {added} of {len(new)} now are new to it"
+    return f"{gone} of its {len(old)} images are gone, and {added} of the {len(new)} images now are new"
 
 
 def checkpoint_dir(workdir: pathlib.Path, seed: int) -> pathlib.Path:
@@ -229,14 +229,15 @@ def check_complete(
     """Raises UserError unless the checkpoint is the last one of what `command` makes.
 
     Args:
-      epochs: of training now, which may be more than the checkpoint was made for; 0: as many.
+      epochs: epochs of training now, which may be more than when the checkpoint was saved; 0: the
+        same number.
     """
     meta, step = cglo.meta, cglo.step
     saved = meta["fingerprint"]["train.epochs"]
     total = meta["total"] // saved * epochs if epochs else meta["total"]
     if step < total:
         raise UserError(
-            f"{directory} is at step {step} of {total}: run {command} first, it goes on from there"
+            f"{directory} is at step {step} of {total}: run {command} first, it continues from there"
         )
 
 
@@ -300,14 +301,14 @@ def check_unseen(test_set: Dataset, generator_ids: np.ndarray) -> None:
       generator_ids: uint8 [m, 16], see `TrainedCglo`.
 
     Raises:
-      UserError: it has, before other images were added.
+      UserError: it was trained on test images, before other images were added.
     """
     seen = ~find_unseen(test_set, generator_ids)
     if seen.any():
         raise UserError(
             f"{seen.sum()} of the test images are images that the generator was trained on, before "
-            "others were added: put what it shall be tested on into a folder test/, or train "
-            "anew in another --workdir"
+            "others were added: put the images to test on into a folder test/, or train again in "
+            "another --workdir"
         )
 
 
@@ -338,6 +339,6 @@ def restore_if_whole(directory: pathlib.Path) -> TrainedCglo | None:
         return restore_finished(directory)
     except UserError as error:
         print(
-            f"warning: {error}; fitting these codes anew", file=sys.stderr, flush=True
+            f"warning: {error}; fitting these codes again", file=sys.stderr, flush=True
         )
         return None

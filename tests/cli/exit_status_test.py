@@ -40,11 +40,11 @@ def test_an_interrupted_call_says_whether_there_is_something_to_go_on_from(
     (tmp_path / "checkpoints" / "seed-0" / "5").mkdir(parents=True)
     assert called(interrupts.Interrupted(15)) == 143
     assert capsys.readouterr().err == (
-        "\ninterrupted: the same command goes on from the last checkpoint\n"
+        "\ninterrupted: the same command continues from the last checkpoint\n"
     )
     assert called(interrupts.Interrupted(2), "--fresh") == 130
     assert capsys.readouterr().err == (
-        "\ninterrupted: the same command without --fresh goes on from the last checkpoint\n"
+        "\ninterrupted: the same command without --fresh continues from the last checkpoint\n"
     )
 
 
@@ -60,10 +60,12 @@ def test_a_warning_that_is_an_error_is_said_to_be_a_librarys(called, capsys):
     assert called(DeprecationWarning("old")) == 2
     message = capsys.readouterr().err
     assert (
-        message.startswith("error: a library warned at ") and message.count("\n") == 1
+        message.startswith("error: a library issued a warning at ")
+        and message.count("\n") == 1
     )
     assert (
-        "Python makes errors of warnings here (-W error or PYTHONWARNINGS)" in message
+        "Python is set to raise warnings as errors (-W error or PYTHONWARNINGS)"
+        in message
     )
 
 

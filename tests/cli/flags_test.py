@@ -370,7 +370,7 @@ def test_help_may_be_cut_off(arguments):
         *(
             (
                 [f"--config={path}"],
-                f"--config={path} is no configuration: a Python file (.py) with a function "
+                f"--config={path} is not a configuration: a Python file (.py) with a function "
                 + "get_config is one, and the config.json of a work directory",
             )
             for path in (
@@ -550,9 +550,9 @@ def test_of_what_is_given_twice_the_last_counts_and_is_said_to(capsys):
     assert (command["workdir"], command["config"]["train.epochs"]) == ("b", 4)
     assert command["config"]["dataset.name"] == "digits"
     assert notes(capsys) == [
-        "--config.train.epochs is given twice, as 3 and 4: the last one counts",
-        "--config is given 2 times: the last one counts",
-        "--workdir is given 2 times: the last one counts",
+        "--config.train.epochs is given twice, as 3 and 4: the last value is used",
+        "--config is given 2 times: the last value is used",
+        "--workdir is given 2 times: the last value is used",
     ]
     parse(DIGITS, "--config.train.epochs=4", "--config.train.epochs=4")
     assert notes(capsys) == []
@@ -706,8 +706,9 @@ def test_what_was_trained_counts_more_than_a_file_for_stages_that_use_it(made, c
         command = parse(DIGITS, f"--workdir={workdir}", f"--stage={stage}")
         assert command["config"] == config
         assert notes(capsys) == [
-            f"{workdir}/config.json counts where {DIGITS} differs from it (seeds=[4, 2], "
-            + "train.epochs=7), and of this call the fields given by --config.FIELD"
+            f"{DIGITS} differs from {workdir}/config.json (seeds=[4, 2], train.epochs=7): "
+            + f"the values in {workdir}/config.json are used, except for fields that this call "
+            + "gives by --config.FIELD"
         ]
     for stage in ("all", "train", "classify"):
         command = parse(DIGITS, f"--workdir={workdir}", f"--stage={stage}")
@@ -750,7 +751,7 @@ def test_a_config_json_is_read_as_data(made):
     command = parse(f"--config={path}", "--workdir=new", "--config.latent.dim=8")
     assert command["config"] == config | {"latent.dim": 8}
     assert error_of(f"--config={path}") == (
-        f"--config={path} needs --workdir: {workdir} to go on there, or a new one"
+        f"--config={path} needs --workdir: {workdir} to continue there, or a new one"
     )
     message = error_of(f"--config={path}:10", "--workdir=new")
     assert message == f"{path} takes no argument: leave out ':10'"
@@ -836,9 +837,9 @@ def test_a_warning_of_a_library_is_not_blamed_on_the_file(tmp_path):
     path.write_text(f"import runpy\nrunpy.run_path({str(library)!r})['f']()\n")
     error = raised_in(path, path.read_text())  # warnings are errors in tests
     assert describe_config_error(error, "mine.py", str(path)) == (
-        f"a library warned at {library}:3, and Python makes errors of warnings here (-W error or "
-        "PYTHONWARNINGS): DeprecationWarning: old; leave that out for this program, or ignore "
-        "this one: -W 'ignore::DeprecationWarning' after it"
+        f"a library issued a warning at {library}:3, and Python is set to raise warnings as errors "
+        "(-W error or PYTHONWARNINGS): DeprecationWarning: old; remove that setting for this "
+        "program, or add -W 'ignore::DeprecationWarning' after it to ignore this warning"
     )
     error = raised_in(path, "import warnings\nwarnings.warn('mine')\n")
     assert (

@@ -85,7 +85,7 @@ def test_fingerprints(name):
             "use another --workdir or the old value (a call without --config has it)"
         )
         if name.endswith(".epochs"):  # `other_value` is one more
-            advice = f"--stage={name[:-7]} goes on to there, and comes first"
+            advice = f"run --stage={name[:-7]} first, which continues to that epoch"
         if name.endswith(".steps_per_epoch"):
             advice += f"; {name[:-16]}.epochs makes a run longer"
         assert str(error.value) == (
@@ -124,7 +124,7 @@ def test_more_epochs_that_begin_alike_are_accepted_where_they_may_be(part):
             part,
         )
         with pytest.raises(
-            UserError, match=f"--stage={part} goes on to there, and comes first"
+            UserError, match=f"run --stage={part} first, which continues to that epoch"
         ):
             check_fingerprint(saved, now, "it")
         with pytest.raises(UserError, match=r"=20, this call has .*: mixmatch cannot"):
@@ -136,14 +136,14 @@ def test_more_epochs_that_begin_alike_are_accepted_where_they_may_be(part):
     [
         (
             lengths(10, 10, 15),
-            "it was made with train.epochs=20, this call has 10: a run can be made longer, not "
-            + "shorter: use 20 or more, or another --workdir",
+            "it was made with train.epochs=20, this call has 10: a run can be trained for more "
+            + "epochs, not fewer: use 20 or more, or another --workdir",
         ),
         (
             lengths(40, 10, 30),  # the fall after 15 was taken
-            "it was made with train.epochs=20, this call has 40: it cannot be made longer, as "
-            + "train.lr_drop_epochs differ in the epochs that are done: give the old ones, too, or "
-            + "use another --workdir",
+            "it was made with train.epochs=20, this call has 40: it cannot be trained for more "
+            + "epochs, as train.lr_drop_epochs differ in the epochs that are done: give the old "
+            + "epochs, too, or use another --workdir",
         ),
         (
             lengths(20, 10),
@@ -169,7 +169,7 @@ def test_another_field_is_refused_of_a_longer_run_too():
 def test_what_is_new_of_a_longer_run_is_described():
     saved = lengths(20, 10, 15)
     assert describe_longer("train", saved, lengths(40, 10, 15)) == (
-        "made for 20 epochs before, goes on to 40; no fall of the learning rates lies in the new "
+        "was trained for 20 epochs, continues to 40; no fall of the learning rates lies in the new "
         "part"
     )
     message = describe_longer("train", saved, lengths(40, 10, 15, 30, 20, 50))

@@ -554,7 +554,7 @@ def test_a_stopped_preparation_leaves_nothing(tmp_path, cifar, monkeypatch, capf
     with monkeypatch.context() as patch:
         patch.setattr(archives, "cifar100_examples", stop_half_way)
         assert run(*options) == 130
-    assert capfd.readouterr().err == "stopped: run this again to go on\n"
+    assert capfd.readouterr().err == "stopped: run this again to continue\n"
     assert not (tmp_path / "data" / "cifar100").exists()
     assert run(*options) == 0
     check_cifar(tmp_path / "data")

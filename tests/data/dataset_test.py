@@ -300,8 +300,8 @@ def test_classes_of_one_image_are_named():
     labels = np.array([0, 0, 1, 2, -1], np.int32)
     train = data.Dataset(images, labels, ("a", "b", "c"), tuple("pqrst"), "train")
     assert data.describe(train, train).endswith(
-        "8x8 px; 2 class(es) with one image each, whose new images are that image's "
-        "reconstruction: there is no other to go towards"
+        "8x8 px; 2 class(es) have only one image each: their synthetic images are reconstructions "
+        "of it, as there is no second image to interpolate with"
     )
 
 

@@ -188,7 +188,7 @@ def test_strict_refuses_every_file_that_would_be_skipped(tmp_path):
         f"config.dataset.strict is True, but files of {tmp_path} cannot be used, 4 in all, "
         "such as cat/a.txt: not an image (no valid PNG, JPEG, BMP, GIF, WEBP, TIFF, PPM); "
         "cat/b.png: empty file; dog/c.png: same pixels as another (as dog/0.png): mend or "
-        "remove them, or set --config.dataset.strict=False to go on without them"
+        "remove them, or set --config.dataset.strict=False to continue without them"
     )
     assert error.value.skipped == read(tmp_path).skipped
     assert len(error.value.skipped) == 4

@@ -85,7 +85,7 @@ def test_a_field_that_matters_is_refused_with_both_values(saved, name):
     assert old != new
     config = create_config(**{name: MATTER[name]})
     message = f"was made with {name}={old!r}, this call has {new!r}: " + (
-        "a run can be made longer, "
+        "a run can be trained for more epochs, "
         if name == "train.epochs"
         else "use another --workdir"
     )
@@ -196,15 +196,15 @@ SAME_DATA = {
 }
 
 
-SAME = "the same ones, with other labels or classes or in another order"
+SAME = "the same images, with other labels or classes or in another order"
 TOLD = {
-    "an image more": "0 of its 24 are gone, 1 of 25 now are new to it",
-    "an image less": "1 of its 24 are gone, 0 of 23 now are new to it",
-    "another pixel": "1 of its 24 are gone, 1 of 24 now are new to it",
+    "an image more": "0 of its 24 images are gone, and 1 of the 25 images now are new",
+    "an image less": "1 of its 24 images are gone, and 0 of the 23 images now are new",
+    "another pixel": "1 of its 24 images are gone, and 1 of the 24 images now are new",
     "another class of an image": SAME,
     "another name of a class": SAME,
     "names of classes swapped": SAME,
-    "a class less": "8 of its 24 are gone, 0 of 16 now are new to it",
+    "a class less": "8 of its 24 images are gone, and 0 of the 16 images now are new",
 }
 
 

@@ -87,7 +87,7 @@ def twice() -> bytes:
     return with_header(text + f', "{NAME}": {other}}}'.encode())
 
 
-NO_FILE = "is no .safetensors file, or not all of one"
+NO_FILE = "is not a .safetensors file, or not a complete one"
 NOT_FINITE = f"{NAME} has values that are not finite"
 FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "a pickle": (lambda: pickle.dumps(Payload()), NO_FILE),

@@ -137,7 +137,7 @@ def test_a_project_folder_is_refused_and_not_changed(images, tmp_path, stage):
     before = snapshot(project)
     more, given = ([], stage) if stage != "fresh" else (["--fresh"], "all")
     line = refused(Run(images, project, *more, stage=given, told=tmp_path / "told"))
-    assert line.startswith(f"error: --workdir={project} holds files that are not of a ")
+    assert line.startswith(f"error: --workdir={project} holds files that no run of ")
     assert named_free(line).parent == project
     assert snapshot(project) == before
 

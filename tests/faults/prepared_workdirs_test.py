@@ -114,14 +114,14 @@ def test_what_is_no_plain_file_is_refused(run, name, put):
     put(run / name)
     text = error_of(read_all, run)
     assert str(run / name) in text
-    assert "it is a link" in text or "it is no plain file" in text
+    assert "it is a link" in text or "it is not a regular file" in text
     assert "move" in text or "put the file back" in text
 
 
 def test_a_socket_is_refused(run, monkeypatch):
     (run / "metrics.jsonl").unlink()
     put_a_socket(run / "metrics.jsonl", monkeypatch)
-    assert "it is no plain file" in error_of(read_all, run)
+    assert "it is not a regular file" in error_of(read_all, run)
 
 
 def test_folders_may_be_links(run, tmp_path_factory):
@@ -141,10 +141,10 @@ def test_only_png_is_opened(run, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **_: ran.append(a))
     path = run / "samples" / "codes.png"
     path.write_bytes(EPS)
-    assert f"{path} cannot be used (it is no PNG)" in error_of(read_all, run)
+    assert f"{path} cannot be used (it is not a PNG)" in error_of(read_all, run)
     for kind in ("JPEG", "BMP", "TIFF", "GIF", "PPM"):
         Image.new("RGB", (30, 20)).save(path, kind)
-        assert "it is no PNG" in error_of(read_all, run)
+        assert "it is not a PNG" in error_of(read_all, run)
     assert not ran
 
 

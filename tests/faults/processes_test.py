@@ -44,7 +44,7 @@ FIELDS = {
 }
 LOST = (
     "error: process {} of 2 ended before its work was done, by itself or because another one "
-    "did (see what each says): start all of them again with the same commands; they go on "
+    "did (see what each says): start all of them again with the same commands; they continue "
     "from the last checkpoint"
 )
 

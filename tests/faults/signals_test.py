@@ -145,7 +145,7 @@ def interrupt(images, workdir, signum: int, before) -> str:
     error = run.error()
     assert "Traceback" not in error
     saved, _ = digest_state(workdir / "checkpoints" / "seed-0")
-    again = "goes on from the last checkpoint"
+    again = "continues from the last checkpoint"
     if not saved:
         again = "starts over: nothing was saved yet"
     assert error.endswith(f"interrupted: the same command {again}\n")
@@ -221,7 +221,7 @@ def test_a_terminal_that_is_closed(images, reference, tmp_path, ignored):
         assert lines[-3:] == [
             "SIGHUP: saving after this step; once more to leave at once",
             f"train seed 0: saved step 7 of {STEPS}",
-            "interrupted: the same command goes on from the last checkpoint",
+            "interrupted: the same command continues from the last checkpoint",
         ]
         assert Run(images, workdir).finish() == 0
     assert digest_state(workdir / place) == reference[place]

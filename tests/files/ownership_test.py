@@ -78,7 +78,7 @@ def test_a_folder_of_somebody_else_is_refused_and_not_changed(tmp_path, names):
         lambda: replace(tmp_path, "samples", {"a": "ours"}),
     ):
         text = error_of(call)
-        assert text.startswith(f"--workdir={tmp_path} holds files that are not of a ")
+        assert text.startswith(f"--workdir={tmp_path} holds files that no run of ")
         assert names[0].split("/")[0] in text
     assert snapshot(tmp_path) == before
 
@@ -563,7 +563,9 @@ def test_a_folder_of_a_work_directory_is_no_work_directory(tmp_path):
 @pytest.mark.parametrize("content", ["mine", '{"mine": 1', '{"program": "mine"'])
 def test_a_file_without_an_end_that_is_called_as_the_record_is_kept(tmp_path, content):
     (tmp_path / ownership.RECORD).write_text(content)
-    assert "holds files that are not of a run" in error_of(ownership.claim, tmp_path)
+    assert "holds files that no run of this program wrote" in error_of(
+        ownership.claim, tmp_path
+    )
     assert (tmp_path / ownership.RECORD).read_text() == content
 
 
@@ -583,7 +585,9 @@ def test_checkpoints_that_are_copied_with_the_record_are_a_run(tmp_path):
     ownership.write(root, "checkpoints/seed-0/README.md", "card")
     more.mkdir()
     shutil.copytree(root / "checkpoints", more / "checkpoints")
-    assert "holds files that are not of a run" in error_of(ownership.claim, more)
+    assert "holds files that no run of this program wrote" in error_of(
+        ownership.claim, more
+    )
     shutil.copy(root / ownership.RECORD, more)
     ownership.write(more, "config.json", '{"other": 1}')
     assert ownership.list_others(more) == []

@@ -64,7 +64,7 @@ def test_a_local_file_of_another_kind_is_refused(tmp_path):
     for data in (b"", b"short", whole[:-1], whole[:100], b"\xff" * 500, whole + b"?"):
         path.write_bytes(data)
         line = refusal("vgg16", path)
-        assert f"{path} is no .safetensors file, or not all of one" in line
+        assert f"{path} is not a .safetensors file, or not a complete one" in line
     path.write_bytes(whole)
     assert_needed(networks.load("vgg16", str(path))[0], vgg_tensors())
 

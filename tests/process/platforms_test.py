@@ -52,7 +52,7 @@ def start(*arguments: str, code: str = START, **environment: str) -> str:
         (
             {"JAX_PLATFORMS": "CPU"},
             [
-                "JAX_PLATFORMS=CPU asks for 'CPU', which is no platform of JAX: use cpu, ",
+                "JAX_PLATFORMS=CPU asks for 'CPU', which is not a JAX platform: use cpu, ",
                 UNSET,
             ],
         ),
@@ -95,7 +95,7 @@ def test_programs_and_the_library_say_so(tmp_path):
     predict = ("-m", "cglo_jax.predict", "--workdir=x", "--method=cglo", "x")
     for program in (main, predict):
         assert start(*program, JAX_PLATFORMS="nonsense").startswith(
-            "error: JAX_PLATFORMS=nonsense asks for 'nonsense', which is no platform of JAX"
+            "error: JAX_PLATFORMS=nonsense asks for 'nonsense', which is not a JAX platform"
         )
     for call in ("load('x')", "load_classifier('x', 'cglo')"):
         code = START.replace("platforms.start()", f"cglo_jax.{call}", 1)

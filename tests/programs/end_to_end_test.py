@@ -91,7 +91,7 @@ def finished(interrupted):
 def test_an_interrupted_run_says_how_to_go_on(interrupted):
     workdir, err = interrupted
     last = err.strip().splitlines()[-1]
-    assert last == "interrupted: the same command goes on from the last checkpoint"
+    assert last == "interrupted: the same command continues from the last checkpoint"
     assert not list(workdir.glob("classifiers/*/result.json"))
     assert not (workdir / "report.md").exists()
 

@@ -1,4 +1,4 @@
-"""Runs that are made longer, and what becomes of what was made of the shorter ones."""
+"""Runs trained for more epochs, and what becomes of the results of the shorter runs."""
 
 import functools
 import json
@@ -36,8 +36,8 @@ def test_a_longer_run_is_the_one_that_was_that_long_at_once(trained, tmp_path, c
     longer = train.run(config, cut, dataset, 0)
     told = capsys.readouterr().err
     assert (
-        "train seed 0: made for 2 epochs before, goes on to 4; no fall of the learning rates lies "
-        "in the new part\n"
+        "train seed 0: was trained for 2 epochs, continues to 4; no fall of the learning rates "
+        "lies in the new part\n"
     ) in told
     assert "resumed at step 60 of 120" in told
     assert_trees_equal(whole, longer)
@@ -45,7 +45,8 @@ def test_a_longer_run_is_the_one_that_was_that_long_at_once(trained, tmp_path, c
     assert metrics[0] == metrics[1]
     config.train.epochs = 2
     with pytest.raises(
-        UserError, match=r"epochs=4, this call has 2: a run can be made longer, not"
+        UserError,
+        match=r"epochs=4, this call has 2: a run can be trained for more epochs, not",
     ):
         train.run(config, cut, dataset, 0)
 
@@ -97,12 +98,12 @@ def test_a_longer_classifier_goes_on_and_its_result_is_replaced(run, tmp_path, c
     told = refused(write_report, config, workdir)
     assert told == (
         "classifiers/baseline-0 was trained to epoch 2, the run has 4 now: --stage=classify "
-        "--config.classify.methods=baseline --config.seeds=0 goes on with it"
+        "--config.classify.methods=baseline --config.seeds=0 continues its training"
     )
     capsys.readouterr()
     for method in ("baseline", "cglo"):
         call(method=method)
-        assert "goes on to 4" in capsys.readouterr().err
+        assert "continues to 4" in capsys.readouterr().err
         assert read(workdir, method)["steps"] == 12
     (workdir / "classifiers").rename(workdir / "in-parts")
     call(method="cglo")
@@ -124,7 +125,8 @@ def test_a_classifier_that_is_being_made_longer_is_not_used_meanwhile(run, monke
         call(method="baseline")
     told = refused(ensemble.load, workdir, "baseline")
     assert told.endswith(
-        "is being made longer (step 12, its result is of 6): run --stage=classify to its end first"
+        "is being trained for more epochs (step 12, its result is of step 6): run "
+        "--stage=classify to its end first"
     )
 
 
@@ -136,15 +138,16 @@ def test_what_was_made_of_a_shorter_cglo_is_made_anew_and_never_mixed(run, capsy
     dataset = call.args[2][0]
     told = refused(classify.check_cglo, config, workdir, (dataset, TEST_SET))
     assert told.endswith(
-        "is at step 60 of 90: run --stage=train first, it goes on from there"
+        "is at step 60 of 90: run --stage=train first, it continues from there"
     )
     assert restoring.restore(config, workdir, dataset, 0).step == 60  # to look at
     train.run(config, workdir, dataset, 0)
     assert classify.find_old(config, workdir) == ["cglo-0"]
     told = refused(write_report, config, workdir)
     assert told == (
-        "classifiers/cglo-0 has seen images of the cGLO after epoch 2, the run has 3 now: "
-        "--stage=classify --config.classify.methods=cglo --config.seeds=0 trains it anew"
+        "classifiers/cglo-0 was trained with images of the cGLO at epoch 2, which is now trained "
+        "for 3 epochs: --stage=classify --config.classify.methods=cglo --config.seeds=0 trains it "
+        "again"
     )
     capsys.readouterr()
     for method in ("baseline", "cglo"):
@@ -153,8 +156,9 @@ def test_what_was_made_of_a_shorter_cglo_is_made_anew_and_never_mixed(run, capsy
     assert "classify baseline seed 0: done before" in printed.out
     old = workdir / "classifiers.old-1" / "cglo-0"
     assert printed.err.startswith(
-        "classify cglo seed 0: what is there has images of the cGLO after epoch 2, which has 3 "
-        f"now: trained anew; the old one is {old}\n"
+        "classify cglo seed 0: the existing classifier was trained with images of the cGLO at epoch "
+        "2, which is now trained for 3 epochs: training the classifier again; the old one was moved "
+        f"to {old}\n"
     )
     assert "ended before" not in printed.err
     assert read(workdir, "baseline") == baseline
@@ -190,8 +194,8 @@ def test_samples_of_an_earlier_step_are_said_to_be(tmp_path):
     manifest = tmp_path / "samples" / "manifest.jsonl"
     line = {"file": "images/0/0.png", "seed": 0}
     told = (
-        "They are of an earlier step of the cGLO, which is at step 90 now: --stage=sample makes "
-        "them anew."
+        "They were generated at an earlier step of the cGLO, which is now at step 90: "
+        "--stage=sample generates them again."
     )
     for step, said in ((60, True), (90, False)):
         manifest.write_text(json.dumps({**line, "checkpoint_step": step}) + "\n")
@@ -204,8 +208,10 @@ def test_work_directories_are_made_longer_by_stages_that_do_it(trained):
     config.train.epochs = 3
     for stage in ("sample", "classify", "report", "export"):
         told = refused(directory.check, config, workdir, stage)
-        assert told.endswith("--stage=train goes on to there, and comes first")
+        assert told.endswith("run --stage=train first, which continues to that epoch")
     directory.check(config, workdir, "train")
     directory.check(config, workdir, "all")
     config.train.only_codes = True
-    assert "comes first" in refused(directory.check, config, workdir, "train")
+    assert "continues to that epoch" in refused(
+        directory.check, config, workdir, "train"
+    )

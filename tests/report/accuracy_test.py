@@ -106,7 +106,7 @@ def test_an_interval_of_no_information_is_said(tmp_path, config):
     put_differences(tmp_path, config, (15.0, -15.0))  # t(1 seed more) = 12.7
     text = write_html(tmp_path, config)
     assert "The interval of cglo goes beyond ±100 points" in text
-    assert "arrow: the interval goes on" in text
+    assert "arrow: the interval continues" in text
     put_differences(tmp_path, config, (5.0, -5.0))
     assert (
         "beyond ±100 points"

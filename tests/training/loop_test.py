@@ -269,10 +269,10 @@ def test_a_run_goes_back_to_its_checkpoint_with_lower_rates(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "loss is not finite since step 6" in said
     going_on = (
-        "since the last checkpoint: going on from there with learning rates times"
+        "since the last checkpoint: continuing from there with learning rates times"
     )
     assert f"{going_on} 0.25\n" in said
-    # A later call goes on with the lower rates.
+    # A later call continues with the lower rates.
     Trainer.run(again := Trainer(tmp_path))
     assert again.rates == [0.25]
     assert trainer.rate == again.rate == 0.25
@@ -408,9 +408,9 @@ def test_a_start_without_a_checkpoint_is_said(tmp_path, capsys):
     cut.fail_at = 3
     with pytest.raises(KeyboardInterrupt):
         cut.run()
-    assert "anew" not in capsys.readouterr().err
+    assert "starting over" not in capsys.readouterr().err
     Trainer(tmp_path).run()
-    assert "ended before its first checkpoint: starting anew" in capsys.readouterr().err
+    assert "ended before its first checkpoint: starting over" in capsys.readouterr().err
 
 
 def test_saved_states_restore_to_what_they_were(tmp_path):

@@ -183,7 +183,7 @@ def test_an_error_of_wandb_is_one_line_and_ends_no_run(tmp_path, wandb, capsys, 
         trainer.run()
         assert [r["step"] for r in trainer.records()] == [2, 4]
     said = capsys.readouterr().err
-    line = "warning: W&B: no such host; going on without it\n"
+    line = "warning: W&B: no such host; continuing without it\n"
     assert said.count("warning") == said.count(line) == 1
     assert len(wandb.asked) == (name != "init")  # not again
 

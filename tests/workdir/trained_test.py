@@ -40,7 +40,7 @@ def test_restore_model_refuses_what_is_not_trained_to_its_end_if_asked_to(tmp_pa
     with pytest.raises(UserError) as error:
         restore(complete=True)
     assert str(error.value) == (
-        f"{directory} is at step 4 of 8: run --stage=train first, it goes on from there"
+        f"{directory} is at step 4 of 8: run --stage=train first, it continues from there"
     )
 
 
