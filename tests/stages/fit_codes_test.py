@@ -145,10 +145,10 @@ def test_known_codes_and_networks_stay_and_each_image_has_its_own_code(grown):
     assert files_of(grown.workdir / "checkpoints") == trained_files
     assert read_records(grown.workdir, "train") == before
     for part in ("params", "batch_stats"):
-        assert_trees_equal(model[part], old[part])
-    np.testing.assert_array_equal(model["labels"], dataset.labels)
-    assert model["z"].shape == (30, 8)
-    np.testing.assert_allclose(np.linalg.norm(model["z"], axis=1), 1, rtol=1e-6)
+        assert_trees_equal(getattr(model, part), getattr(old, part))
+    np.testing.assert_array_equal(model.labels, dataset.labels)
+    assert model.z.shape == (30, 8)
+    np.testing.assert_allclose(np.linalg.norm(model.z, axis=1), 1, rtol=1e-6)
     new = []
     for image_id, z in codes_by_id(model, dataset).items():
         if image_id in known:
@@ -156,20 +156,20 @@ def test_known_codes_and_networks_stay_and_each_image_has_its_own_code(grown):
         else:
             new.append(image_id)
     assert new == [MORE.ids[i] for i in added]
-    assert len({z.tobytes() for z in model["z"]}) == 30
+    assert len({z.tobytes() for z in model.z}) == 30
 
 
 def test_fitted_codes_reconstruct_the_new_images(fitted):
     model = restore(fitted, ALL)
     of = functools.partial(reconstruction, fitted, model)
     key = jax.random.split(jax.random.fold_in(jax.random.key(0), 3), 3)[0]
-    first = codes.draw_codes(key, model["ids"], 8)
-    last = model["z"][24:]
+    first = codes.draw_codes(key, model.ids, 8)
+    last = model.z[24:]
     now, initial, of_others = of(last), of(first[24:]), of(np.roll(last, 1, 0))
     assert (now < initial).all()
     assert now.mean() < 0.75 * initial.mean()
     assert now.mean() < 0.75 * of_others.mean()
-    assert now.mean() < 1.5 * of(model["z"])[:24].mean()  # of codes learnt with G
+    assert now.mean() < 1.5 * of(model.z)[:24].mean()  # of codes learnt with G
 
 
 def test_a_new_code_has_as_many_updates_as_the_codes_of_training(fitted):
@@ -190,9 +190,9 @@ def test_rates_drop_at_the_same_fractions_as_in_training():
         "train.lr_drop_epochs": (70, 140),
         "train.lr_drop": 0.25,
     }
-    drops = fit_codes.scale_drops(create_config(**changes), 1000)
+    drops = code_fit.scale_drops(create_config(**changes), 1000)
     assert drops == ((350, 0.25), (700, 0.25))
-    assert fit_codes.scale_drops(create_config(), 1000) == ()
+    assert code_fit.scale_drops(create_config(), 1000) == ()
 
 
 def test_first_codes_depend_on_seed_and_image_alone():
@@ -300,10 +300,10 @@ def test_unlabelled_images_have_codes_by_reconstruction_alone(grown):
         r.keys() == {"stage", "seed", "step", "epoch", "loss", "reconstruction"}
         for r in read_records(grown.workdir)
     )
-    of, last = functools.partial(reconstruction, grown, model), model["z"][24:]
+    of, last = functools.partial(reconstruction, grown, model), model.z[24:]
     assert of(last).mean() < 0.75 * of(np.roll(last, 1, 0)).mean()
     labelled = fit(grown, ALL)  # labels given later: a code stays
-    assert_trees_equal(labelled["z"], model["z"])
+    assert_trees_equal(labelled.z, model.z)
 
 
 # Runs
@@ -348,7 +348,7 @@ def test_an_interrupted_fit_resumes_bit_for_bit_and_is_not_done_twice(
 def test_two_devices_fit_what_one_fits(grown, fitted):
     grown.config.devices = 2
     one, two = restore(fitted, ALL), fit(grown, ALL)
-    np.testing.assert_allclose(two["z"], one["z"], atol=0.01)
+    np.testing.assert_allclose(two.z, one.z, atol=0.01)
     lines = zip(read_records(fitted.workdir), read_records(grown.workdir), strict=True)
     for of_one, of_two in lines:
         assert of_one["step"] == of_two["step"]
@@ -358,7 +358,7 @@ def test_two_devices_fit_what_one_fits(grown, fitted):
 def test_fewer_new_images_than_devices_are_fitted_on_one(grown):
     grown.config.devices = 4
     model = fit(grown, take(range(25)))
-    assert model["z"].shape == (25, 8)
+    assert model.z.shape == (25, 8)
     assert read_records(grown.workdir)[-1]["step"] == 50
 
 
@@ -381,7 +381,7 @@ def test_without_new_images_nothing_is_fitted(grown, capsys):
     fewer = take(range(20, 2, -1))
     model = fit(grown, fewer)
     old = restore(grown, grown.dataset)
-    np.testing.assert_array_equal(model["z"], old["z"][20:2:-1])
+    np.testing.assert_array_equal(model.z, old.z[20:2:-1])
     assert not read_records(grown.workdir)
 
 
@@ -404,14 +404,14 @@ def test_sampling_and_classifying_use_the_added_images(fitted, monkeypatch):
     config, _, workdir = fitted
     config.sample.per_class = 10
     monkeypatch.setattr(sample, "write_figures", lambda *_: None)  # seconds
-    z = restore(fitted, ALL)["z"]
+    z = restore(fitted, ALL).z
     directory = sample.run(config, workdir, (ALL, create_dataset(8, seed=1)), 0)
     lines = (directory / "manifest.jsonl").read_text().splitlines()
     assert {json.loads(line)["source"] for line in lines} == set(ALL.ids)
     received = []
 
     def train_nothing(*args):
-        received.extend(a["z"] for a in args if isinstance(a, dict) and "z" in a)
+        received.extend(a.z for a in args if isinstance(a, trained.TrainedCglo))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(classify, "_train", train_nothing)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from cglo_jax.cglo import algorithm
+from cglo_jax.cglo import algorithm, codes
 from cglo_jax.stages import previews
 from cglo_jax.stages.previews import (
     draw,
@@ -36,6 +36,15 @@ def make_model(config, dataset):
     return {"params": params, "batch_stats": batch_stats, "z": z}
 
 
+def as_state(model):
+    """A state of training with this generator and these codes, and nothing else."""
+    params, batch_stats = (
+        {"generator": model[name]} for name in ("params", "batch_stats")
+    )
+    rows = codes.Codes(z=model["z"], opt_state=())
+    return algorithm.TrainState(np.int32(0), params, batch_stats, {}, rows)
+
+
 def tile(picture, row, column, rows):
     """The image at a place of a grid without labels on its left or below, 8 x 8 grey."""
     bottom = picture.shape[0] - (rows - row) * (CELL + GUTTER)
@@ -59,8 +68,9 @@ def generate(config, dataset, model, shown):
 def test_pictures_are_of_the_models_images_on_any_number_of_devices(compilations):
     config, dataset = create_config(), create_dataset()
     model = make_model(config, dataset)
+    state = as_state(model)
     states = [
-        parallel.replicate(model, jax.local_devices()[:count]) for count in (1, 2)
+        parallel.replicate(state, jax.local_devices()[:count]) for count in (1, 2)
     ]
     one, two = (draw(config, dataset, state) for state in states)
     assert one.keys() == {"reconstructions", "samples"}
@@ -70,7 +80,7 @@ def test_pictures_are_of_the_models_images_on_any_number_of_devices(compilations
     before = len(compilations)
     draw(config, dataset, states[0])
     assert len(compilations) == before
-    jax.tree.map(np.testing.assert_array_equal, states[1], model)  # still there
+    jax.tree.map(np.testing.assert_array_equal, states[1], state)  # still there
     again = generate(config, dataset, model, [0, 1, 2])  # the first image of each class
     real = dataset.images[:3, ..., 0]
     for column in range(3):

@@ -136,7 +136,7 @@ def test_pngs_are_the_generators_images_of_the_drawn_pairs(
     ]
     eps = np.stack([0.15 * jax.random.normal(k, (4,)) for k in keys])
     generator = algorithm.create_spec(config, dataset).generator.clone(axis_name=None)
-    variables = {name: model[name] for name in ("params", "batch_stats")}
+    variables = model.variables
     images = jax.jit(lambda z, eps: generator.apply(variables, z, eps, train=False))(
         np.float32(z), eps
     )
@@ -253,7 +253,7 @@ def test_a_class_with_one_image_is_its_own_partner(tmp_path, no_figures):
 def test_more_images_than_sources_take_them_in_turn(trained, no_figures, monkeypatch):
     config, dataset, workdir = trained
     # Several batches, the last one ragged.
-    monkeypatch.setattr(sample, "batch_that_fits", lambda side: 16)
+    monkeypatch.setattr(sampler, "batch_that_fits", lambda side: 16)
     config.sample.per_class = 11
     lines = manifest(sample.run(config, workdir, (dataset, TEST_SET), 0))
     assert len(lines) == 33
