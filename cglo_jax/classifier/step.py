@@ -12,6 +12,7 @@ from flax import struct
 from ml_collections import ConfigDict
 
 from cglo_jax.cglo import codes, losses, sampling
+from cglo_jax.cglo.algorithm import Params
 from cglo_jax.classifier import augment
 from cglo_jax.data.dataset import to_float
 from cglo_jax.data.pixels import Canvas
@@ -31,10 +32,10 @@ class ClassifierState:
     """
 
     step: jax.Array
-    params: Any
-    batch_stats: Any
+    params: Params
+    batch_stats: Params
     opt_state: Any
-    averaged: Any
+    averaged: Params
 
 
 class Shared(NamedTuple):
@@ -278,7 +279,7 @@ def train_step(
 
 
 def apply_gradients(
-    state: ClassifierState, grads: Any, batch_stats: Any, spec: StepSpec
+    state: ClassifierState, grads: Params, batch_stats: Params, spec: StepSpec
 ) -> ClassifierState:
     """Returns the state after one step of the optimiser."""
     updates, opt_state = spec.tx.update(grads, state.opt_state, state.params)
@@ -309,7 +310,7 @@ def init_state(key: jax.Array, *, spec: StepSpec) -> ClassifierState:
 def create_state(
     key: jax.Array,
     spec: StepSpec,
-    body: tuple[Any, Any] | None,
+    body: tuple[Params, Params] | None,
     devices: Sequence[jax.Device],
 ) -> ClassifierState:
     """Creates the state before the first step, on every device, see `stages.classify.load_body`."""
@@ -323,7 +324,7 @@ def create_state(
     return state.replace(params=params, batch_stats=batch_stats, averaged=averaged)
 
 
-def split_state(state: ClassifierState) -> tuple[Any, Any]:
+def split_state(state: ClassifierState) -> tuple[Params, Params]:
     """Splits a state into what inference needs and the rest, the two items of a checkpoint."""
     model = {"params": state.params, "batch_stats": state.batch_stats}
     if state.averaged:
@@ -331,7 +332,7 @@ def split_state(state: ClassifierState) -> tuple[Any, Any]:
     return model, {"step": state.step, "opt_state": state.opt_state}
 
 
-def merge_state(model: Any, rest: Any) -> ClassifierState:
+def merge_state(model: Params, rest: Params) -> ClassifierState:
     """Inverse of `split_state`."""
     return ClassifierState(
         step=rest["step"],
