@@ -248,10 +248,8 @@ def test_the_compiled_step_is_fast_on_cpu_and_donates_its_state():
     assert all(leaf.is_deleted() for leaf in old)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "type_"),
-    [("bfloat16", "bf16"), pytest.param("float32", "f32", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "type_"), [("bfloat16", "bf16"), ("float32", "f32")])
 def test_every_convolution_of_the_step_computes_in_dtype(dtype, type_):
     """G, VGG-16 and f_phi, forwards and backwards; parameters, statistics and loss stay float32."""
     config = create_config(

@@ -177,7 +177,8 @@ def interrupt_everywhere(images, workdir, signum: int, seed: int) -> None:
 SLOW = [pytest.param(s, marks=pytest.mark.slow) for s in SIGNALS if s != signal.SIGTERM]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", SIGNALS)
 def test_a_signal_in_any_phase_is_heard_and_leaves_no_trace(
     images, reference, tmp_path, signum
 ):

@@ -60,7 +60,7 @@ def ask_eight(*questions):
     return answers
 
 
-@pytest.fixture(params=[1, pytest.param(2, marks=SLOW), 8])
+@pytest.fixture(params=[1, pytest.param(2, marks=SLOW), pytest.param(8, marks=SLOW)])
 def resumed(request, cut, tmp_path):
     """(draws, losses) of the run that was cut off on four devices, resumed on others."""
     shutil.copytree(cut, tmp_path, dirs_exist_ok=True)

@@ -51,6 +51,7 @@ def test_evaluate_is_exact_with_a_ragged_last_batch(devices, monkeypatch):
 # Training
 
 
+@pytest.mark.slow  # finetune_test.py has a run that does
 def test_a_resnet_starts_from_the_given_body_and_a_head_of_its_own():
     config = create_config(**{"classify.network": "resnet50"})
     spec = classifier.create_spec(config, 32, 1, 3, METHODS["mixmatch"])

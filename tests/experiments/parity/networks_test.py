@@ -37,7 +37,14 @@ def golden_errors(case: Case, outputs: Mapping[str, np.ndarray]) -> dict[str, fl
     return errors
 
 
-@each_golden
+@pytest.mark.parametrize(
+    "case",
+    [
+        case if case.network == "vgg16" else pytest.param(case, marks=pytest.mark.slow)
+        for case in networks.GOLDEN_CASES
+    ],
+    ids=lambda case: case.network,
+)
 def test_float64_gives_the_golden_values_and_gradient(case):
     errors = golden_errors(case, networks.run_flax(case, "float64"))
     assert GRADIENT in errors and len(errors) >= 5
