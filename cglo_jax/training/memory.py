@@ -38,8 +38,8 @@ def project(
       step_fn, state, shared, batch, several: see `parallel.MappedStep.plan_memory`.
 
     Returns:
-      {"state": bytes, a field of `shared`: bytes, ..., "a step": bytes that it allocates, 0 if the
-      backend does not say}.
+      {"state": bytes, a field of `shared`: bytes, ..., "a step": bytes that it allocates, 0 if
+      `plan_memory` has no figure}.
     """
     parts = {"state": tree_bytes(state), **_by_field(shared)}
     own = step_fn.plan_memory(state, shared, batch, several=several)

@@ -175,10 +175,9 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     return jax.device_put(tree, _sharding(devices))
 
 
-def _shapes(tree: Any, place: NamedSharding | None = None) -> Any:
-    return jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), tree
-    )
+def _replicated_shape(place: NamedSharding, leaf: Any) -> jax.ShapeDtypeStruct:
+    """Returns shape, type and place of what `replicate` makes of a host array."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
 
 def shard(batch: np.ndarray, devices: Sequence[jax.Device]) -> jax.Array:
@@ -229,22 +228,15 @@ class MappedStep:
           several: of a call of `several`, whose batches `batch` then is.
 
         Returns:
-          None if the backend has no such plan.
+          None if the backend has no such plan, or there are several processes.
         """
-        if jax.process_count() == 1:
-            program = self._several if several else self._once
-            shapes = _shapes(shared, _sharding(self._devices))
-            lowered = program.lower(state, shapes, batch)
-        else:  # pmap does not lower shapes here: one device's part, compiled for this alone
-            step = (
-                functools.partial(_take_several, self._step) if several else self._step
-            )
-            alone = jax.vmap(step, (None, None, 0), None, axis_name=AXIS)
-            part = jax.ShapeDtypeStruct((1, *batch.shape[1:]), batch.dtype)
-            lowered = jax.jit(alone, donate_argnums=0).lower(
-                _shapes(state), _shapes(shared), part
-            )
-        plan = lowered.compile().memory_analysis()
+        if jax.process_count() > 1:  # pmap lowers no shapes then
+            return None
+        program = self._several if several else self._once
+        shapes = jax.tree.map(
+            functools.partial(_replicated_shape, _sharding(self._devices)), shared
+        )
+        plan = program.lower(state, shapes, batch).compile().memory_analysis()
         if plan is None:
             return None
         results = plan.output_size_in_bytes - plan.alias_size_in_bytes
