@@ -13,7 +13,6 @@ from PIL import Image
 
 from tests.helpers.tiny import create_dataset
 
-pytestmark = pytest.mark.usefixtures("kept_programs")
 ROOT = pathlib.Path(__file__).parents[2]
 FIELDS = {
     "seeds": "(0,)",
@@ -68,7 +67,7 @@ def write_images(folder: pathlib.Path, numbers: range) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(kept_programs, tmp_path_factory):
+def finished(tmp_path_factory):
     """(folder, workdir, what was printed) of a folder with 32 images and a text file."""
     base = tmp_path_factory.mktemp("folder")
     write_images(base / "photos", range(32))

@@ -272,5 +272,5 @@ def test_results_of_other_settings_in_one_run_are_refused(two):
 
 def test_a_damaged_picture_is_named(tmp_path, two):
     (two[1] / "samples" / "reconstructions.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"b.samples.reconstructions\.png.*no PNG"):
+    with pytest.raises(UserError, match=r"b.samples.reconstructions\.png.*not a PNG"):
         write(tmp_path, *two)
