@@ -434,7 +434,7 @@ def init_state(
 
 
 def init_generator(generator: Generator, key: jax.Array, dim: int) -> Params:
-    """Creates `params` and `batch_stats` of a generator of codes in R^dim."""
+    """Creates `params` and `batch_stats` of a generator that takes codes [B, dim]; `key` is a typed key []."""
     length = generator.noise_length(dim)
     eps = jnp.zeros((1, length)) if length else None
     return generator.init(key, jnp.zeros((1, dim)), eps, train=False)

@@ -24,6 +24,7 @@ class Check(NamedTuple):
 
 
 def at_least(least: int) -> Check:
+    """Returns the check of a lower bound, which is allowed itself."""
     return Check(f"at least {least}", lambda value: value >= least)
 
 
@@ -33,6 +34,7 @@ def between(low: float, high: float) -> Check:
 
 
 def one_of(*choices: str) -> Check:
+    """Returns the check of a choice between texts."""
     return Check("one of " + ", ".join(choices), lambda value: value in choices)
 
 

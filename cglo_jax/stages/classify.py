@@ -402,12 +402,17 @@ def _train(
     if semi_supervised:
         pool_order = BatchOrder(key_pool, mixmatch.choose_pool(dataset, size), size)
 
-    def choose(step: int, lr_scale: float) -> tuple[parallel.MappedStep, np.ndarray]:
+    def choose(lr_scale: float) -> parallel.Choose:
         scaled = dataclasses.replace(spec, lr=spec.lr * lr_scale)
-        batch = order(step)
-        if semi_supervised:
-            batch = np.stack([batch, pool_order(step)], 1)
-        return compiled_step(scaled, devices, constants), batch
+        step_fn = compiled_step(scaled, devices, constants)
+
+        def choose_step(step: int) -> tuple[parallel.MappedStep, np.ndarray]:
+            batch = order(step)
+            if semi_supervised:
+                batch = np.stack([batch, pool_order(step)], 1)
+            return step_fn, batch
+
+        return choose_step
 
     job = loop.Job(
         init=functools.partial(classifier.create_state, key_init, spec, body, devices),

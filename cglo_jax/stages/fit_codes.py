@@ -210,8 +210,9 @@ def _fit(
     shared = algorithm.create_shared(key_step, dataset, vgg, cache_gb=0, spec=spec)
     order, arrays = BatchOrder(key_order, new, size), _arrays(cglo)
 
-    def choose(step: int, lr_scale: float) -> tuple[parallel.MappedStep, np.ndarray]:
-        return compiled_step(spec.scale_lr(lr_scale), use_weak, devices), order(step)
+    def choose(lr_scale: float) -> parallel.Choose:
+        step_fn = compiled_step(spec.scale_lr(lr_scale), use_weak, devices)
+        return lambda step: (step_fn, order(step))
 
     def split_state(state: FitState) -> tuple[Params, Params]:
         rest = {"step": state.step, "code_opt_state": state.codes.opt_state}

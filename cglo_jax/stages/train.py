@@ -118,9 +118,15 @@ def run(
     z = code_init.draw(config, key_init, dataset, resnet)
     ids = trained.hash_ids(dataset.ids)
 
-    def choose(step: int, lr_scale: float) -> tuple[parallel.MappedStep, np.ndarray]:
-        labelled, indices = schedule(step)
-        return compiled_step(spec.scale_lr(lr_scale), labelled, devices), indices
+    def choose(lr_scale: float) -> parallel.Choose:
+        scaled = spec.scale_lr(lr_scale)
+        steps = [compiled_step(scaled, labelled, devices) for labelled in (False, True)]
+
+        def choose_step(step: int) -> tuple[parallel.MappedStep, np.ndarray]:
+            labelled, indices = schedule(step)
+            return steps[labelled], indices
+
+        return choose_step
 
     def split_with_images(state: algorithm.TrainState) -> tuple[Params, Params]:
         model, rest = split_state(state)

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import json
 import pathlib
@@ -36,8 +35,8 @@ class Job:
 
     Attributes:
       init: returns the state before step 0, replicated; steps donate it.
-      choose: (step, factor of the learning rates) -> (the mapped step, its batch [B, ...]); called
-        once for each step, in order.
+      choose: factor of the learning rates -> a function from a step's number to (the compiled step,
+        its batch [B, ...]), which is called once for each step, in order.
       shared: what steps read and never change, on the host.
       complete_shared: computes the arrays that `shared` has only shapes and types of, after it is
         known that they fit into memory.
@@ -67,7 +66,7 @@ class Job:
     """
 
     init: Callable[[], Any]
-    choose: Callable[[int, float], tuple[parallel.MappedStep, np.ndarray]]
+    choose: Callable[[float], parallel.Choose]
     shared: Any
     split_state: Callable[[Any], tuple[Any, Any]]
     merge_state: Callable[[Any, Any], Any]
@@ -241,10 +240,7 @@ def _create_take_steps(job: Job, lr_scale: float) -> parallel.TakeSteps:
         return job.complete_shared(job.shared)
 
     return parallel.create_take_steps(
-        functools.partial(job.choose, lr_scale=lr_scale),
-        create_shared,
-        job.devices,
-        job.steps_per_call,
+        job.choose(lr_scale), create_shared, job.devices, job.steps_per_call
     )
 
 

@@ -175,11 +175,6 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     return jax.device_put(tree, _sharding(devices))
 
 
-def _replicated_shape(place: NamedSharding, leaf: Any) -> jax.ShapeDtypeStruct:
-    """Returns shape, type and place of what `replicate` makes of a host array."""
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-
-
 def shard(batch: np.ndarray, devices: Sequence[jax.Device]) -> jax.Array:
     """Splits a batch [B, ...] among all devices -> [D, B / D, ...] of this process's D."""
     split = batch.reshape(len(devices), -1, *batch.shape[1:])
@@ -209,7 +204,7 @@ class MappedStep:
             donate_argnums=0,
             devices=devices,
         )
-        self._step, self._devices = step, devices
+        self._devices = devices
         self._once = pmap(step)
         self._several = pmap(functools.partial(_take_several, step))
         self.lower = self._once.lower
@@ -233,8 +228,9 @@ class MappedStep:
         if jax.process_count() > 1:  # pmap lowers no shapes then
             return None
         program = self._several if several else self._once
+        place = _sharding(self._devices)
         shapes = jax.tree.map(
-            functools.partial(_replicated_shape, _sharding(self._devices)), shared
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), shared
         )
         plan = program.lower(state, shapes, batch).compile().memory_analysis()
         if plan is None:
@@ -264,8 +260,11 @@ def _take_several(
     return state, jax.tree.map(lambda m: m[-1], metrics)
 
 
+Choose = Callable[[int], tuple[MappedStep, np.ndarray]]
+
+
 def create_take_steps(
-    choose: Callable[[int], tuple[MappedStep, np.ndarray]],
+    choose: Choose,
     create_shared: Callable[[MappedStep, Any, jax.Array, bool], Any],
     devices: Sequence[jax.Device],
     per_call: int,
