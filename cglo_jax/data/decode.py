@@ -115,9 +115,22 @@ class _Budget:
         try:
             yield
         finally:
+            if amount > self._total // 2:
+                _give_back_memory()
             with self._changed:
                 self._free += amount
                 self._changed.notify_all()
+
+
+def _give_back_memory() -> None:
+    """Returns freed memory to the system where glibc would keep it for the thread that freed it.
+
+    Ten loads of the tests' zoo of hostile files peaked at 0.59 to 0.78 GB with it, six at 0.6 to 1.15 GB
+    without: it depends on which thread gets which of the large images. After every photograph of 12
+    million pixels it would take 45 % more time.
+    """
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 # Pixels that all threads hold together. While a larger image, or a long file, is decoded no other is.
