@@ -81,7 +81,10 @@ class StepSpec:
 
     Attributes:
       gamma: weight of the weak classifier's loss.
-      weak_loss: a name in `losses.WEAK_LOSSES`.
+      weak_loss: a name that `losses.weak_loss` knows.
+      weak_smoothing: of its labels, see there.
+      weak_scaled: whether f_phi descends gamma L_ce, as Algorithm 1 has it, or L_ce: gamma then
+        weighs only what reaches the generator and the codes.
       lr_drops: (step, factor) of each drop of `generator_lr` and `code_lr`.
     """
 
@@ -90,6 +93,8 @@ class StepSpec:
     reconstruction: losses.ReconstructionLoss
     gamma: float
     weak_loss: str
+    weak_smoothing: float
+    weak_scaled: bool
     generator_lr: float
     code_lr: float
     adam_b1: float
@@ -132,11 +137,12 @@ def compute_loss(
     spec: StepSpec,
     use_weak: bool,
     train: bool = True,
+    keys: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[Params, dict[str, jax.Array]]]:
     """Computes L = L_rec + gamma L_ce of Algorithm 1, or L = L_rec without the weak classifier.
 
     L_ce is computed from the generated image or, if f_phi takes codes, from z without noise; it is
-    0 for unlabelled images. `spec.weak_loss` may select another loss, see `losses.WEAK_LOSSES`.
+    0 for unlabelled images. `spec.weak_loss` may select another loss, see `losses.weak_loss`.
 
     Args:
       params, batch_stats: trees of both networks, see `TrainState`.
@@ -144,6 +150,7 @@ def compute_loss(
       eps: noise, see `Generator.draw_noise`.
       train: whether both networks normalise by batch statistics and update their running
         statistics; if not, they normalise by the running statistics and leave them unchanged.
+      keys: typed keys [B] of f_phi's dropout; None: no dropout.
 
     Returns:
       (mean loss over this device's batch, (new batch_stats, metrics)).
@@ -171,14 +178,14 @@ def compute_loss(
             variables,
             z if from_codes else generated,
             train=train,
+            keys=keys,
             mutable="batch_stats",
         )
         batch_stats["weak_classifier"] = new.get("batch_stats", {})
         # Batches of `code_fit.fit_step` have labelled and unlabelled images in them.
         weights = jnp.where(labels < 0, 0, shared.class_weights[labels])
-        weak_loss = (
-            weights * losses.WEAK_LOSSES[spec.weak_loss](logits, labels)
-        ).mean()
+        each = losses.weak_loss(spec.weak_loss, logits, labels, spec.weak_smoothing)
+        weak_loss = (weights * each).mean()
         metrics["loss"] = reconstruction + spec.gamma * weak_loss
         name = "cosine_loss" if spec.weak_loss == "cosine" else "cross_entropy"
         metrics[name] = weak_loss
@@ -216,6 +223,7 @@ def train_step(
         shared=shared,
         spec=spec,
         use_weak=use_weak,
+        keys=jax.vmap(lambda key: jax.random.fold_in(key, draws.Example.DROPOUT))(keys),
     )
     grad_fn = jax.grad(loss_fn, argnums=(0, 1), has_aux=True)
     (grads, code_grads), (batch_stats, metrics) = grad_fn(
@@ -235,6 +243,9 @@ def train_step(
     optimisers = {"generator": (spec.adam, lr_drop * spec.generator_lr)}
     if use_weak:
         optimisers["weak_classifier"] = (spec.weak_tx, spec.weak_lr)
+        if not spec.weak_scaled:
+            unscaled = jax.tree.map(lambda g: g / spec.gamma, grads["weak_classifier"])
+            grads = {**grads, "weak_classifier": unscaled}
     for name, (tx, lr) in optimisers.items():
         updates, opt_state[name] = tx.update(grads[name], opt_state[name], params[name])
         params[name] = jax.tree.map(
@@ -329,6 +340,7 @@ def create_generator(
         noise=config.latent.noise,
         noise_dim=config.latent.noise_dim,
         noise_std=config.latent.noise_std,
+        noise_gain=config.latent.noise_gain,
         dtype=jnp.dtype(config.dtype),
         axis_name=axis_name,
     )
@@ -343,10 +355,16 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
     c, t, dtype = config, config.train, jnp.dtype(config.dtype)
     vgg = VGG16(c.reconstruction.normalize, dtype)
     if c.weak_classifier.input == "latent":
-        weak = LatentClassifier(dataset.num_classes, c.latent.dim, dtype)
+        weak = LatentClassifier(
+            dataset.num_classes, c.latent.dim, c.weak_classifier.dropout, dtype
+        )
     else:
         weak = WeakClassifier(
-            dataset.num_classes, c.weak_classifier.width, dtype, parallel.AXIS
+            dataset.num_classes,
+            c.weak_classifier.width,
+            c.weak_classifier.dropout,
+            dtype,
+            parallel.AXIS,
         )
     steps = steps_per_epoch(config, dataset.num_unlabelled)
     return StepSpec(
@@ -359,6 +377,8 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
         ),
         gamma=c.weak_classifier.gamma,
         weak_loss=c.weak_classifier.loss,
+        weak_smoothing=c.weak_classifier.label_smoothing,
+        weak_scaled=c.weak_classifier.scale_gradient,
         generator_lr=t.generator_lr,
         code_lr=t.code_lr,
         adam_b1=t.adam_b1,

@@ -15,11 +15,13 @@ import numpy as np
 import optax
 
 from cglo_jax.data.dataset import batch_that_fits, to_float
+from cglo_jax.errors import UserError
 from cglo_jax.models.vgg import TAPS, VGG16, to_rgb
 from cglo_jax.training import memory, parallel
 
 # Burt & Adelson's generating kernel with a = 3/8: the binomial, sum 16.
 _BINOMIAL = np.array([1, 4, 6, 4, 1], np.float32) / 16
+_IMAGES = 256  # that give the mean activations of a perceptual network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,41 @@ class ReconstructionLoss:
             target_features = jax.lax.stop_gradient(self._features(target, params))
         perceptual = perceptual_loss(features, target_features, self._weights)
         return perceptual + self.pixel_weight * pixel_l1(generated, target)
+
+    def divide_by_activations(
+        self, images: np.ndarray, params: Any
+    ) -> "ReconstructionLoss":
+        """Returns the loss with lambda_j / mean(|xi_j(x)|) in the place of each lambda_j.
+
+        So a weight says the same for every perceptual network, however large its activations.
+
+        Args:
+          images: uint8 [n, H, W, C]; up to _IMAGES of them, evenly spread, give the means.
+          params: parameters of the perceptual network.
+
+        Returns:
+          A loss with other weights; itself if it has no perceptual network.
+
+        Raises:
+          UserError: a layer is 0 for all images.
+        """
+        if self.vgg is None:
+            return self
+        n = len(images)
+        few = np.unique(np.linspace(0, n - 1, min(n, _IMAGES)).round().astype(int))
+        means = {
+            name: float(np.abs(values.astype(np.float32)).mean(dtype=np.float64))
+            for name, values in self.compute_features(images[few], params).items()
+        }
+        if dead := [name for name, mean in means.items() if not mean > 0]:
+            raise UserError(
+                f"config.reconstruction.unit_activations: {dead[0]} of the VGG-16 is 0 for all "
+                "training images: give the layer the weight 0 in "
+                "config.reconstruction.layer_weights, or take other weights"
+            )
+        weights = zip(TAPS, self.layer_weights, strict=True)
+        scaled = tuple(weight and weight / means[tap] for tap, weight in weights)
+        return dataclasses.replace(self, layer_weights=scaled)
 
     def feature_shapes(
         self, n: int, side: int, most_gb: float
@@ -250,18 +287,23 @@ def _expand_matrix(n: int) -> np.ndarray:
     return matrix
 
 
-def _cosine_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    return cosine_loss(logits, jax.nn.one_hot(labels, logits.shape[-1]))
+def weak_loss(
+    name: str, outputs: jax.Array, labels: jax.Array, smoothing: float = 0.0
+) -> jax.Array:
+    """Computes the loss of f_phi, float32 [B]; where the label is -1, any finite value.
 
-
-def _double_softmax(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy of a softmax used as logits, as in the authors' code; at least log(1 + (K-1)/e)."""
-    return cross_entropy(jax.nn.softmax(logits), labels)
-
-
-# (outputs of f_phi [B, K], int labels [B]) -> losses [B]; where the label is -1, any finite value.
-WEAK_LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-    "cross_entropy": cross_entropy,
-    "cosine": _cosine_loss,
-    "double_softmax": _double_softmax,
-}
+    Args:
+      name: "cross_entropy"; "cosine"; "double_softmax": cross-entropy of a softmax used as logits, as
+        in the authors' code, which is at least log(1 + (K - 1) / e).
+      outputs: of f_phi [B, K]. labels: int [B].
+      smoothing: of the labels, in [0, 1): targets are (1 - smoothing) one-hot + smoothing / K.
+    """
+    if name == "double_softmax":
+        outputs = jax.nn.softmax(outputs)
+    if name != "cosine" and not smoothing:
+        return cross_entropy(outputs, labels)
+    targets = jax.nn.one_hot(labels, outputs.shape[-1])
+    if smoothing:
+        targets = optax.smooth_labels(targets, smoothing)
+    loss = cosine_loss if name == "cosine" else soft_cross_entropy
+    return loss(outputs, targets)

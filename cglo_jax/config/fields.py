@@ -318,6 +318,15 @@ ROWS: tuple[Section | Field, ...] = (
         source="A",
     ),
     Field(
+        "latent.noise_gain",
+        1.414,
+        "gain of Xavier's normal initialisation of the dense layer that the noise "
+        "passes through with latent.noise=concat: how strong the noise is beside the "
+        "code when training starts; PyTorch's default has the variance of 0.577",
+        POSITIVE,
+        source="A",
+    ),
+    Field(
         "latent.init",
         "sphere",
         'codes before the first step: "sphere": uniform on the unit sphere; '
@@ -386,6 +395,26 @@ ROWS: tuple[Section | Field, ...] = (
         source="A",
     ),
     Field(
+        "weak_classifier.dropout",
+        0.0,
+        "dropout probability before the weak classifier's last layer",
+        BELOW_1,
+    ),
+    Field(
+        "weak_classifier.label_smoothing",
+        0.0,
+        "share of a label that is spread evenly over all classes in the weak "
+        "classifier's loss",
+        BELOW_1,
+    ),
+    Field(
+        "weak_classifier.scale_gradient",
+        True,
+        "the weak classifier's own step follows gamma times its loss; False: its loss "
+        "alone, so that gamma weighs only what reaches the generator and the codes",
+        source="P Alg. 1",
+    ),
+    Field(
         "weak_classifier.gamma",
         0.02,
         "weight of the weak classifier's loss in the whole loss; 0 = no weak "
@@ -416,6 +445,12 @@ ROWS: tuple[Section | Field, ...] = (
         "weights lambda_j of the VGG-16's layers conv1_2, conv2_2, conv3_2, conv4_2 "
         "and conv5_2 in the perceptual loss",
         FIVE_WEIGHTS,
+    ),
+    Field(
+        "reconstruction.unit_activations",
+        False,
+        "divide each layer of the perceptual loss by its mean activation over 256 "
+        "training images, so that a weight means the same for every network",
     ),
     Field(
         "reconstruction.pixel_weight",

@@ -15,30 +15,52 @@ _BLOCKS = 4
 _LARGEST_FLAT_SIDE = 4  # Larger last maps are averaged: 224 px would flatten to 12,544.
 
 
+def drop_out(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
+    """Sets values to 0 with probability `rate` and divides the others by 1 - rate.
+
+    Args:
+      x: Float [B, ...].
+      keys: Typed keys [B]: what an image loses does not depend on its batch. None: nothing.
+
+    Returns:
+      x with those values dropped, of its shape and type.
+    """
+    if keys is None or not rate:
+        return x
+
+    def keep(key: jax.Array) -> jax.Array:
+        return jax.random.bernoulli(key, 1 - rate, x.shape[1:])
+
+    return jnp.where(jax.vmap(keep)(keys), x / (1 - rate), 0)
+
+
 class WeakClassifier(nn.Module):
     """Four blocks of 3x3 convolution, batch norm, ReLU and 2x2 max pooling, then a dense layer.
 
     Attributes:
       num_classes: K, the number of logits.
       width: Channels of every block.
+      dropout: Rate of dropout before the dense layer, see `drop_out`.
       dtype: Compute type; parameters and logits are float32.
       axis_name: Mapped axis over which batch norm averages.
     """
 
     num_classes: int
     width: int = 64
+    dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, *, train: bool
+        self, x: jax.Array, *, train: bool, keys: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Classifies images.
 
         Args:
           x: Images float32 [B, H, W, C] in [-1, 1] of any size; pooling stops at a side of 1.
           train: Normalise by batch statistics, else by running statistics.
+          keys: Typed keys [B] of dropout; None: no dropout.
 
         Returns:
           Logits [B, K] float32, and the maps after 'block1' to 'block4' and the
@@ -59,7 +81,8 @@ class WeakClassifier(nn.Module):
         if max(x.shape[1:3]) > _LARGEST_FLAT_SIDE:
             x = x.mean((1, 2))
         features["embedding"] = x.reshape(len(x), -1)  # [B, F]
-        logits = nn.Dense(self.num_classes, name="head")(features["embedding"])
+        x = drop_out(features["embedding"], self.dropout, keys)
+        logits = nn.Dense(self.num_classes, name="head")(x)
         return logits, features
 
 
@@ -69,22 +92,25 @@ class LatentClassifier(nn.Module):
     Attributes:
       num_classes: K, the number of logits.
       width: Of both hidden layers; the paper does not give it, we take d.
+      dropout: Rate of dropout before the last dense layer, see `drop_out`.
       dtype: Compute type; parameters and logits are float32.
     """
 
     num_classes: int
     width: int
+    dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
-        self, z: jax.Array, *, train: bool
+        self, z: jax.Array, *, train: bool, keys: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Classifies codes.
 
         Args:
           z: Codes float32 [B, d], unit rows.
           train: Unused; dense layers are the same in both modes.
+          keys: Typed keys [B] of dropout; None: no dropout.
 
         Returns:
           Logits [B, K] float32, and the outputs [B, width] of 'dense1' and 'dense2'
@@ -96,5 +122,6 @@ class LatentClassifier(nn.Module):
             x = nn.relu(nn.Dense(self.width, dtype=self.dtype, name=name)(x))
             features[name] = x
         features["embedding"] = x.astype(jnp.float32)
-        logits = nn.Dense(self.num_classes, name="head")(features["embedding"])
+        x = drop_out(features["embedding"], self.dropout, keys)
+        logits = nn.Dense(self.num_classes, name="head")(x)
         return logits, features

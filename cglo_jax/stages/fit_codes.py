@@ -201,6 +201,7 @@ def _fit(
     devices = devices if len(new) >= len(devices) else tuple(parallel.one_device())
     size = parallel.per_device(c.batch_size, len(new), devices, "train.batch_size")
     spec = algorithm.create_spec(config, dataset)
+    spec = train.scale_layers(config, spec, dataset, vgg)
     state = _restore_state(directory, spec, devices)
     updates = float(np.mean(state.codes.opt_state.count))
     total = math.ceil(updates * len(new) / size)

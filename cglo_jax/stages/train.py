@@ -1,5 +1,6 @@
 """Algorithm 1: learns the generator, the weak classifier and one code per training image."""
 
+import dataclasses
 import functools
 import pathlib
 
@@ -62,6 +63,16 @@ def load_weights(config: ConfigDict) -> tuple[tuple[Params, Params | None], Orig
     return (vgg, resnet), code_init.join_origins(of_vgg, of_resnet)
 
 
+def scale_layers(
+    config: ConfigDict, spec: algorithm.StepSpec, dataset: Dataset, vgg: Params
+) -> algorithm.StepSpec:
+    """Returns the constants with the layers' weights that `reconstruction.unit_activations` asks for."""
+    if not config.reconstruction.unit_activations:
+        return spec
+    loss = spec.reconstruction.divide_by_activations(dataset.images, vgg)
+    return dataclasses.replace(spec, reconstruction=loss)
+
+
 def split_state(state: algorithm.TrainState) -> tuple[Params, Params]:
     """Splits a state into what sampling needs (generator and codes) and the rest."""
     model = {
@@ -114,6 +125,7 @@ def run(
     spec = algorithm.create_spec(config, dataset)
     key_init, key_step, key_order = jax.random.split(jax.random.key(seed), 3)
     (vgg, resnet), origin = load_weights(config)
+    spec = scale_layers(config, spec, dataset, vgg)
     schedule = algorithm.Schedule(config, dataset, key_order, devices)
     z = code_init.draw(config, key_init, dataset, resnet)
     ids = trained.hash_ids(dataset.ids)

@@ -34,6 +34,12 @@ class Order(enum.IntEnum):
     UNLABELLED = 1
 
 
+class Example(enum.IntEnum):
+    """Data folded into an image's key of a step of cGLO; the key itself draws the noise eps."""
+
+    DROPOUT = 0
+
+
 class Augment(enum.IntEnum):
     """Data folded into an image's augmentation key; starts at 2, as `augment.standard` splits it in 2."""
 

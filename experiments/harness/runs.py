@@ -118,15 +118,20 @@ def _hash(fields: Mapping[str, Any]) -> str:
 
 
 def digest(config: ConfigDict, method: str, seed: int) -> str:
-    """Returns a hash of all that determines a run, see `reset_unread`."""
-    return _hash({"method": method, "seed": seed, **_determining(config)})
+    """Returns a hash of all that determines a run, see `reset_unread`.
+
+    Only fields that differ from their defaults are hashed, so that a field that is added later leaves
+    the digests of finished runs as they are. When a default changes, the finished runs' lines get
+    the old value among their `changes`, and digests of that.
+    """
+    return _hash({"method": method, "seed": seed, **changes(config)})
 
 
 def cglo_digest(config: ConfigDict, seed: int) -> str:
-    """Returns a hash of all that determines a cGLO."""
-    flat = flatten(config)
-    weights = {name: flat[name] for name in _WEIGHTS if name != "classify.weights"}
-    return _hash({"seed": seed, **train_fingerprint(config), **weights})
+    """Returns a hash of all that determines a cGLO, see `digest`."""
+    names = {*train_fingerprint(config), *_WEIGHTS} - {"classify.weights"}
+    fields = {name: v for name, v in changes(config).items() if name in names}
+    return _hash({"seed": seed, **fields})
 
 
 def changes(config: ConfigDict) -> dict[str, Any]:

@@ -41,10 +41,14 @@ _BFLOAT16 = (
     "what should fit an hour of one modern GPU (not measured): bfloat16, one seed, "
 )
 
+# The noise's gain when the tables for two cores were run; the default is the authors' since.
+_GAIN = {"latent.noise_gain": 0.577}
+
 SETTINGS: dict[tuple[str, str], Setting] = {
     ("cpu", "digits"): Setting(
         digits.get_config,
         {
+            **_GAIN,
             "latent.init_weights": "random",
             "classify.epochs": 12,
             "classify.lr_drop_epochs": (7, 10),
@@ -61,6 +65,7 @@ SETTINGS: dict[tuple[str, str], Setting] = {
     ("cpu", "cifar100"): Setting(
         lambda: cifar100.get_config("10,cpu"),
         {
+            **_GAIN,
             "dataset.classes": 10,
             "latent.init_weights": "random",
             "train.epochs": 12,
