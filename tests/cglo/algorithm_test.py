@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -139,6 +141,59 @@ def test_labelled_step_trains_the_weak_classifier_by_the_labels():
     total = metrics[0]["reconstruction"] + 0.5 * metrics[0]["cross_entropy"]
     assert metrics[0]["loss"] == pytest.approx(total, rel=1e-6)
     assert metrics[0]["weak_accuracy"] in 100 * np.arange(9) / 8
+
+
+def test_gamma_weighs_the_weak_classifiers_own_step_only_if_it_should():
+    dataset, steps = create_dataset(), {}
+    for gamma, scaled in itertools.product((0.5, 0.05), (True, False)):
+        config = create_config(
+            **{
+                "weak_classifier.gamma": gamma,
+                "weak_classifier.scale_gradient": scaled,
+                "train.weak_weight_decay": 0.0,
+            }
+        )
+        bench = Bench(config, dataset)
+        before, _ = bench.host_state(), bench.step(BATCH)
+        after = bench.host_state()
+        steps[gamma, scaled] = [
+            np.asarray(jax.flatten_util.ravel_pytree(s.params["weak_classifier"])[0])
+            for s in (before, after)
+        ]
+        generator = [s.params["generator"] for s in (before, after)]
+        assert differ(*generator)
+    moved = {key: after - before for key, (before, after) in steps.items()}
+    np.testing.assert_allclose(
+        moved[0.5, True], 10 * moved[0.05, True], rtol=1e-3, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        moved[0.5, False], moved[0.05, False], rtol=1e-3, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        moved[0.5, True], 0.5 * moved[0.5, False], rtol=1e-3, atol=1e-6
+    )
+
+
+def test_dropout_of_the_weak_classifier_changes_training_and_nothing_else():
+    def run(devices, rate):
+        config = create_config(**{"weak_classifier.dropout": rate})
+        bench = Bench(config, create_dataset(), devices=devices)
+        return [bench.step(BATCH) for _ in range(3)]
+
+    without, one, four = run(1, 0.0), run(1, 0.5), run(4, 0.5)
+    assert without[0]["reconstruction"] == one[0]["reconstruction"]
+    assert without[0]["cross_entropy"] != one[0]["cross_entropy"]
+    for a, b in zip(one, four, strict=True):
+        assert a["cross_entropy"] == pytest.approx(b["cross_entropy"], rel=1e-4)
+
+
+def test_smoothed_labels_enter_the_step():
+    losses_of = {}
+    for smoothing in (0.0, 0.4):
+        config = create_config(**{"weak_classifier.label_smoothing": smoothing})
+        losses_of[smoothing] = Bench(config, create_dataset()).step(BATCH)
+    assert losses_of[0.0]["reconstruction"] == losses_of[0.4]["reconstruction"]
+    assert losses_of[0.0]["cross_entropy"] != losses_of[0.4]["cross_entropy"]
 
 
 def test_gamma_zero_leaves_the_weak_classifier_alone():

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from cglo_jax.cglo import algorithm, losses
+from cglo_jax.data import dataset as data
+from cglo_jax.errors import UserError
 from cglo_jax.models.vgg import BLOCK_WIDTHS, VGG16
 from cglo_jax.stages import train
 from cglo_jax.training import parallel
@@ -227,11 +229,13 @@ LOGITS = np.array([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0], [-3.0, 4.0, 1.0]], np.floa
 LABELS = np.array([0, 2, 2])
 
 
+WEAK_LOSSES = ("cosine", "cross_entropy", "double_softmax")
+
+
 def test_losses_of_the_weak_classifier_by_numpy():
     def of(name):
-        return np.asarray(losses.WEAK_LOSSES[name](jnp.asarray(LOGITS), LABELS))
+        return np.asarray(losses.weak_loss(name, jnp.asarray(LOGITS), LABELS))
 
-    assert losses.WEAK_LOSSES.keys() == {"cross_entropy", "cosine", "double_softmax"}
     each = np.arange(3)
     p = np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
     np.testing.assert_allclose(of("cross_entropy"), -np.log(p[each, LABELS]), rtol=1e-5)
@@ -248,16 +252,40 @@ def test_double_softmax_is_pytorchs_cross_entropy_of_a_softmax():
     loss = torch.nn.CrossEntropyLoss()(logits.softmax(1), torch.tensor(LABELS))
     loss.backward()
     value, gradient = jax.value_and_grad(
-        lambda x: losses.WEAK_LOSSES["double_softmax"](x, LABELS).mean()
+        lambda x: losses.weak_loss("double_softmax", x, LABELS).mean()
     )(jnp.asarray(LOGITS))
     assert float(value) == pytest.approx(loss.item(), rel=1e-5)
     np.testing.assert_allclose(gradient, logits.grad, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", sorted(losses.WEAK_LOSSES))
-def test_losses_without_a_label_are_finite_with_a_finite_gradient(name):
-    loss = losses.WEAK_LOSSES[name]
+def test_smoothed_labels_are_pytorchs():
+    torch = pytest.importorskip("torch")
+    logits, labels = torch.tensor(LOGITS), torch.tensor(LABELS)
+    for name, inputs in (
+        ("cross_entropy", logits),
+        ("double_softmax", logits.softmax(1)),
+    ):
+        expected = torch.nn.functional.cross_entropy(
+            inputs, labels, reduction="none", label_smoothing=0.3
+        )
+        value = losses.weak_loss(name, jnp.asarray(LOGITS), LABELS, 0.3)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+    targets = 0.7 * np.eye(3)[LABELS] + 0.1
+    lengths = np.linalg.norm(LOGITS, axis=1) * np.linalg.norm(targets, axis=1)
+    dots = (LOGITS * targets).sum(1)
+    cosine = np.divide(dots, lengths, out=np.zeros(3), where=lengths > 0)
+    value = losses.weak_loss("cosine", jnp.asarray(LOGITS), LABELS, 0.3)
+    np.testing.assert_allclose(value, 1 - cosine, rtol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("name", WEAK_LOSSES)
+def test_losses_without_a_label_are_finite_with_a_finite_gradient(name, smoothing):
     labels = np.full(3, -1)
+
+    def loss(x, labels):
+        return losses.weak_loss(name, x, labels, smoothing)
+
     assert np.isfinite(loss(jnp.asarray(LOGITS), labels)).all()
     gradient = jax.grad(lambda x: loss(x, labels).sum())(jnp.asarray(LOGITS))
     assert np.isfinite(gradient).all()
@@ -390,3 +418,55 @@ def test_a_step_has_the_passes_that_algorithm_1_needs():
     assert flops["plain"] - flops["cached"] == pytest.approx(once, rel=0.05)
     # 0.75 if products with padding counted too.
     assert flops["cached"] <= 0.77 * flops["plain"]
+
+
+def test_divided_by_activations_a_weight_means_the_same_for_every_network():
+    dataset = create_dataset(channels=3, size=16)
+    config = perceptual_config(reconstruction__pixel_weight=0.0)
+    config.reconstruction.layer_weights = (1.0, 0.0, 2.0, 1.0, 0.5)
+    loss = algorithm.create_spec(config, dataset).reconstruction
+    params, _ = train.load_vgg(config)
+    scaled = loss.divide_by_activations(dataset.images, params)
+    features = loss.compute_features(dataset.images, params)
+    taps = ("conv1_2", "conv2_2", "conv3_2", "conv4_2", "conv5_2")
+    for tap, before, after in zip(
+        taps, loss.layer_weights, scaled.layer_weights, strict=True
+    ):
+        mean = features[tap].mean(dtype=np.float64) if before else np.inf
+        assert after == pytest.approx(before / mean, rel=1e-5)
+    # A network whose activations are larger has the same loss then, and a larger one before.
+    louder = jax.tree.map(lambda x: x, params)
+    louder["conv3_2"] = {k: 8 * v for k, v in params["conv3_2"].items()}
+    louder["conv3_3"] = {**params["conv3_3"], "kernel": params["conv3_3"]["kernel"] / 8}
+    x = jnp.asarray(data.to_float(dataset.images))
+    y = x[::-1]
+    again = loss.divide_by_activations(dataset.images, louder)
+    np.testing.assert_allclose(again(x, y, louder), scaled(x, y, params), rtol=1e-4)
+    assert (loss(x, y, louder) > 1.5 * loss(x, y, params)).all()
+
+
+def test_a_layer_that_is_never_active_is_named():
+    dataset = create_dataset(channels=3, size=16)
+    config = perceptual_config()
+    loss = algorithm.create_spec(config, dataset).reconstruction
+    params, _ = train.load_vgg(config)
+    dead = {**params, "conv4_2": jax.tree.map(jnp.zeros_like, params["conv4_2"])}
+    with pytest.raises(UserError, match="conv4_2 of the VGG-16 is 0 for all"):
+        loss.divide_by_activations(dataset.images, dead)
+
+
+def test_without_a_network_there_is_nothing_to_divide():
+    dataset = create_dataset()
+    loss = algorithm.create_spec(create_config(), dataset).reconstruction
+    assert loss.divide_by_activations(dataset.images, {}) is loss
+
+
+def test_training_and_fitting_divide_when_the_field_says_so():
+    dataset = create_dataset(channels=3, size=16)
+    for wanted in (False, True):
+        config = perceptual_config(reconstruction__unit_activations=wanted)
+        spec = algorithm.create_spec(config, dataset)
+        params, _ = train.load_vgg(config)
+        scaled = train.scale_layers(config, spec, dataset, params)
+        changed = scaled.reconstruction != spec.reconstruction
+        assert changed == wanted

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cglo_jax.config.checks import SIDES
+from cglo_jax.config.defaults import get_config
 from cglo_jax.errors import UserError
 from cglo_jax.models import generator
 
@@ -193,10 +194,29 @@ def test_initial_deviations():
     params = init(model, z, eps)["params"]
     for name in ("dense", "up1", "to_image"):
         assert np.std(params[name]["kernel"]) == pytest.approx(0.02, rel=0.1)
-    # PyTorch's dense layer: uniform within 1/sqrt(100), which has deviation .1/sqrt(3).
-    noise = np.abs(params["noise"]["kernel"])
-    assert 0.099 < noise.max() <= 0.1
-    assert np.std(params["noise"]["kernel"]) == pytest.approx(0.0577, rel=0.03)
+
+
+@pytest.mark.parametrize(("gain", "length"), [(2**0.5, 1.51), (3**-0.5, 0.62)])
+def test_the_noise_starts_as_strong_as_xaviers_initialisation_makes_it(gain, length):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(100, 100, bias=False)
+    torch.nn.init.xavier_normal_(layer.weight, gain)
+    weight = layer.weight.detach().numpy()
+    model = generator.Generator(8, width=4, noise_gain=gain)
+    keys = jax.random.split(jax.random.key(1), 400)
+    eps = model.draw_noise(keys, 64)
+    kernel = init(model, jnp.zeros((2, 64)), eps[:2])["params"]["noise"]["kernel"]
+    assert np.std(kernel) == pytest.approx(np.std(weight), rel=0.03)
+    for matrix in (kernel, weight.T):
+        x = eps @ matrix
+        norms = np.linalg.norm(np.where(x > 0, x, 0.2 * x), axis=1)
+        assert norms.mean() == pytest.approx(length, rel=0.04)
+
+
+def test_the_default_gain_of_the_noise_is_the_authors():
+    assert generator.Generator(8).noise_gain == 2**0.5
+    assert get_config().latent.noise_gain == pytest.approx(2**0.5, abs=1e-3)
 
 
 def loss(variables, model, z, eps):

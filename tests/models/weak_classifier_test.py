@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from cglo_jax.cglo.losses import cross_entropy
-from cglo_jax.models.weak_classifier import LatentClassifier, WeakClassifier
+from cglo_jax.models.weak_classifier import (
+    LatentClassifier,
+    WeakClassifier,
+    drop_out,
+)
 
 
 def images(batch: int = 6, side: int = 8, channels: int = 2) -> np.ndarray:
@@ -91,6 +95,39 @@ def test_forward_equals_numpy(variables):
     assert np.std(expected) > 1e-3
     flat = np.asarray(features["block4"]).reshape(len(x), -1)
     np.testing.assert_array_equal(features["embedding"], flat)
+
+
+def test_dropout_keeps_a_share_and_scales_it_image_by_image():
+    x = jnp.arange(1.0, 4001).reshape(2, 2000)
+    keys = jax.random.split(jax.random.key(0), 2)
+    dropped = drop_out(x, 0.25, keys)
+    kept = dropped != 0
+    np.testing.assert_allclose(dropped[kept], (x / 0.75)[kept], rtol=1e-6)
+    np.testing.assert_allclose(kept.mean(1), 0.75, atol=0.05)
+    assert (kept[0] != kept[1]).any()
+    np.testing.assert_array_equal(drop_out(x[1:], 0.25, keys[1:]), dropped[1:])
+    assert drop_out(x, 0.25, None) is x
+    assert drop_out(x, 0.0, keys) is x
+
+
+@pytest.mark.parametrize(
+    "model",
+    [WeakClassifier(3, 4, dropout=0.5), LatentClassifier(3, 4, dropout=0.5)],
+    ids=["image", "latent"],
+)
+def test_dropout_acts_before_the_last_layer_only(model):
+    image = isinstance(model, WeakClassifier)
+    x = images() if image else images().reshape(6, -1)
+    variables = model.init(jax.random.key(0), x, train=False)
+    keys = jax.random.split(jax.random.key(1), len(x))
+    outputs = [model.apply(variables, x, train=False, keys=k) for k in (None, keys)]
+    for name in outputs[0][1]:
+        np.testing.assert_array_equal(outputs[0][1][name], outputs[1][1][name])
+    head = variables["params"]["head"]
+    embedding = np.asarray(drop_out(outputs[1][1]["embedding"], 0.5, keys))
+    expected = embedding @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+    np.testing.assert_allclose(outputs[1][0], expected, rtol=1e-5, atol=1e-6)
+    assert (np.asarray(outputs[0][0]) != np.asarray(outputs[1][0])).any()
 
 
 def test_large_maps_are_averaged():

@@ -6,10 +6,11 @@ import json
 import pytest
 
 from cglo_jax.classifier.methods import METHODS, Method
-from cglo_jax.config.defaults import get_config
+from cglo_jax.config.defaults import flatten, get_config
 from cglo_jax.config.fingerprint import train_fingerprint
 from cglo_jax.errors import UserError
-from experiments.harness import runs
+from cglo_jax.files import storage
+from experiments.harness import paths, runs
 from experiments.harness.runs import Choice
 from experiments.harness.table import Column, Row
 from experiments.paper_tables import TABLE1, TABLE3, TABLE5
@@ -291,3 +292,20 @@ def test_newest_line_of_a_digest_counts(tmp_path):
 def test_a_wrong_field_is_refused():
     with pytest.raises(UserError, match="dropout is 2"):
         digest("baseline", **{"classify.dropout": 2.0})
+
+
+def test_lines_of_finished_runs_have_the_digest_of_what_they_changed():
+    fields = {*flatten(get_config())}
+    lines = storage.read_records(paths.RESULTS / "paper.jsonl")
+    assert len(lines) > 500
+    for line in lines:
+        identity = {"method": line["method"], "seed": line["seed"]}
+        assert line["digest"] == runs._hash({**identity, **line["changes"]})
+        assert line["changes"].keys() <= fields
+
+
+def test_a_field_with_its_default_is_no_part_of_a_digest():
+    assert runs.digest(get_config(), "cglo", 3) == runs._hash(
+        {"method": "cglo", "seed": 3}
+    )
+    assert runs.cglo_digest(get_config(), 3) == runs._hash({"seed": 3})
