@@ -274,8 +274,10 @@ def test_help_may_be_cut_off(arguments):
         ),
         (
             [DIGITS, "--config.dropout=1"],
-            "config has no field 'dropout': did you mean 'classify.dropout' or "
-            "'weak_classifier.dropout'?",
+            (
+                "config has no field 'dropout': did you mean 'classify.dropout' or "
+                "'weak_classifier.dropout'?"
+            ),
         ),
         (
             [DIGITS, "--config.zzz=1"],
