@@ -18,6 +18,7 @@ which was committed before it was run.
 
 import argparse
 import dataclasses
+import io
 import json
 import pathlib
 import statistics
@@ -38,6 +39,7 @@ from cglo_jax.data import dataset as data
 from cglo_jax.errors import UserError
 from cglo_jax.files import storage
 from cglo_jax.inference import sampler
+from cglo_jax.report import figures
 from cglo_jax.report.verdict import format_interval, format_mean, paired_difference
 from cglo_jax.stages import classify, train
 from cglo_jax.workdir import directory
@@ -47,6 +49,7 @@ from experiments.harness import entry, machine, paths, runs
 
 RESULTS = paths.RESULTS / "settings.jsonl"
 NEIGHBOURS = 5
+SHOWN = 12  # images in a figure
 BASELINE = "baseline"  # the row without cGLO
 
 
@@ -119,12 +122,14 @@ class Question:
       rows: name -> fields that differ from the data set's configuration; the first is the reference
         that the others are compared with.
       accuracy: whether a final classifier is trained beside each row, and one without cGLO.
+      figure: whether figures/settings_NAME.png shows reconstructions of the first draw by each row.
     """
 
     text: str
     data: Mapping[str, tuple[Callable[[], ConfigDict], tuple[int, ...]]]
     rows: Mapping[str, Mapping[str, Any]]
     accuracy: bool
+    figure: bool = False
 
 
 FIVE, TEN = tuple(range(30, 35)), tuple(range(30, 40))
@@ -229,6 +234,7 @@ QUESTIONS = {
             },
         },
         accuracy=True,
+        figure=True,
     ),
 }
 
@@ -300,8 +306,8 @@ def vote(z: np.ndarray, labels: np.ndarray) -> float:
 
 def measure(
     config: ConfigDict, workdir: pathlib.Path, dataset: data.Dataset, seed: int
-) -> dict[str, float]:
-    """Returns what a trained cGLO's codes and reconstructions are like."""
+) -> tuple[dict[str, float], np.ndarray]:
+    """Returns what a trained cGLO's codes are like, and its reconstructions uint8 [n, H, W, C]."""
     model = sampler.restore(config, workdir, dataset, seed)
     z, labels = np.asarray(model.z), dataset.labels
     within, between = quality.code_angles(z, labels)
@@ -310,7 +316,7 @@ def measure(
     difference = np.abs(data.to_float(images) - data.to_float(dataset.images))
     logged = storage.read_records(workdir / "metrics.jsonl")
     last = [line for line in logged if line.get("stage") == "train"][-1]
-    return {
+    line = {
         "within": within,
         "between": between,
         "apart": between - within,
@@ -318,10 +324,13 @@ def measure(
         "pixels": float(difference.mean()),
         "weak_loss": last.get("cross_entropy"),
     }
+    return line, images
 
 
-def do(run: Run, data_dir: str, weights: pathlib.Path) -> dict[str, Any]:
-    """Trains what a run needs and returns its line."""
+def do(
+    run: Run, data_dir: str, weights: pathlib.Path, pictures: pathlib.Path
+) -> dict[str, Any]:
+    """Trains what a run needs, keeps what the figure shows of it, and returns its line."""
     config = run.config
     config.dataset.data_dir = data_dir
     if config.external_weights:
@@ -336,7 +345,11 @@ def do(run: Run, data_dir: str, weights: pathlib.Path) -> dict[str, Any]:
         directory.create(config, workdir)
         if run.row != BASELINE:
             train.run(config, workdir, sets[0], run.seed)
-            line |= measure(config, workdir, sets[0], run.seed)
+            measured, images = measure(config, workdir, sets[0], run.seed)
+            line |= measured
+            if run.seed == QUESTIONS[run.question].data[run.data][1][0]:
+                _keep(pictures, run.row, images)
+                _keep(pictures, "image", sets[0].images)
         if QUESTIONS[run.question].accuracy:
             classify.run(config, workdir, sets, run.method, run.seed)
             result = read_result(result_path(workdir, run.method, run.seed))
@@ -350,6 +363,22 @@ def do(run: Run, data_dir: str, weights: pathlib.Path) -> dict[str, Any]:
         "date": machine.today(),
         "environment": used,
     }
+
+
+def _keep(pictures: pathlib.Path, name: str, images: np.ndarray) -> None:
+    pictures.mkdir(parents=True, exist_ok=True)
+    file = io.BytesIO()
+    np.save(file, images[quality.spread(len(images), SHOWN)])
+    storage.write_atomically(pictures / f"{name}.npy", file.getvalue())
+
+
+def draw(name: str, pictures: pathlib.Path) -> None:
+    """Draws images above their reconstructions by each row, once all rows have theirs."""
+    rows = ["image", *QUESTIONS[name].rows]
+    files = [pictures / f"{row}.npy" for row in rows]
+    if all(file.exists() for file in files):
+        grid = np.stack([np.load(file) for file in files])
+        figures.image_grid(grid, rows).save(paths.FIGURES / f"settings_{name}.png")
 
 
 COLUMNS = {
@@ -417,6 +446,9 @@ def main() -> None:
     parser.add_argument(
         "--weights", type=pathlib.Path, default=".", help="folder of VGG-16s (losses)"
     )
+    parser.add_argument(
+        "--workdir", type=pathlib.Path, default="runs/settings", help="of the pictures"
+    )
     parser.add_argument("--data", default="", help="only this of its data sets")
     parser.add_argument("--only_table", action="store_true", help="run nothing")
     parser.add_argument("--draws", type=int, default=0, help="only so many; 0 = all")
@@ -435,11 +467,15 @@ def main() -> None:
         skipped = skipped or (args.data and args.data != run.data)
         if args.only_table or skipped or finished.items() >= run.key.items():
             continue
-        line = {**(finished or do(run, args.data_dir, args.weights)), **run.key}
+        pictures = args.workdir / args.question
+        finished = finished or do(run, args.data_dir, args.weights, pictures)
+        line = {**finished, **run.key}
         done[run.digest] = line
         storage.append_record(RESULTS, line)
         shown = {k: v for k, v in line.items() if k not in ("digest", "environment")}
         print(json.dumps(shown), flush=True)
+    if question.figure:
+        draw(args.question, args.workdir / args.question)
     print(question.text)
     for source in question.data:
         print(f"\n{source}\n\n{table(args.question, source)}")

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cglo_jax.config import validation
 from cglo_jax.data import dataset as data
@@ -57,14 +58,20 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(settings, "RESULTS", tmp_path / "settings.jsonl")
     rows = {"first": {}, "no f_phi": {"weak_classifier.gamma": 0.0}}
     question = settings.Question(
-        "Which? The first.", {"made up": (create_config, (1, 2))}, rows, accuracy=True
+        "Which? The first.",
+        {"made up": (create_config, (1, 2))},
+        rows,
+        accuracy=True,
+        figure=True,
     )
+    monkeypatch.setattr(settings.paths, "FIGURES", tmp_path)
     monkeypatch.setattr(settings, "QUESTIONS", {"tiny": question})
     return settings.RESULTS
 
 
 def call(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["settings", "tiny", *arguments])
+    workdir = f"--workdir={settings.RESULTS.parent / 'pictures'}"
+    monkeypatch.setattr(sys, "argv", ["settings", "tiny", workdir, *arguments])
     settings.main()
 
 
@@ -79,6 +86,8 @@ def test_a_question_is_run_once_and_continued(tiny, monkeypatch, capsys):
     assert 60 < lines[1]["within"] < 120
     assert lines[1]["weak_loss"] > 0
     assert lines[2]["weak_loss"] is None
+    with Image.open(tiny.parent / "settings_tiny.png") as picture:
+        assert picture.height > 3 * 8  # images, and reconstructions of two rows
     call(monkeypatch)
     text = tiny.read_text()
     assert len(text.splitlines()) == 6
