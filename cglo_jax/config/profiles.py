@@ -30,12 +30,44 @@ PROFILES: dict[str, dict[str, Any]] = {
         "sample.batch_statistics": "batch",
         "classify.draw_per": "batch",
         "classify.augment_synthetic": False,
+        # AutoAugment and Cutout change every real image, Random Erasing every other one.
+        "classify.augment_probability": 1.0,
+        "classify.erasing_probability": 0.5,
+        "classify.cutout_form": "authors",
+        "classify.pad_value": -1.0,
     },
 }
 
+# What the authors' commands and tables of constants have for a data set, besides. Digits stand in for
+# CIFAR in the tables; their 8 pixels are too few for a Cutout of 5, and have no mean colour.
+_CIFAR_COMMAND = {"dataset.transductive": True, "dataset.split_per_seed": True}
+_OF_DATA: dict[str, dict[str, Any]] = {
+    "digits": _CIFAR_COMMAND,
+    "cifar10": {
+        **_CIFAR_COMMAND,
+        "classify.cutout_size": 5,
+        "classify.erasing_fill": (-0.0172, -0.0356, -0.107),
+    },
+    "cifar100": {
+        **_CIFAR_COMMAND,
+        "classify.cutout_size": 5,
+        "classify.erasing_fill": (0.014, -0.026, -0.118),
+    },
+    "caltech_birds2011": {  # its subsets are the same for every seed
+        "dataset.transductive": True,
+        "latent.noise": "none",
+        "classify.cutout_size": 5,
+        "classify.erasing_fill": (-0.03, -0.088, -0.188),
+    },
+}
+_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
+_UNLABELLED_PER_CLASS = 10
+
 
 def apply_profile(config: ConfigDict, name: str) -> ConfigDict:
-    """Returns `config` with the fields of the profile set.
+    """Returns `config` with the fields of the profile set, some of which depend on its data set.
+
+    Its `dataset.name`, `size`, `crop` and `classes` are read: they must be set before.
 
     Raises:
       UserError: there is no such profile.
@@ -43,6 +75,12 @@ def apply_profile(config: ConfigDict, name: str) -> ConfigDict:
     if name not in PROFILES:
         raise UserError(f"there is no profile {name!r}: use {' or '.join(PROFILES)}")
     fields = dict(PROFILES[name])
+    if name == "authors":
+        data = config.dataset
+        fields |= _OF_DATA.get(data.name, {})
+        if data.name in _CLASSES:
+            classes = data.classes or _CLASSES[data.name]
+            fields["dataset.unlabelled"] = _UNLABELLED_PER_CLASS * classes
     if config.dataset.crop or config.dataset.size > 64:
         fields.pop("reconstruction.layer_weights", None)
     config.update_from_flattened_dict(fields)

@@ -97,7 +97,8 @@ def load_datasets(
         train_set, test_set = dataset.load(config.dataset)
     if stage in ("all", "classify"):
         classify.check_longer(config, workdir)
-        methods.check_side(config.classify, train_set.images.shape[1])
+        _, side, _, channels = train_set.images.shape
+        methods.check_images(config.classify, side, channels)
     processes.check_equal("images", f"{train_set.digest} {test_set.digest}")
     print(dataset.describe(train_set, test_set), flush=True)
     if stage == "all" and not methods.need_cglo(config.classify.methods):

@@ -26,6 +26,15 @@ TUNED_FIELDS = ("lr", "weight_decay", "batch_size")  # of `config.classify`
 # a part for each. Raise it when code changes numbers, which no field of a configuration tells.
 RESULTS_VERSION = 1
 
+# Fields that are younger than results, with the value that means what was done before: a run that has
+# it is still the run that it was.
+_YOUNGER = {
+    "dataset.split_per_seed": False,
+    "classify.cutout_form": "square",
+    "classify.erasing_probability": 1.0,
+    "classify.erasing_fill": [0.0],
+}
+
 # Content counts in a work directory, not where it lies; here it is what tells runs apart.
 _WEIGHTS = ("reconstruction.weights", "classify.weights", "latent.init_weights")
 
@@ -113,7 +122,8 @@ def reset_unread(config: ConfigDict, method: str) -> ConfigDict:
 
 
 def _hash(fields: Mapping[str, Any]) -> str:
-    text = json.dumps(fields, sort_keys=True)
+    known = {k: v for k, v in fields.items() if k not in _YOUNGER or v != _YOUNGER[k]}
+    text = json.dumps(known, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -170,6 +180,13 @@ def tuned_sentence(choice: Choice, shots: int) -> str:
     )
 
 
+def own_images(choice: Choice) -> bool:
+    """Returns whether seed s has its own labelled images: by the setting, or as the profile has it."""
+    setting = SETTINGS[choice.scale, choice.data]
+    config = apply_profile(setting.config(), choice.profile)
+    return setting.own_images or config.dataset.split_per_seed
+
+
 def create_config(
     choice: Choice, row: Row, column: Column, seed: int
 ) -> ConfigDict | None:
@@ -187,8 +204,9 @@ def create_config(
             return None
         config.update_from_flattened_dict(tuned)
     config.dataset.data_dir = choice.data_dir
-    if setting.own_images:
+    if own_images(choice):
         config.dataset.split_seed = seed
+        config.dataset.split_per_seed = False  # a run here has one seed
     config.seeds = (seed,)
     config.devices = (
         1  # runs are spread over devices; no result depends on their number
