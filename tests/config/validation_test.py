@@ -179,6 +179,25 @@ def test_values_of_another_type(name, value, want):
     assert error_of(name, value).endswith(f"it must be {want}")
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("shots", 0, "so that every seed has all images: give --config.dataset.shots"),
+        ("holdout", 9, "which would be others for each seed: use one of the two"),
+    ],
+)
+def test_seeds_with_images_of_their_own_need_some_to_choose_from(field, value, says):
+    config = changed("dataset.split_per_seed", True)
+    validate(config)
+    config.dataset[field] = value
+    with pytest.raises(UserError) as error:
+        validate(config)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+    config.dataset.split_per_seed = False
+    validate(config)
+
+
 def test_a_long_value_is_not_repeated_in_full():
     text = error_of("dtype", "x" * 10_000)
     assert len(text) < 600 and "xxx ... xxx" in text

@@ -74,6 +74,27 @@ def test_the_split_seed_chooses_others_and_the_same_test_images():
     assert test_too.digest == test.digest
 
 
+def test_each_seed_draws_its_own_images_if_asked_for(monkeypatch):
+    opened = []
+    read = data.sources.read_digits
+    monkeypatch.setattr(
+        data.sources, "read_digits", lambda f: opened.append(f) or read(f)
+    )
+    own = {"shots": 5, "unlabelled": 20, "split_seed": 3}
+    images = data.Images(fields(**own, split_per_seed=True))
+    drawn = {seed: images.of(seed) for seed in (0, 1, 2)}
+    assert len(opened) == 1
+    for seed, (train, test) in drawn.items():
+        expected, tested = data.load(fields(**own | {"split_seed": 3 + seed}))
+        assert (train.digest, test.digest) == (expected.digest, tested.digest)
+        assert test.images is drawn[0][1].images  # read once
+        np.testing.assert_array_equal(train.images, expected.images)
+    assert len({train.digest for train, _ in drawn.values()}) == 3
+    assert images.of(1)[0].digest == drawn[1][0].digest
+    shared = data.Images(fields(**own))
+    assert shared.of(2)[0] is shared.of(0)[0]
+
+
 def test_some_classes_only():
     train, test = data.load(fields(shots=2, classes=4, unlabelled=30))
     kept = ["0", "3", "6", "9"]
