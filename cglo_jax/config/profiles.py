@@ -7,17 +7,20 @@ from ml_collections import ConfigDict
 from cglo_jax.errors import UserError
 
 # "paper" has the defaults: the paper's values and, where it gives none, ours. "authors" has the
-# values of their code, but for fields that set the length of a run. What still differs: their code
-# - trains for 202 epochs, and cGLO for CUB-200 with batches of 32 images;
-# - oversamples the few labelled images for the final classifier only, not for cGLO;
-# - has a generator without batch norm, of two dense and two transposed layers (for CUB-200 some
-#   200 M parameters);
-# - takes conv3_2 before its ReLU and, for CUB-200, the loss at a quarter of the side, too;
-# - for CUB-200 squashes images to 256 pixels and crops them by RandomResizedCrop;
-# - starts codes as N(0, .01), projects the whole table after every step, and creates the optimisers
-#   again every epoch;
-# - takes the angle of slerp over the batch's axis, and an image may be its own partner;
-# - reports the means of batches' accuracies.
+# values of their code, but for fields that set the length of a run. What no field reaches, in short
+# (docs/paper.md, "What --profile=authors still does otherwise", has it in full):
+# - length: 202 epochs, cGLO of CUB-200 with batches of 32, labelled images of cGLO not oversampled;
+# - images: exactly 10 unlabelled ones of each class; CUB-200 squashed to 256 pixels for G, and cropped by
+#   RandomResizedCrop for classifiers; a baseline whose labelled images are those of seed 0;
+# - generator: two dense and two transposed layers without batch norm, xavier, into [0, 1] (for
+#   CUB-200 some 200 M parameters at 256 pixels);
+# - loss: conv3_2 before its ReLU; for CUB-200 at a quarter of the side, too;
+# - codes: N(0, .01) at first, all projected after each step, one Adam for the table, and moved by
+#   f_phi's SGD as well; optimisers made anew for each epoch; hypercubes of neighbouring vertices;
+# - f_phi: inputs in [0, 1], xavier, its rate lower from the 60th batch of each epoch on;
+# - sampling: slerp's angle over the batch's axis, partners that may be the image itself;
+# - final classifiers: inputs normalised by the data's mean and deviation, AutoAugment of other
+#   magnitudes; MixMatch otherwise throughout; means of batches' accuracies.
 PROFILES: dict[str, dict[str, Any]] = {
     "paper": {},
     "authors": {
