@@ -93,10 +93,10 @@ def train_cglo(
       UserError: see `data.dataset.load` and `train.run`.
     """
     validation.validate(config)
-    dataset, test_set = data.load(config.dataset)
+    seed = config.seeds[0]
+    dataset, test_set = data.load(config.dataset, seed)
     print(data.describe(dataset, test_set), flush=True)
     directory.create(config, workdir)
-    seed = config.seeds[0]
     train.run(config, workdir, dataset, seed)
     return dataset, sampler.restore(config, workdir, dataset, seed)
 

@@ -61,11 +61,12 @@ def _mixup(keys, key_t, indices, shared, spec):
 
 
 def _cutout(key, x, spec):
-    return augment.cutout(key, x, spec.cutout_size)
+    forms = {"square": augment.cutout, "authors": augment.authors_cutout}
+    return forms[spec.cutout_form](key, x, spec.cutout_size)
 
 
 def _random_erasing(key, x, spec):
-    return augment.random_erasing(key, x)
+    return augment.random_erasing(key, x, spec.erasing_probability, spec.erasing_fill)
 
 
 def _autoaugment(key, x, spec):
@@ -91,8 +92,16 @@ METHODS = {
     "baseline": Method(reads=()),
     "cglo": Method(_cglo, from_cglo=True, reads=_SAMPLES),
     "pixelmix": Method(_pixelmix, reads=("sample.t_values", *_REPLACES)),
-    "cutout": Method(None, _cutout, reads=("classify.cutout_size", *_AUGMENTS)),
-    "random_erasing": Method(None, _random_erasing, reads=_AUGMENTS),
+    "cutout": Method(
+        None,
+        _cutout,
+        reads=("classify.cutout_size", "classify.cutout_form", *_AUGMENTS),
+    ),
+    "random_erasing": Method(
+        None,
+        _random_erasing,
+        reads=("classify.erasing_probability", "classify.erasing_fill", *_AUGMENTS),
+    ),
     "autoaugment": Method(None, _autoaugment, reads=_AUGMENTS),
     "autoaugment_cglo": Method(
         _cglo, _autoaugment, from_cglo=True, reads=(*_SAMPLES, *_AUGMENTS)
@@ -126,17 +135,24 @@ def check_names(names: Sequence[str]) -> None:
             )
 
 
-def check_side(fields: ConfigDict, side: int) -> None:
-    """Checks what the methods of `config.classify` do to images of `side` pixels.
+def check_images(fields: ConfigDict, side: int, channels: int) -> None:
+    """Checks what the methods of `config.classify` do to images of `side` pixels and `channels`.
 
     Raises:
-      UserError: Cutout would leave nothing of them.
+      UserError: Cutout would leave nothing of them, or Random Erasing's colour has other channels.
     """
     size = fields.cutout_size
     if "cutout" in fields.methods and size >= side:
         raise UserError(
             f"config.classify.cutout_size is {size}, but images have {side}x{side} pixels: use "
             f"less, such as {side // 2}"
+        )
+    fill = fields.erasing_fill
+    if "random_erasing" in fields.methods and len(fill) not in (1, channels):
+        raise UserError(
+            f"config.classify.erasing_fill has {len(fill)} values, but images have {channels} "
+            f"channel{'s' * (channels > 1)}: give one value"
+            + (f", or {channels}" if channels > 1 else "")
         )
 
 

@@ -62,8 +62,8 @@ class Method(NamedTuple):
     Attributes:
       replace: makes a new image for each of the batch, which takes the image's place with
         probability `classify.replace_probability`, before the random crop and flip, see `Replace`.
-      augment: changes an image, real or new, after the random crop and flip, with
-        probability `classify.augment_probability`, see `Augment`.
+      augment: changes an image, real or (`classify.augment_synthetic`) new, after the random crop
+        and flip, with probability `classify.augment_probability`, see `Augment`.
       loss: (outputs [B, K], targets [B, K]) -> float32 [B].
       from_cglo: whether it needs a trained cGLO.
       semi_supervised: whether it is MixMatch, which has a step of its own, `mixmatch.train_step`.
@@ -91,6 +91,9 @@ class StepSpec:
     augment_probability: float
     draw_per_batch: bool
     cutout_size: int
+    cutout_form: str
+    erasing_probability: float
+    erasing_fill: tuple[float, ...]
     mixup_alpha: float
     augment_synthetic: bool
     pad: int
@@ -149,6 +152,9 @@ def create_spec(
         augment_probability=c.augment_probability,
         draw_per_batch=c.draw_per == "batch",
         cutout_size=c.cutout_size,
+        cutout_form=c.cutout_form,
+        erasing_probability=c.erasing_probability,
+        erasing_fill=tuple(c.erasing_fill),
         mixup_alpha=c.mixup_alpha,
         augment_synthetic=c.augment_synthetic,
         pad=c.pad,
@@ -238,12 +244,12 @@ def create_batch(
     augmented = augment.standard(
         key_augment, x, pad=spec.pad, flip=spec.flip, pad_value=spec.pad_value
     )
-    if not spec.augment_synthetic:
-        augmented = jnp.where(replaced[:, None, None, None], x, augmented)
     if method.augment is not None:
         augmented = apply_per_example(
             method.augment, key_method, augmented, spec.augment_probability, spec
         )
+    if not spec.augment_synthetic:
+        augmented = jnp.where(replaced[:, None, None, None], x, augmented)
     return augmented, targets
 
 

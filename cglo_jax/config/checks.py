@@ -99,6 +99,10 @@ SHARE_LIST = Check(
     "numbers between 0 and 1",
     lambda shares: len(shares) > 0 and _are_numbers(shares, 0, 1),
 )
+COLOUR = Check(
+    "one or three numbers from -1 to 1, such as 0.0",
+    lambda values: len(values) in (1, 3) and _are_numbers(values, -1, 1),
+)
 FIVE_WEIGHTS = Check(
     "five numbers >= 0",
     lambda weights: len(weights) == 5 and _are_numbers(weights, 0, float("inf")),

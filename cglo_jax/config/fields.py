@@ -14,6 +14,7 @@ from cglo_jax.config.checks import (
     BACKGROUND,
     BELOW_1,
     BITS,
+    COLOUR,
     DEPTH,
     EPOCH_LIST,
     EXPORT_LIST,
@@ -238,8 +239,15 @@ ROWS: tuple[Section | Field, ...] = (
         "dataset.split_seed",
         0,
         "random seed that chooses the labelled images, the same ones for every run of "
-        "`seeds`",
+        "`seeds` unless dataset.split_per_seed",
         NOT_NEGATIVE,
+    ),
+    Field(
+        "dataset.split_per_seed",
+        False,
+        "choose other labelled (and unlabelled) images for each of `seeds`, by "
+        "dataset.split_seed + seed, so that intervals cover their choice, too",
+        source="A",
     ),
     Field(
         "dataset.classes",
@@ -693,6 +701,28 @@ ROWS: tuple[Section | Field, ...] = (
         POSITIVE,
     ),
     Field(
+        "classify.cutout_form",
+        "square",
+        'what Cutout cuts out: "square": a grey square around any pixel; "authors": '
+        "filled with the image's mean, its columns beginning at the number of its "
+        "first row by a slip, so that it may be of any width, or nothing [A]",
+        one_of("square", "authors"),
+    ),
+    Field(
+        "classify.erasing_probability",
+        1.0,
+        "probability that Random Erasing erases anything of an image that "
+        "classify.augment_probability has it change",
+        between(0, 1),
+    ),
+    Field(
+        "classify.erasing_fill",
+        (0.0,),
+        "colour that Random Erasing fills with, one value in [-1, 1] or one per "
+        "channel; 0 = mid-grey",
+        COLOUR,
+    ),
+    Field(
         "classify.mixup_alpha",
         1.0,
         "for the method mixup: both parameters of the Beta distribution of mixing "
@@ -808,7 +838,8 @@ ROWS: tuple[Section | Field, ...] = (
     Field(
         "classify.augment_synthetic",
         True,
-        "crop and flip synthetic images as real ones are",
+        "change synthetic images as real ones are: crop, flip, and in "
+        "autoaugment_cglo AutoAugment",
     ),
     Field(
         "classify.checkpoint_every_epochs",

@@ -7,21 +7,25 @@ from ml_collections import ConfigDict
 from cglo_jax.errors import UserError
 
 # "paper" has the defaults: the paper's values and, where it gives none, ours. "authors" has the
-# values of their code, but for fields that set the length of a run. What still differs: their code
-# - trains for 202 epochs, and cGLO for CUB-200 with batches of 32 images;
-# - oversamples the few labelled images for the final classifier only, not for cGLO;
-# - has a generator without batch norm, of two dense and two transposed layers (for CUB-200 some
-#   200 M parameters);
-# - takes conv3_2 before its ReLU and, for CUB-200, the loss at a quarter of the side, too;
-# - for CUB-200 squashes images to 256 pixels and crops them by RandomResizedCrop;
-# - starts codes as N(0, .01), projects the whole table after every step, and creates the optimisers
-#   again every epoch;
-# - takes the angle of slerp over the batch's axis, and an image may be its own partner;
-# - reports the means of batches' accuracies.
+# values of their code, but for fields that set the length of a run. What no field reaches, in short
+# (docs/paper.md, "What --profile=authors still does otherwise", has it in full):
+# - length: 202 epochs, cGLO of CUB-200 with batches of 32, labelled images of cGLO not oversampled;
+# - images: exactly 10 unlabelled ones of each class; CUB-200 squashed to 256 pixels for G, and cropped by
+#   RandomResizedCrop for classifiers; a baseline whose labelled images are those of seed 0;
+# - generator: two dense and two transposed layers without batch norm, xavier, into [0, 1] (for
+#   CUB-200 some 200 M parameters at 256 pixels);
+# - loss: conv3_2 before its ReLU; for CUB-200 at a quarter of the side, too;
+# - codes: N(0, .01) at first, all projected after each step, one Adam for the table, and moved by
+#   f_phi's SGD as well; optimisers made anew for each epoch; hypercubes of neighbouring vertices;
+# - f_phi: inputs in [0, 1], xavier, its rate lower from the 60th batch of each epoch on;
+# - sampling: slerp's angle over the batch's axis, partners that may be the image itself;
+# - final classifiers: inputs normalised by the data's mean and deviation, AutoAugment of other
+#   magnitudes; MixMatch otherwise throughout; means of batches' accuracies.
 PROFILES: dict[str, dict[str, Any]] = {
     "paper": {},
     "authors": {
         "latent.dim": 512,
+        "latent.noise_gain": 1.414,
         # Three taps, relu1_2, relu2_2 and conv3_2, of images in [-1, 1]; five at 224 px.
         "reconstruction.layer_weights": (1.0, 1.0, 1.0, 0.0, 0.0),
         "reconstruction.normalize": False,
@@ -30,12 +34,44 @@ PROFILES: dict[str, dict[str, Any]] = {
         "sample.batch_statistics": "batch",
         "classify.draw_per": "batch",
         "classify.augment_synthetic": False,
+        # AutoAugment and Cutout change every real image, Random Erasing every other one.
+        "classify.augment_probability": 1.0,
+        "classify.erasing_probability": 0.5,
+        "classify.cutout_form": "authors",
+        "classify.pad_value": -1.0,
     },
 }
 
+# What the authors' commands and tables of constants have for a data set, besides. Digits stand in for
+# CIFAR in the tables; their 8 pixels are too few for a Cutout of 5, and have no mean colour.
+_CIFAR_COMMAND = {"dataset.transductive": True, "dataset.split_per_seed": True}
+_OF_DATA: dict[str, dict[str, Any]] = {
+    "digits": _CIFAR_COMMAND,
+    "cifar10": {
+        **_CIFAR_COMMAND,
+        "classify.cutout_size": 5,
+        "classify.erasing_fill": (-0.0172, -0.0356, -0.107),
+    },
+    "cifar100": {
+        **_CIFAR_COMMAND,
+        "classify.cutout_size": 5,
+        "classify.erasing_fill": (0.014, -0.026, -0.118),
+    },
+    "caltech_birds2011": {  # its subsets are the same for every seed
+        "dataset.transductive": True,
+        "latent.noise": "none",
+        "classify.cutout_size": 5,
+        "classify.erasing_fill": (-0.03, -0.088, -0.188),
+    },
+}
+_CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
+_UNLABELLED_PER_CLASS = 10
+
 
 def apply_profile(config: ConfigDict, name: str) -> ConfigDict:
-    """Returns `config` with the fields of the profile set.
+    """Returns `config` with the fields of the profile set, some of which depend on its data set.
+
+    Its `dataset.name`, `size`, `crop` and `classes` are read: they must be set before.
 
     Raises:
       UserError: there is no such profile.
@@ -43,6 +79,12 @@ def apply_profile(config: ConfigDict, name: str) -> ConfigDict:
     if name not in PROFILES:
         raise UserError(f"there is no profile {name!r}: use {' or '.join(PROFILES)}")
     fields = dict(PROFILES[name])
+    if name == "authors":
+        data = config.dataset
+        fields |= _OF_DATA.get(data.name, {})
+        if data.name in _CLASSES:
+            classes = data.classes or _CLASSES[data.name]
+            fields["dataset.unlabelled"] = _UNLABELLED_PER_CLASS * classes
     if config.dataset.crop or config.dataset.size > 64:
         fields.pop("reconstruction.layer_weights", None)
     config.update_from_flattened_dict(fields)

@@ -27,6 +27,7 @@ def validate(config: ConfigDict) -> None:
     _validate_noise(flat)
     _validate_sides(flat)
     _validate_weights(flat)
+    _validate_split(flat)
 
 
 def _check(ok: bool, config_name: str, value: Any, want: str) -> None:
@@ -65,6 +66,22 @@ def _validate_sides(flat: dict[str, Any]) -> None:
     near = sorted(sorted(SIDES, key=lambda s: abs(s - side))[:2])
     want = f"4 or 7, doubled at least once, such as {near[0]} or {near[1]}"
     _check(not side or side in SIDES, name, side, want)
+
+
+def _validate_split(flat: dict[str, Any]) -> None:
+    """Checks that seeds can have training images of their own, and be tested on the same images."""
+    if not flat["dataset.split_per_seed"]:
+        return
+    if not flat["dataset.shots"]:
+        raise UserError(
+            "config.dataset.split_per_seed is True, but dataset.shots is 0, so that every seed has "
+            "all images: give --config.dataset.shots a number, or leave split_per_seed out"
+        )
+    if flat["dataset.holdout"]:
+        raise UserError(
+            "config.dataset.split_per_seed is True, but dataset.holdout tests on training images, "
+            "which would be others for each seed: use one of the two"
+        )
 
 
 def _validate_weights(flat: dict[str, Any]) -> None:

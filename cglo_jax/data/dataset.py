@@ -1,7 +1,7 @@
 """Digits, own folders or any data set that TFDS has prepared -> small-sample `Dataset`s.
 
-Which images are taken depends only on (split_seed, image content), so the same call takes the
-same images on every machine.
+Which images are taken depends only on (split_seed, image content), and with `split_per_seed` on the
+run's seed, so the same call takes the same images on every machine.
 """
 
 import dataclasses
@@ -100,11 +100,19 @@ class Dataset:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def load(fields: ConfigDict) -> tuple[Dataset, Dataset]:
+def split_seed_of(fields: ConfigDict, seed: int) -> int:
+    """Returns the seed that chooses the training images of a run's seed."""
+    return fields.split_seed + (seed if fields.split_per_seed else 0)
+
+
+def load(fields: ConfigDict, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Reads the training and the test images that `config.dataset` names.
 
     Training images are the labelled images first, then the unlabelled pool, then, if
     `transductive`, the test images; the labels of the last two are -1.
+
+    Args:
+      seed: of the run, on which the training images depend with `split_per_seed`.
 
     Returns:
       (train, test).
@@ -113,13 +121,61 @@ def load(fields: ConfigDict) -> tuple[Dataset, Dataset]:
       UserError: the data set is unknown, not prepared, has too few images of a class, or
         test images without labels.
     """
-    splits = _choose_classes(read(fields), fields.classes)
-    names, pool = splits.class_names, splits.train
-    labelled, unlabelled, held_out = _choose(pool, names, fields)
-    take = functools.partial(_take, names=names, fields=fields)
-    if fields.holdout:
-        test_set = take(pool, held_out, "held out of train")
-    else:
+    return Images(fields).of(seed)
+
+
+class Images:
+    """The images of a run, seed by seed; all seeds have the same ones unless `split_per_seed`.
+
+    The data set is opened once, its test images, which are the same for all seeds, are read once, and
+    the newest seed's training images are kept.
+    """
+
+    def __init__(self, fields: ConfigDict) -> None:
+        """Opens the data set; raises UserError as `load`."""
+        self._fields = fields
+        self._splits = _choose_classes(read(fields), fields.classes)
+        self._test_set: Dataset | None = None
+        self._newest: dict[int, tuple[Dataset, Dataset]] = {}
+
+    def of(self, seed: int) -> tuple[Dataset, Dataset]:
+        """Returns (training images, test images) of a seed; raises UserError, see `load`."""
+        split_seed = split_seed_of(self._fields, seed)
+        if split_seed not in self._newest:
+            self._newest.clear()  # they can be large
+            self._newest[split_seed] = self._read(split_seed)
+        return self._newest[split_seed]
+
+    def _read(self, split_seed: int) -> tuple[Dataset, Dataset]:
+        fields, splits = self._fields, self._splits
+        names, pool = splits.class_names, splits.train
+        labelled, unlabelled, held_out = _choose(pool, names, fields, split_seed)
+        take = functools.partial(_take, names=names, fields=fields)
+        if self._test_set is None:
+            self._test_set = self._read_test_set(held_out)
+        test_set = self._test_set
+        parts = [
+            take(pool, labelled, "train", whole=bool(fields.crop)),
+            _hide_labels(take(pool, unlabelled, "train")),
+        ]
+        if fields.transductive:
+            parts.append(_hide_labels(test_set))
+        train_set = dataclasses.replace(
+            _concatenate(parts),
+            balanced=fields.class_weights,
+            notes=splits.notes,
+            skipped=splits.skipped,
+            conversion=splits.conversion,
+        )
+        near = _name_near_copies(train_set, test_set, splits.near)
+        return train_set, dataclasses.replace(test_set, near_copies=near)
+
+    def _read_test_set(self, held_out: np.ndarray) -> Dataset:
+        """Reads the images to test on: `held_out`, positions in the pool, if the run holds any out."""
+        fields, splits = self._fields, self._splits
+        take = functools.partial(_take, names=splits.class_names, fields=fields)
+        if fields.holdout:
+            return take(splits.train, held_out, "held out of train")
         everything = np.arange(len(splits.test.ids))
         test_set = take(splits.test, everything, splits.test_name)
         if (test_set.labels < 0).any():
@@ -127,21 +183,7 @@ def load(fields: ConfigDict) -> tuple[Dataset, Dataset]:
                 f"data set {fields.name!r} keeps the labels of its test images to itself: "
                 "test on N unused training images, --config.dataset.holdout=N"
             )
-    parts = [
-        take(pool, labelled, "train", whole=bool(fields.crop)),
-        _hide_labels(take(pool, unlabelled, "train")),
-    ]
-    if fields.transductive:
-        parts.append(_hide_labels(test_set))
-    train_set = dataclasses.replace(
-        _concatenate(parts),
-        balanced=fields.class_weights,
-        notes=splits.notes,
-        skipped=splits.skipped,
-        conversion=splits.conversion,
-    )
-    near = _name_near_copies(train_set, test_set, splits.near)
-    return train_set, dataclasses.replace(test_set, near_copies=near)
+        return test_set
 
 
 def _name_near_copies(
@@ -174,18 +216,16 @@ def _choose_classes(splits: sources.Splits, count: int) -> sources.Splits:
 
 
 def _choose(
-    pool: sources.Source, names: Sequence[str], fields: ConfigDict
+    pool: sources.Source, names: Sequence[str], fields: ConfigDict, split_seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns positions in the pool, int [n] each: labelled, unlabelled, held out to test on."""
     everything = np.arange(len(pool.ids))
     may = everything if pool.eligible is None else np.flatnonzero(pool.eligible)
     ids = [pool.ids[i] for i in may]
-    labelled = may[
-        choose_shots(ids, pool.labels[may], names, fields.shots, fields.split_seed)
-    ]
+    labelled = may[choose_shots(ids, pool.labels[may], names, fields.shots, split_seed)]
     rest = np.setdiff1d(everything, labelled)
     ids = [pool.ids[i] for i in rest]
-    rest = rest[sources.rank_ids(ids, fields.split_seed, "unlabelled")]
+    rest = rest[sources.rank_ids(ids, split_seed, "unlabelled")]
     needed = fields.unlabelled + fields.holdout
     if needed > len(rest):
         raise UserError(

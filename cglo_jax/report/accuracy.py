@@ -28,17 +28,24 @@ Points of top-1 accuracy, method minus {baseline}, over runs that share a seed.
 """
 _INTERVAL = """
 A method helped if its whole {percent} interval (Student's t over seeds) is above 0, and hurt if
-the whole interval is below. The interval covers what differs between seeds: initialisation, order,
-noise and augmentation. It does not cover:
+the whole interval is below. The interval covers what differs between seeds: {differing}. It does not
+cover:
 """
 _NO_INTERVAL = """
 With one seed there is no interval, and so no verdict: a difference may be chance alone. Run it
 again with three or more, as in --config.seeds="(0,1,2)". Their interval would not cover:
 """
-_LIMITS = """
+_DIFFERING = "initialisation, order, noise and augmentation"
+_DIFFERING_IMAGES = (
+    "the choice of the labelled images, which each seed drew anew (dataset.split_per_seed), "
+    "initialisation, order, noise and augmentation"
+)
+_SHARED_IMAGES = """
 Other training images. All seeds share those of dataset.split_seed {split_seed}; with few of them,
 another choice may change more than a seed does.
 
+"""
+_LIMITS = """
 Other test images. {test_images} alone give each accuracy a standard error of up to {error:.2f}
 points.
 
@@ -103,8 +110,11 @@ def differences(
     percent = f"{100 * flat['report.confidence']:g}%"
     top1 = [r["top1"] for runs in results.values() for r in runs.values()]
     counted = any(c.low is not None for c in comparisons)
+    own_images = flat["dataset.split_per_seed"]
+    limits = _LIMITS if own_images else _SHARED_IMAGES + _LIMITS
     values = {
         "baseline": BASELINE,
+        "differing": _DIFFERING_IMAGES if own_images else _DIFFERING,
         "percent": percent,
         "split_seed": flat["dataset.split_seed"],
         "test_images": plural(n_test, "image"),
@@ -114,7 +124,7 @@ def differences(
         _paired_differences(comparisons, percent),
         *map(Text, _notes(comparisons, n_test, flat["report.confidence"])),
         Text(_fill(_INTERVAL if counted else _NO_INTERVAL, **values)),
-        Items([_fill(limit, **values) for limit in _LIMITS.split("\n\n")]),
+        Items([_fill(limit, **values) for limit in limits.strip().split("\n\n")]),
     ]
     return Section(heading, [_fill(_DIFFERENCE, **values)], blocks=blocks)
 

@@ -56,9 +56,20 @@ class Run(NamedTuple):
         """The first of its results, for what is the same in all."""
         return verdict.first_result(self.results)
 
-    def images(self, name: str) -> str | None:
-        """Returns the digest of its "images" (to train on) or "test_images"."""
-        return self.first_result["fingerprint"].get(name)
+    def images(self, name: str) -> dict[int, str | None]:
+        """Returns the digest of its "images" (to train on) or "test_images" by seed."""
+        return {
+            seed: result["fingerprint"].get(name)
+            for of_method in self.results.values()
+            for seed, result in of_method.items()
+        }
+
+    def shares(self, name: str, other: "Run") -> bool:
+        """Whether both have the same "images" or "test_images", for the seeds that both have."""
+        ours, theirs = self.images(name), other.images(name)
+        if seeds := ours.keys() & theirs.keys():
+            return all(ours[seed] == theirs[seed] for seed in seeds)
+        return set(ours.values()) == set(theirs.values())
 
     def top1(self, method: str) -> dict[int, float]:
         """Returns the accuracies of a method by seed, in percent."""
@@ -140,11 +151,11 @@ def _differing_images(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
     """Returns a text per pair of runs that differ in test images, and in training images only."""
     of_test, of_training = [], []
     for a, b in itertools.combinations(runs, 2):
-        if a.images("test_images") != b.images("test_images"):
+        if not a.shares("test_images", b):
             of_test.append(
                 f"{a.name} and {b.name} differ in test images: their accuracies cannot be compared."
             )
-        elif a.images("images") != b.images("images"):
+        elif not a.shares("images", b):
             of_training.append(
                 f"{a.name} and {b.name} differ in training images: a difference of their "
                 "accuracies may come from these alone."
@@ -219,7 +230,7 @@ def _interval(mean: float, low: float | None, high: float | None) -> str:
 
 def _paired(run: Run, first: Run, method: str, confidence: float) -> str:
     """Writes the difference of two runs over the seeds that both have."""
-    same = all(run.images(k) == first.images(k) for k in ("images", "test_images"))
+    same = all(run.shares(name, first) for name in ("images", "test_images"))
     ours, theirs = run.top1(method), first.top1(method)
     seeds = sorted(ours.keys() & theirs.keys())
     if not (same and seeds):

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from cglo_jax.classifier.methods import METHODS
 from cglo_jax.config.defaults import get_config
 from cglo_jax.config.fingerprint import classify_fingerprint, train_fingerprint
-from cglo_jax.data.dataset import Dataset
+from cglo_jax.data.dataset import Dataset, split_seed_of
 from cglo_jax.files import ownership
 from cglo_jax.report import verdict
 from cglo_jax.report.markdown import render
@@ -52,6 +52,7 @@ def write_generator_card(
         n_unlabelled=len(dataset.ids) - dataset.num_labelled,
         shape=meta["shape"],
         config=config,
+        split_seed=split_seed_of(config.dataset, seed),
         seed=seed,
         meta=meta,
         changed=_changed(train_fingerprint, config),
@@ -82,6 +83,7 @@ def write_classifier_card(
         error=verdict.accuracy_error(result["top1"], result["n_test"]),
         network=_describe_network(config),
         config=config,
+        split_seed=split_seed_of(config.dataset, result["seed"]),
         result=result,
         changed=_changed_for(result["method"], config),
         versions=", ".join(f"{k} {v}" for k, v in versions.items() if k in _VERSIONS),

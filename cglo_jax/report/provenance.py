@@ -64,9 +64,11 @@ def priors(results: Results, flat: Mapping[str, Any]) -> Section:
     if data["transductive"]:
         among = ", the test images among them"
         seen = "yes: cglo reconstructs the test images too, without labels"
-    labelled = plural(data["n_labelled"], "image")
+    labelled = f"{plural(data['n_labelled'], 'image')} of {plural(data['num_classes'], 'class')}"
+    if flat["dataset.split_per_seed"]:
+        labelled += ", others for each seed"
     rows = [
-        ["Labelled images", f"{labelled} of {plural(data['num_classes'], 'class')}"],
+        ["Labelled images", labelled],
         ["Unlabelled images", f"{data['n_unlabelled']}{among}"],
         ["Transductive", seen],
         ["External weights", weights],
@@ -74,7 +76,10 @@ def priors(results: Results, flat: Mapping[str, Any]) -> Section:
         ["Labels of test images", "used only to compute the accuracies above"],
     ]
     if near := data["near_copies"]:
-        text = f"{near} of {n_test}: included in the accuracies, listed below"
+        of_seed = (
+            f" for seed {result['seed']}" if flat["dataset.split_per_seed"] else ""
+        )
+        text = f"{near} of {n_test}{of_seed}: included in the accuracies, listed below"
         rows.append(["Test images that are near copies of training images", text])
     if added:
         text = f"{plural(added, 'image')}: added after the generator was trained"

@@ -123,9 +123,8 @@ def read_results(workdir: pathlib.Path, config: ConfigDict) -> Results:
     for result in read:
         _check_settings(result, now)
         _check_comparable(read[0], result)
-        _check_comparable(
-            next(r for r in read if r["method"] == result["method"]), result
-        )
+        for name in ("method", "seed"):
+            _check_comparable(next(r for r in read if r[name] == result[name]), result)
         results.setdefault(result["method"], {})[result["seed"]] = result
     return results
 
@@ -156,7 +155,9 @@ def _directory(result: Result) -> str:
 
 def _check_comparable(a: Result, b: Result) -> None:
     # Fields of the configuration are compared in `_check_settings`; these are not among them.
-    names = ["steps", "n_test", "images", "test_images", "weights"]
+    names = ["steps", "n_test", "test_images", "weights"]
+    own = a["fingerprint"].get("dataset.split_per_seed")  # of each seed
+    names += [] if own and a["seed"] != b["seed"] else ["images"]
     names += ["perceptual_digest"] if a["method"] == b["method"] else []
     for name in names:
         values = [r.get(name, r["fingerprint"].get(name)) for r in (a, b)]

@@ -308,20 +308,22 @@ def find_old(config: ConfigDict, workdir: pathlib.Path) -> list[str]:
 
 
 def check_cglo(
-    config: ConfigDict, workdir: pathlib.Path, data: tuple[Dataset, Dataset]
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    data: tuple[Dataset, Dataset],
+    seed: int,
 ) -> None:
-    """Checks that every cGLO is there that a classifier needs, before any is trained.
+    """Checks that the cGLO of a seed is there if a classifier needs it, before any is trained.
 
     Raises:
       UserError: one is not, or it is not fully trained or has learnt the test images.
     """
-    for seed in config.seeds:
-        if any(
-            _is_to_train(result_path(workdir, method, seed), config, method)
-            for method in config.classify.methods
-            if METHODS[method].from_cglo
-        ):
-            _restore_complete(config, workdir, data, seed)
+    if any(
+        _is_to_train(result_path(workdir, method, seed), config, method)
+        for method in config.classify.methods
+        if METHODS[method].from_cglo
+    ):
+        _restore_complete(config, workdir, data, seed)
 
 
 def _is_to_train(path: pathlib.Path, config: ConfigDict, method: str) -> bool:

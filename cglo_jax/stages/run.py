@@ -22,6 +22,10 @@ _NO_CGLO = (
     "no method of config.classify.methods uses cGLO: it is trained for the images and figures of "
     "--stage=sample only (--stage=classify leaves it out)"
 )
+_PER_SEED = (
+    "each seed draws its own labelled images (config.dataset.split_per_seed): so many of each class, "
+    "the same test images for all"
+)
 
 
 def run_command(
@@ -51,14 +55,14 @@ def run_command(
             _run_offline_stage(config, workdir, stage)
         return
     check_before_start(config, workdir, stage, fresh)
-    datasets = load_datasets(config, workdir, stage, fresh)
+    images = load_images(config, workdir, stage, fresh)
     if several:
         print(processes.describe(), flush=True)
     check_weights(config, stage)
     interrupts.begin()
-    with _begin_run(config, workdir, stage, fresh, datasets[0]):
+    with _begin_run(config, workdir, stage, fresh, images.of(config.seeds[0])[0]):
         processes.check_workdir(workdir)
-        _run_stages(config, workdir, stage, datasets)
+        _run_stages(config, workdir, stage, images)
 
 
 def check_command(
@@ -89,19 +93,30 @@ def check_before_start(
         directory.check(config, workdir, stage)
 
 
-def load_datasets(
+def load_images(
     config: ConfigDict, workdir: pathlib.Path, stage: str, fresh: bool
-) -> tuple[Dataset, Dataset]:
-    """Returns (training images, test images), after checks that the stage can use them."""
+) -> dataset.Images:
+    """Returns the images of every seed, after checks that the stage can use the first seed's."""
     with directory.listing_skipped(workdir, fresh=fresh):
-        train_set, test_set = dataset.load(config.dataset)
+        images = dataset.Images(config.dataset)
+        train_set, test_set = images.of(config.seeds[0])
     if stage in ("all", "classify"):
         classify.check_longer(config, workdir)
-        methods.check_side(config.classify, train_set.images.shape[1])
-    processes.check_equal("images", f"{train_set.digest} {test_set.digest}")
+        _, side, _, channels = train_set.images.shape
+        methods.check_images(config.classify, side, channels)
+    _take(images, config.seeds[0])
     print(dataset.describe(train_set, test_set), flush=True)
+    if config.dataset.split_per_seed:
+        print(_PER_SEED, flush=True)
     if stage == "all" and not methods.need_cglo(config.classify.methods):
         print(_NO_CGLO, flush=True)
+    return images
+
+
+def _take(images: dataset.Images, seed: int) -> tuple[Dataset, Dataset]:
+    """Returns (training images, test images) of a seed, which all processes take together."""
+    train_set, test_set = images.of(seed)
+    processes.check_equal("images", f"{train_set.digest} {test_set.digest}")
     return train_set, test_set
 
 
@@ -165,20 +180,23 @@ def _run_stages(
     config: ConfigDict,
     workdir: pathlib.Path,
     stage: str,
-    datasets: tuple[Dataset, Dataset],
+    images: dataset.Images,
 ) -> None:
     first = parallel.is_first_process()
     if stage in ("all", "train"):
-        _train(config, workdir, stage, datasets)
+        _train(config, workdir, stage, images)
     if stage in ("all", "sample") and first:
         from cglo_jax.stages import sample
 
-        folder = sample.run(config, workdir, datasets, config.seeds[0])
+        seed = config.seeds[0]
+        folder = sample.run(config, workdir, images.of(seed), seed)
         print(f"images and figures: {folder}", flush=True)
     parallel.barrier("samples")
     if stage in ("all", "classify"):
-        classify.check_cglo(config, workdir, datasets)
         for seed in config.seeds:
+            classify.check_cglo(config, workdir, _take(images, seed), seed)
+        for seed in config.seeds:
+            datasets = _take(images, seed)
             for method in config.classify.methods:
                 classify.run(config, workdir, datasets, method, seed)
     if stage == "all" and first:
@@ -191,10 +209,11 @@ def _train(
     config: ConfigDict,
     workdir: pathlib.Path,
     stage: str,
-    datasets: tuple[Dataset, Dataset],
+    images: dataset.Images,
 ) -> None:
     """Trains the cGLO of every seed, or only codes."""
     for seed in config.seeds:
+        datasets = _take(images, seed)
         if config.train.only_codes:
             from cglo_jax.stages import fit_codes
 

@@ -47,6 +47,12 @@ class Augment(enum.IntEnum):
     METHOD = 3
 
 
+class Erasing(enum.IntEnum):
+    """Data folded into the key of Random Erasing; starts at 4, as it splits that key in 4."""
+
+    WHETHER = 4
+
+
 class Pair(enum.IntEnum):
     """Data folded into an image's replacement key; starts at 3, as `sampling.draw_pairs` splits it in 3."""
 

@@ -14,7 +14,7 @@ from cglo_jax.config.profiles import PROFILES
 from cglo_jax.errors import UserError
 from cglo_jax.files import storage
 from experiments.harness import estimate, machine, markdown, runs, work
-from experiments.harness.scales import DATA, SCALES, SETTINGS
+from experiments.harness.scales import DATA, OWN_IMAGES, SCALES, SETTINGS
 from experiments.harness.table import Table
 
 
@@ -206,6 +206,8 @@ def write_table(
     """Writes the table of all results there are, if there are any, and returns it."""
     scale, data = choice.scale, choice.data
     sentence, left = SETTINGS[scale, data].sentence, runs.missing(planned)
+    if runs.own_images(choice) and not SETTINGS[scale, data].own_images:
+        sentence += " " + OWN_IMAGES
     notes = [sentence, describe_profile(choice, planned), *notes]
     if left:
         notes.append(f"{len(left)} runs are missing.")

@@ -175,6 +175,13 @@ def tuned_sentence(choice: Choice, shots: int) -> str:
     )
 
 
+def own_images(choice: Choice) -> bool:
+    """Returns whether seed s has its own labelled images: by the setting, or as the profile has it."""
+    setting = SETTINGS[choice.scale, choice.data]
+    config = apply_profile(setting.config(), choice.profile)
+    return setting.own_images or config.dataset.split_per_seed
+
+
 def create_config(
     choice: Choice, row: Row, column: Column, seed: int
 ) -> ConfigDict | None:
@@ -192,8 +199,9 @@ def create_config(
             return None
         config.update_from_flattened_dict(tuned)
     config.dataset.data_dir = choice.data_dir
-    if setting.own_images:
+    if own_images(choice):
         config.dataset.split_seed = seed
+        config.dataset.split_per_seed = False  # a run here has one seed
     config.seeds = (seed,)
     config.devices = (
         1  # runs are spread over devices; no result depends on their number

@@ -44,6 +44,8 @@ _BFLOAT16 = (
 # The noise's gain when the tables for two cores were run; the default is the authors' since.
 _GAIN = {"latent.noise_gain": 0.577}
 
+OWN_IMAGES = "Seed s draws its own labelled images, so the spread includes theirs."
+
 SETTINGS: dict[tuple[str, str], Setting] = {
     ("cpu", "digits"): Setting(
         digits.get_config,
@@ -58,7 +60,7 @@ SETTINGS: dict[tuple[str, str], Setting] = {
         sentence="Shrunk to two cores: scikit-learn's 8x8 digits (10 classes, 797 test "
         "images), no external weights (Laplacian loss), cGLO of 1000 labelled steps of 50 "
         "images, WRN-10-2 of 600 steps of 50 images in place of WRN-28-10 of 78,000 steps of "
-        "128. Seed s draws its own labelled images, so the spread includes theirs. Digits are white "
+        f"128. {OWN_IMAGES} Digits are white "
         "on black: what Cutout, Random Erasing and AutoAugment fill with, mid-grey, is no background "
         "there.",
     ),
@@ -80,8 +82,7 @@ SETTINGS: dict[tuple[str, str], Setting] = {
         sentence="Shrunk to two cores: real CIFAR-100 images of 10 of the 100 classes (1000 "
         "test images), no external weights (Laplacian loss), generator of half the width and "
         "600 labelled steps of 50 images, WRN-10-2 of 300 steps of 32 images in place of WRN-28-10 "
-        "of 78,000 steps of 128. Seed s draws its own labelled images, so the spread includes "
-        "theirs.",
+        f"of 78,000 steps of 128. {OWN_IMAGES}",
     ),
     ("hour", "cifar100"): Setting(
         cifar100.get_config,

@@ -214,7 +214,7 @@ def run(
     Raises:
       UserError: one of them is not there or not finished.
     """
-    datasets = dataset.load(config.dataset)
+    datasets = dataset.load(config.dataset, seed)
     train_set, test_set = datasets
     variables, network = restore_classifier(config, workdir, datasets, seed)
     model = sampler.restore(config, workdir, train_set, seed, complete=True)

@@ -1,5 +1,7 @@
 """Tests of cglo_jax/classifier/augment.py."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,6 +147,50 @@ def test_cutout_by_hand():
     # Around pixel 0 of a side lie 4 of 8 pixels inside, around pixel 4 all.
     assert set(heights) == set(widths) == {4, 5, 6, 7, 8}
     assert not augment.cutout(keys(1)[0], x, 16).any()
+
+
+def their_cutout(levels: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
+    """What the authors' `Cutout_` makes of a corner, in whole levels; its slip is the third line."""
+    y, mean, bottom, right = levels.copy(), int(levels.mean()), top + size, left + size
+    top = max(top, 0)
+    left = 0 if left < 0 else top
+    y[top:bottom, left:right] = mean
+    return y
+
+
+@pytest.mark.parametrize(("side", "size"), [(8, 3), (9, 4)])
+def test_the_authors_cutout_is_each_of_their_rectangles_equally_often(side, size):
+    levels = np.random.default_rng(0).integers(0, 256, (side, side, 3))
+    x = jnp.asarray(levels / 127.5 - 1, jnp.float32)
+    cut = jax.jit(jax.vmap(lambda key: augment.authors_cutout(key, x, size)))
+    found = np.round((np.asarray(cut(keys(6000))) + 1) * 127.5).astype(int)
+    corners = range(-(size // 2), side - size)
+    expected = collections.Counter(
+        their_cutout(levels, top, left, size).tobytes()
+        for top in corners
+        for left in corners
+    )
+    counts = collections.Counter(y.astype(levels.dtype).tobytes() for y in found)
+    assert counts.keys() == expected.keys()
+    share = len(found) / len(corners) ** 2
+    for image_bytes, n in expected.items():
+        assert counts[image_bytes] == pytest.approx(
+            n * share, abs=6 * (n * share) ** 0.5
+        )
+    assert expected[levels.tobytes()] >= 1  # the slip leaves some images as they are
+
+
+def test_random_erasing_with_a_probability_and_a_colour():
+    x, fill = jnp.ones((16, 16, 3)), (0.014, -0.026, -0.118)
+    always = jax.vmap(lambda key: augment.random_erasing(key, x))
+    half = jax.vmap(lambda key: augment.random_erasing(key, x, 0.5, fill))
+    every, some = (np.asarray(jax.jit(f)(keys(1000))) for f in (always, half))
+    erased = (some != 1).any((1, 2, 3))
+    assert 0.42 < erased.mean() < 0.58
+    # The same rectangles, in the colour.
+    np.testing.assert_array_equal((some != 1)[erased], (every != 1)[erased])
+    colours = np.unique(some[(some != 1).all(-1)], axis=0)
+    np.testing.assert_array_equal(colours, np.float32([fill]))
 
 
 def zhong_rectangles(n: int, height: int, width: int) -> np.ndarray:

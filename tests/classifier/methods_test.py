@@ -9,8 +9,8 @@ from cglo_jax.cglo import codes
 from cglo_jax.classifier import augment, autoaugment, step
 from cglo_jax.classifier.methods import (
     METHODS,
+    check_images,
     check_names,
-    check_side,
     need_cglo,
 )
 from cglo_jax.classifier.step import apply_per_example
@@ -77,6 +77,28 @@ def test_each_function_gets_its_settings(shared):
         found = apply_per_example(METHODS[name].augment, keys, x, 1.0, spec)
         inner = jax.vmap(lambda key: jax.random.split(key)[1])(keys)
         np.testing.assert_array_equal(found, jax.vmap(function)(inner, jnp.asarray(x)))
+
+
+def test_the_forms_of_erasing_are_those_of_the_fields(shared):
+    keys = jax.random.split(jax.random.key(0), 20)
+    x = jnp.asarray(create_real(shared)[:20])
+    inner = jax.vmap(lambda key: jax.random.split(key)[1])(keys)
+    spec = create_spec(
+        "cutout",
+        cutout_size=3,
+        cutout_form="authors",
+        erasing_probability=0.5,
+        erasing_fill=(-0.25,),
+    )
+    expected = {
+        "cutout": lambda key, image: augment.authors_cutout(key, image, 3),
+        "random_erasing": lambda key, image: augment.random_erasing(
+            key, image, 0.5, (-0.25,)
+        ),
+    }
+    for name, function in expected.items():
+        found = apply_per_example(METHODS[name].augment, keys, x, 1.0, spec)
+        np.testing.assert_array_equal(found, jax.vmap(function)(inner, x))
 
 
 def test_mixup_mixes_images_and_targets_alike(shared):
@@ -180,16 +202,51 @@ def test_names(names, says):
 def test_a_square_of_cutout_that_leaves_nothing_is_refused():
     fields = get_config().classify
     fields.cutout_size = 8
-    check_side(fields, 4)  # no method has it
+    check_images(fields, 4, 1)  # no method has it
     fields.methods = ("baseline", "cutout")
-    check_side(fields, 9)
+    check_images(fields, 9, 1)
     for side, less in ((8, 4), (4, 2)):
         with pytest.raises(UserError) as error:
-            check_side(fields, side)
+            check_images(fields, side, 1)
         assert str(error.value) == (
             f"config.classify.cutout_size is 8, but images have {side}x{side} pixels: use less, "
             f"such as {less}"
         )
+
+
+def test_a_colour_of_random_erasing_with_other_channels_is_refused():
+    fields = get_config().classify
+    fields.erasing_fill = (0.1, 0.2, 0.3)
+    check_images(fields, 8, 1)  # no method has it
+    fields.methods = ("random_erasing",)
+    check_images(fields, 8, 3)
+    with pytest.raises(UserError) as error:
+        check_images(fields, 8, 1)
+    assert str(error.value) == (
+        "config.classify.erasing_fill has 3 values, but images have 1 channel: give one value"
+    )
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+def test_the_authors_autoaugment_changes_every_real_and_no_synthetic_image(shared, p):
+    """At p = 0 there is no synthetic image, and AutoAugment + cGLO is AutoAugment."""
+    spec = create_spec(
+        "autoaugment_cglo",
+        replace_probability=p,
+        augment_probability=1.0,
+        augment_synthetic=False,
+    )
+    plain = create_spec("cglo", replace_probability=p)
+    x, _ = create_batch(shared, spec)
+    before, _ = create_batch(shared, plain)
+    always, _ = create_batch(
+        shared, create_spec("autoaugment", augment_probability=1.0)
+    )
+    synthetic = (before != create_real(shared)).any((1, 2, 3))
+    assert synthetic.any() == (p > 0)
+    np.testing.assert_allclose(x[synthetic], before[synthetic], atol=1e-6)
+    np.testing.assert_allclose(x[~synthetic], always[~synthetic], atol=1e-6)
+    assert (always != create_real(shared)).any((1, 2, 3)).mean() > 0.5
 
 
 def test_which_methods_need_cglo():

@@ -486,6 +486,8 @@ LISTS = [
     ),
     ("classify.methods", ["(\u2018cglo\u2019,)", "\u201ccglo\u201d"], ["cglo"]),
     ("sample.t_values", [".1,0.2", "(.1,.2,)", "[1e-1 .2]"], [0.1, 0.2]),
+    ("classify.erasing_fill", ["-.1,0,1", "(-.1, 0, 1)"], [-0.1, 0, 1]),
+    ("classify.erasing_fill", [".5", "(.5,)"], [0.5]),
     ("sample.export", ["npz", "('npz',)", "npz,"], ["npz"]),
     ("sample.export", ["", "()", "[]", " "], []),
     ("train.lr_drop_epochs", ["()", ""], []),

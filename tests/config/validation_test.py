@@ -31,6 +31,7 @@ OTHER_NUMBERS = {
     "classify.depth": [0, 4, 9, 12, 27, 29],
     "classify.replace_probability": [-0.01, 1.01],
     "classify.augment_probability": [-0.01, 1.01],
+    "classify.erasing_probability": [-0.01, 1.01],
     "mixmatch.ramp": [-0.01, 1.01],
     "classify.pad_value": [-1.01, 1.01],
     "report.confidence": [-0.5, 0.0, 1.0, 95.0],
@@ -55,6 +56,10 @@ BAD_LISTS = [
     ("train.lr_drop_epochs", ("",)),
     ("classify.lr_drop_epochs", (60, -1)),
     ("classify.lr_drop_epochs", (60, 60)),
+    ("classify.erasing_fill", ()),
+    ("classify.erasing_fill", (0.0, 0.0)),
+    ("classify.erasing_fill", (0.0, 0.0, 1.1)),
+    ("classify.erasing_fill", ("a",)),
     ("sample.t_values", ()),
     ("sample.t_values", (0.1, 1.1)),
     ("sample.t_values", (-0.1,)),
@@ -172,6 +177,25 @@ def test_values_at_the_edge(name, good):
 )
 def test_values_of_another_type(name, value, want):
     assert error_of(name, value).endswith(f"it must be {want}")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("shots", 0, "so that every seed has all images: give --config.dataset.shots"),
+        ("holdout", 9, "which would be others for each seed: use one of the two"),
+    ],
+)
+def test_seeds_with_images_of_their_own_need_some_to_choose_from(field, value, says):
+    config = changed("dataset.split_per_seed", True)
+    validate(config)
+    config.dataset[field] = value
+    with pytest.raises(UserError) as error:
+        validate(config)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+    config.dataset.split_per_seed = False
+    validate(config)
 
 
 def test_a_long_value_is_not_repeated_in_full():

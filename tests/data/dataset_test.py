@@ -74,6 +74,43 @@ def test_the_split_seed_chooses_others_and_the_same_test_images():
     assert test_too.digest == test.digest
 
 
+def test_each_seed_draws_its_own_images_if_asked_for(monkeypatch):
+    opened = []
+    read = data.sources.read_digits
+    monkeypatch.setattr(
+        data.sources, "read_digits", lambda f: opened.append(f) or read(f)
+    )
+    own = {"shots": 5, "unlabelled": 20, "split_seed": 3}
+    images = data.Images(fields(**own, split_per_seed=True))
+    drawn = {seed: images.of(seed) for seed in (0, 1, 2)}
+    assert len(opened) == 1
+    for seed, (train, test) in drawn.items():
+        expected, tested = data.load(fields(**own | {"split_seed": 3 + seed}))
+        assert (train.digest, test.digest) == (expected.digest, tested.digest)
+        assert test.images is drawn[0][1].images  # read once
+        np.testing.assert_array_equal(train.images, expected.images)
+    assert len({train.digest for train, _ in drawn.values()}) == 3
+    assert images.of(1)[0].digest == drawn[1][0].digest
+    shared = data.Images(fields(**own))
+    assert shared.of(2)[0] is shared.of(0)[0]
+
+
+def test_a_folder_holds_out_the_same_test_images_for_every_seed(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(12):
+            pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    drawn = {"name": "folder", "path": str(tmp_path), "shots": 3, "size": 8}
+    images = data.Images(fields(**drawn, split_per_seed=True))
+    sets = [images.of(seed) for seed in (0, 1, 2)]
+    assert len({test.digest for _, test in sets}) == 1
+    assert len({train.digest for train, _ in sets}) == 3
+    tested = set(sets[0][1].ids)
+    assert tested and all(not tested & set(train.ids) for train, _ in sets)
+
+
 def test_some_classes_only():
     train, test = data.load(fields(shots=2, classes=4, unlabelled=30))
     kept = ["0", "3", "6", "9"]

@@ -106,7 +106,7 @@ def test_commands(commands, tmp_path, figure, scale, name, workdir):
 
 def test_a_finished_run_is_not_trained_again(finished, trained, monkeypatch, capsys):
     config, dataset, workdir = trained
-    monkeypatch.setattr(data, "load", lambda fields: (dataset, dataset))
+    monkeypatch.setattr(data, "load", lambda fields, seed=0: (dataset, dataset))
     _, model = paper_figures.train_cglo(config, workdir)
     assert "done before" in capsys.readouterr().err
     np.testing.assert_array_equal(model.z, finished[1].z)

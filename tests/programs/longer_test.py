@@ -136,7 +136,7 @@ def test_what_was_made_of_a_shorter_cglo_is_made_anew_and_never_mixed(run, capsy
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     config.train.epochs = 3
     dataset = call.args[2][0]
-    told = refused(classify.check_cglo, config, workdir, (dataset, TEST_SET))
+    told = refused(classify.check_cglo, config, workdir, (dataset, TEST_SET), 0)
     assert told.endswith(
         "is at step 60 of 90: run --stage=train first, it continues from there"
     )

@@ -274,3 +274,21 @@ def test_a_damaged_picture_is_named(tmp_path, two):
     (two[1] / "samples" / "reconstructions.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"b.samples.reconstructions\.png.*not a PNG"):
         write(tmp_path, *two)
+
+
+@pytest.mark.parametrize(("other", "same"), [("of seed 2", True), ("others", False)])
+def test_runs_whose_seeds_have_own_images_are_compared_seed_by_seed(
+    tmp_path, other, same
+):
+    config = make_config(**{"dataset.split_per_seed": True})
+    for name, of_third in (("a", "of seed 2"), ("b", other)):
+        workdir = put_finished_run(tmp_path / name, **{"dataset.split_per_seed": True})
+        for method, of_seeds in TOP1.items():
+            for seed, top1 in enumerate(of_seeds):
+                result = make_result(config, method, seed, top1)
+                images = of_third if seed == 2 else f"of seed {seed}"
+                result["fingerprint"] |= {"images": images, "test_images": "same"}
+                put_result(workdir, result)
+    text = write(tmp_path, tmp_path / "a", tmp_path / "b")
+    assert ("They have the same training and test images." in text) == same
+    assert ("a and b differ in training images" in text) == (not same)

@@ -63,6 +63,49 @@ def test_missing_seed_is_named(workdir, config):
     assert "Missing: baseline seed 1." in text
 
 
+def put_own_images(workdir, config, **images):
+    """Puts results of three seeds; images: {"cglo1": digest of its training images}, else the seed's."""
+    for method, of_seeds in TOP1.items():
+        for seed, top1 in enumerate(of_seeds):
+            result = make_result(config, method, seed, top1)
+            own = images.get(f"{method}{seed}", f"of seed {seed}")
+            result["fingerprint"] |= {"images": own, "test_images": "same"}
+            put_result(workdir, result)
+
+
+def test_with_own_images_the_interval_covers_their_draw(tmp_path):
+    config = make_config(**{"dataset.split_per_seed": True})
+    put_own_images(tmp_path, config)
+    [line] = write_report(config, tmp_path)
+    assert line.startswith("cglo helped. ")
+    text = " ".join((tmp_path / "report.md").read_text().split())
+    assert (
+        "The interval covers what differs between seeds: the choice of the labelled images, which "
+        "each seed drew anew (dataset.split_per_seed), initialisation"
+    ) in text
+    assert "Other training images." not in text
+    assert "Other test images." in text
+    assert "others for each seed" in text
+
+
+def test_with_shared_images_the_interval_does_not_cover_their_draw(workdir, config):
+    write_report(config, workdir)
+    text = " ".join((workdir / "report.md").read_text().split())
+    assert "Other training images. All seeds share those of" in text
+    assert "between seeds: initialisation, order, noise and augmentation." in text
+    assert "others for each seed" not in text
+
+
+def test_methods_of_a_seed_share_their_images_in_any_case(tmp_path):
+    own = make_config(**{"dataset.split_per_seed": True})
+    put_own_images(tmp_path / "own", own, cglo1="others")
+    with pytest.raises(UserError, match=r"baseline-1 and .*cglo-1 differ in images"):
+        write_report(own, tmp_path / "own")
+    put_own_images(tmp_path / "shared", make_config())
+    with pytest.raises(UserError, match="differ in images"):
+        write_report(make_config(), tmp_path / "shared")
+
+
 def test_no_common_seed_is_no_verdict(tmp_path, config):
     put_result(tmp_path, make_result(config, "baseline", 0, 80.0))
     put_result(tmp_path, make_result(config, "cglo", 1, 90.0))

@@ -78,12 +78,11 @@ def test_a_resnet_starts_from_the_given_body_and_a_head_of_its_own():
 def test_a_missing_cglo_is_found_before_anything_is_trained(trained, tmp_path):
     config, dataset, workdir = trained
     data = (dataset, TEST_SET)
-    classify.check_cglo(config, workdir, data)
-    config.seeds = (0, 1)
+    classify.check_cglo(config, workdir, data, 0)
     with pytest.raises(UserError, match=r"seed-1: run --stage=train first"):
-        classify.check_cglo(config, workdir, data)
+        classify.check_cglo(config, workdir, data, 1)
     config.classify.methods = ("baseline", "pixelmix")
-    classify.check_cglo(config, tmp_path / "empty", data)
+    classify.check_cglo(config, tmp_path / "empty", data, 0)
 
 
 def test_without_weights_there_is_no_body_and_missing_ones_are_named(tmp_path):

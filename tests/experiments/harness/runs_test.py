@@ -54,6 +54,9 @@ READS = {
     "classify.augment_synthetic": (False, NEW),
     "classify.augment_probability": (0.25, CHANGED),
     "classify.cutout_size": (4, {"cutout"}),
+    "classify.cutout_form": ("authors", {"cutout"}),
+    "classify.erasing_probability": (0.5, {"random_erasing"}),
+    "classify.erasing_fill": ((0.5,), {"random_erasing"}),
     "classify.mixup_alpha": (0.5, {"mixup"}),
     "mixmatch.lambda_u": (10.0, {"mixmatch"}),
     "classify.lr": (0.25, set(METHODS)),
@@ -160,6 +163,28 @@ def test_the_authors_profile_leaves_a_baseline_as_it_is():
     authors = DIGITS._replace(profile="authors")
     assert digest("baseline", choice=authors) == digest("baseline")
     assert digest("cglo", choice=authors) != digest("cglo")
+
+
+def test_the_authors_profile_draws_own_images_for_each_seed():
+    for data, own in (("cifar100", True), ("cub", False)):
+        for profile in ("paper", "authors"):
+            choice = Choice("paper", data, profile)
+            draws = own and profile == "authors"
+            assert runs.own_images(choice) == draws
+            config = runs.create_config(choice, Row("", "cglo"), FIVE, 2)
+            assert config.dataset.split_seed == (2 if draws else 0)
+            assert not config.dataset.split_per_seed  # a run has one seed
+    assert runs.own_images(DIGITS)
+
+
+def test_runs_from_before_a_field_are_still_found(monkeypatch):
+    """The committed results are older than some fields: their runs are not to be repeated."""
+    monkeypatch.setattr(runs, "RESULTS", paths.RESULTS / "paper.jsonl")
+    planned, _ = runs.expand(TABLE1, DIGITS)
+    of = {"Baseline", "Cutout", "Random Erasing", "AutoAugment", "Pixel mix"}
+    found = [run for run in planned if run.row in of]
+    assert len(found) == 50
+    assert not runs.missing(found)
 
 
 def test_expand_goes_seed_by_seed():

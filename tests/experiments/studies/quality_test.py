@@ -23,7 +23,7 @@ def run(trained, monkeypatch):
     """A work directory with a cGLO and a baseline classifier: (workdir, datasets)."""
     config, dataset, workdir = trained
     datasets = dataset, create_dataset(30, seed=1, split="test")
-    monkeypatch.setattr(data, "load", lambda fields: datasets)
+    monkeypatch.setattr(data, "load", lambda fields, seed=0: datasets)
     directory.create(config, workdir)
     classify.run(config, workdir, datasets, "baseline", 0)
     return workdir, datasets
@@ -116,7 +116,7 @@ def test_unfinished_runs_are_refused(run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="baseline-1"):
         experiment.run(config, workdir, 1, 2)
     other = train_set, create_dataset(30, seed=2, split="test")
-    monkeypatch.setattr(data, "load", lambda fields: other)
+    monkeypatch.setattr(data, "load", lambda fields, seed=0: other)
     with pytest.raises(UserError, match="other test images"):
         experiment.run(config, workdir, 0, 2)
 
