@@ -25,7 +25,6 @@ PROFILES: dict[str, dict[str, Any]] = {
     "paper": {},
     "authors": {
         "latent.dim": 512,
-        "latent.noise_gain": 1.414,
         # Three taps, relu1_2, relu2_2 and conv3_2, of images in [-1, 1]; five at 224 px.
         "reconstruction.layer_weights": (1.0, 1.0, 1.0, 0.0, 0.0),
         "reconstruction.normalize": False,
