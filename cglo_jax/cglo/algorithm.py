@@ -329,6 +329,7 @@ def create_generator(
         noise=config.latent.noise,
         noise_dim=config.latent.noise_dim,
         noise_std=config.latent.noise_std,
+        normalize_codes=config.generator.normalize_codes,
         dtype=jnp.dtype(config.dtype),
         axis_name=axis_name,
     )
@@ -346,7 +347,11 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
         weak = LatentClassifier(dataset.num_classes, c.latent.dim, dtype)
     else:
         weak = WeakClassifier(
-            dataset.num_classes, c.weak_classifier.width, dtype, parallel.AXIS
+            dataset.num_classes,
+            c.weak_classifier.width,
+            dtype,
+            parallel.AXIS,
+            negative_slope=c.weak_classifier.negative_slope,
         )
     steps = steps_per_epoch(config, dataset.num_unlabelled)
     return StepSpec(

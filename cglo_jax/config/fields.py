@@ -357,6 +357,12 @@ ROWS: tuple[Section | Field, ...] = (
         "largest number of channels of the generator at any resolution",
         POSITIVE,
     ),
+    Field(
+        "generator.normalize_codes",
+        False,
+        "divide codes by their length inside the generator, with additive noise the sum "
+        "of code and noise; linear interpolation then lies on the sphere, too [A]",
+    ),
     Section(
         "weak_classifier",
         "The small classifier trained together with the generator; it keeps the codes "
@@ -384,6 +390,13 @@ ROWS: tuple[Section | Field, ...] = (
         "channels of each of the weak classifier's four blocks",
         POSITIVE,
         source="A",
+    ),
+    Field(
+        "weak_classifier.negative_slope",
+        0.0,
+        "slope of the weak classifier's activation below 0; 0 = ReLU, the authors have "
+        "0.1",
+        between(0, 1),
     ),
     Field(
         "weak_classifier.gamma",

@@ -25,6 +25,9 @@ PROFILES: dict[str, dict[str, Any]] = {
         # Three taps, relu1_2, relu2_2 and conv3_2, of images in [-1, 1]; five at 224 px.
         "reconstruction.layer_weights": (1.0, 1.0, 1.0, 0.0, 0.0),
         "reconstruction.normalize": False,
+        "generator.normalize_codes": True,
+        # LeakyReLU(True) is the identity; of slope .1 after pooling, which is .1 before it.
+        "weak_classifier.negative_slope": 0.1,
         "weak_classifier.loss": "double_softmax",
         "weak_classifier.gamma": 0.5,
         "sample.batch_statistics": "batch",

@@ -18,17 +18,21 @@ _LARGEST_FLAT_SIDE = 4  # Larger last maps are averaged: 224 px would flatten to
 class WeakClassifier(nn.Module):
     """Four blocks of 3x3 convolution, batch norm, ReLU and 2x2 max pooling, then a dense layer.
 
+    The authors activate after pooling: as the activation never falls, that gives the same values.
+
     Attributes:
       num_classes: K, the number of logits.
       width: Channels of every block.
       dtype: Compute type; parameters and logits are float32.
       axis_name: Mapped axis over which batch norm averages.
+      negative_slope: Slope of the activation below 0, from 0 (ReLU) to 1 (the identity).
     """
 
     num_classes: int
     width: int = 64
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
+    negative_slope: float = 0.0
 
     @nn.compact
     def __call__(
@@ -51,7 +55,10 @@ class WeakClassifier(nn.Module):
             x = Conv3x3(self.width, use_bias=False, dtype=self.dtype, name=f"conv{i}")(
                 x
             )
-            x = nn.relu(batch_norm(train, self.axis_name, self.dtype, f"bn{i}")(x))
+            x = batch_norm(train, self.axis_name, self.dtype, f"bn{i}")(x)
+            # Not leaky_relu of slope 0, which is -0 below 0, with another gradient at 0.
+            slope = self.negative_slope
+            x = nn.leaky_relu(x, slope) if slope else nn.relu(x)
             if min(x.shape[1:3]) >= 2:
                 x = max_pool_2x2(x)
             features[f"block{i}"] = x

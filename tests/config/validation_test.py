@@ -31,6 +31,7 @@ OTHER_NUMBERS = {
     "classify.depth": [0, 4, 9, 12, 27, 29],
     "classify.replace_probability": [-0.01, 1.01],
     "classify.augment_probability": [-0.01, 1.01],
+    "weak_classifier.negative_slope": [-0.01, 1.01],
     "mixmatch.ramp": [-0.01, 1.01],
     "classify.pad_value": [-1.01, 1.01],
     "report.confidence": [-0.5, 0.0, 1.0, 95.0],

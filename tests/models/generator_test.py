@@ -170,6 +170,41 @@ def test_images_are_in_range_and_noise_changes_them():
     assert np.abs(images - other).max() > 0
 
 
+@pytest.mark.parametrize("noise", ["concat", "additive", "none"])
+def test_codes_of_any_length_are_projected(noise):
+    z, eps = inputs()
+    eps = {"concat": eps, "additive": 0.3 * normal(2, *z.shape), "none": None}[noise]
+    lengths = np.array([[0.01], [0.5], [2], [300]], np.float32)
+    plain, projects = tiny(noise=noise), tiny(noise=noise, normalize_codes=True)
+    variables = init(plain, z, eps)
+    if noise == "additive":  # the sum is what has length 1
+        unit = (z + eps) / np.linalg.norm(z + eps, axis=1, keepdims=True)
+        expected = evaluate(plain, variables, unit)
+        images = evaluate(projects, variables, lengths * z, lengths * eps)
+    else:
+        expected = evaluate(plain, variables, z, eps)
+        images = evaluate(projects, variables, lengths * z, eps)
+    np.testing.assert_allclose(images, expected, atol=1e-6)
+    assert np.abs(evaluate(plain, variables, lengths * z, eps) - expected).max() > 1e-3
+
+
+def test_the_gradient_through_the_projection_is_the_authors_and_finite_at_0():
+    torch = pytest.importorskip("torch")
+    z = 2 * inputs()[0]
+    z[0], z[1] = 0, 1e-30
+    weights = normal(3, *z.shape)
+
+    def projected(z):
+        return (generator._to_length_1(z) * weights).sum()
+
+    gradient = np.asarray(jax.grad(projected)(z))
+    assert np.isfinite(gradient).all() and (gradient[0] != 0).all()
+    x = torch.tensor(z, requires_grad=True)
+    unit = x.div(x.norm(2, 1).detach().unsqueeze(1).expand_as(x))
+    (unit * torch.tensor(weights)).sum().backward()
+    np.testing.assert_allclose(gradient[2:], x.grad[2:], rtol=1e-5)
+
+
 def test_noise_dim_0_ignores_eps():
     z, eps = inputs()
     model = tiny(noise_dim=0)
