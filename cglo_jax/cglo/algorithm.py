@@ -335,6 +335,13 @@ def create_generator(
     )
 
 
+def layers_that_count(config: ConfigDict) -> dict[str, float]:
+    """Returns lambda_j of eq. (1) by the names of VGG-16's layers, without those of weight 0."""
+    c = config.reconstruction
+    weights = zip(c.layers, c.layer_weights, strict=True)
+    return {layer: weight for layer, weight in weights if weight}
+
+
 def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
     """Builds networks and optimisers from the config, for the images of `dataset`.
 
@@ -342,7 +349,8 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
       UserError: no generator makes images of this side.
     """
     c, t, dtype = config, config.train, jnp.dtype(config.dtype)
-    vgg = VGG16(c.reconstruction.normalize, dtype)
+    layers = layers_that_count(config)  # the network ends at the deepest
+    vgg = VGG16(c.reconstruction.normalize, dtype, tuple(layers))
     if c.weak_classifier.input == "latent":
         weak = LatentClassifier(dataset.num_classes, c.latent.dim, dtype)
     else:
@@ -359,7 +367,7 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
         weak_classifier=weak,
         reconstruction=losses.ReconstructionLoss(
             vgg if c.reconstruction.loss == "perceptual" else None,
-            tuple(c.reconstruction.layer_weights),
+            tuple(layers.values()),
             c.reconstruction.pixel_weight,
         ),
         gamma=c.weak_classifier.gamma,

@@ -17,8 +17,9 @@ from cglo_jax.config.checks import (
     DEPTH,
     EPOCH_LIST,
     EXPORT_LIST,
-    FIVE_WEIGHTS,
     INSIDE_0_1,
+    LAYER_LIST,
+    LAYER_WEIGHTS,
     METHOD_LIST,
     NOT_NEGATIVE,
     POSITIVE,
@@ -424,11 +425,19 @@ ROWS: tuple[Section | Field, ...] = (
         one_of("perceptual", "laplacian"),
     ),
     Field(
+        "reconstruction.layers",
+        ("conv1_2", "conv2_2", "conv3_2", "conv4_2", "conv5_2"),
+        "layers of the VGG-16 that the perceptual loss compares: conv1_1 to conv5_3 "
+        "after their ReLU, conv1_1_pre to conv5_3_pre before it, pool1 to pool5",
+        LAYER_LIST,
+        source="P eq. 1",
+    ),
+    Field(
         "reconstruction.layer_weights",
         (1.0, 1.0, 1.0, 1.0, 1.0),
-        "weights lambda_j of the VGG-16's layers conv1_2, conv2_2, conv3_2, conv4_2 "
-        "and conv5_2 in the perceptual loss",
-        FIVE_WEIGHTS,
+        "weights lambda_j of reconstruction.layers in the perceptual loss, as many as "
+        "there are layers; the VGG-16 is computed up to the deepest of weight above 0",
+        LAYER_WEIGHTS,
     ),
     Field(
         "reconstruction.pixel_weight",

@@ -12,7 +12,7 @@ from cglo_jax.errors import UserError
 # - oversamples the few labelled images for the final classifier only, not for cGLO;
 # - has a generator without batch norm, of two dense and two transposed layers (for CUB-200 some
 #   200 M parameters);
-# - takes conv3_2 before its ReLU and, for CUB-200, the loss at a quarter of the side, too;
+# - adds, for CUB-200, the loss at a quarter of the side, of the first four layers;
 # - for CUB-200 squashes images to 256 pixels and crops them by RandomResizedCrop;
 # - starts codes as N(0, .01), projects the whole table after every step, and creates the optimisers
 #   again every epoch;
@@ -22,8 +22,9 @@ PROFILES: dict[str, dict[str, Any]] = {
     "paper": {},
     "authors": {
         "latent.dim": 512,
-        # Three taps, relu1_2, relu2_2 and conv3_2, of images in [-1, 1]; five at 224 px.
-        "reconstruction.layer_weights": (1.0, 1.0, 1.0, 0.0, 0.0),
+        # Of images in [-1, 1]. ReLUs in place change what was tapped, but for the last.
+        "reconstruction.layers": ("conv1_2", "conv2_2", "conv3_2_pre"),
+        "reconstruction.layer_weights": (1.0, 1.0, 1.0),
         "reconstruction.normalize": False,
         "generator.normalize_codes": True,
         # LeakyReLU(True) is the identity; of slope .1 after pooling, which is .1 before it.
@@ -36,6 +37,11 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
 }
 
+_AUTHORS_ABOVE_64_PX: dict[str, Any] = {
+    "reconstruction.layers": ("conv1_2", "conv2_2", "conv3_2", "conv4_3", "pool5"),
+    "reconstruction.layer_weights": (1.0,) * 5,
+}
+
 
 def apply_profile(config: ConfigDict, name: str) -> ConfigDict:
     """Returns `config` with the fields of the profile set.
@@ -46,7 +52,7 @@ def apply_profile(config: ConfigDict, name: str) -> ConfigDict:
     if name not in PROFILES:
         raise UserError(f"there is no profile {name!r}: use {' or '.join(PROFILES)}")
     fields = dict(PROFILES[name])
-    if config.dataset.crop or config.dataset.size > 64:
-        fields.pop("reconstruction.layer_weights", None)
+    if name == "authors" and (config.dataset.crop or config.dataset.size) > 64:
+        fields |= _AUTHORS_ABOVE_64_PX
     config.update_from_flattened_dict(fields)
     return config

@@ -26,6 +26,7 @@ def validate(config: ConfigDict) -> None:
             _check(field.check.holds(value), field.name, value, field.check.want)
     _validate_noise(flat)
     _validate_sides(flat)
+    _validate_layers(flat)
     _validate_weights(flat)
 
 
@@ -65,6 +66,13 @@ def _validate_sides(flat: dict[str, Any]) -> None:
     near = sorted(sorted(SIDES, key=lambda s: abs(s - side))[:2])
     want = f"4 or 7, doubled at least once, such as {near[0]} or {near[1]}"
     _check(not side or side in SIDES, name, side, want)
+
+
+def _validate_layers(flat: dict[str, Any]) -> None:
+    """Checks that each layer of the perceptual loss has a weight."""
+    layers, name = flat["reconstruction.layers"], "reconstruction.layer_weights"
+    want = f"{len(layers)} numbers >= 0, one for each of reconstruction.layers"
+    _check(len(layers) == len(flat[name]), name, flat[name], want)
 
 
 def _validate_weights(flat: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from cglo_jax.pretrained import cache, files
 from cglo_jax.pretrained.cache import PINNED
 from cglo_jax.pretrained.files import Shape, Stamp, sha256_of, stamp_of
 
-NAMES = {"vgg16": "VGG-16", "resnet50": "ResNet-50"}
+NAMES = {"vgg16": "VGG-16", "vgg16_conv5_3": "VGG-16", "resnet50": "ResNet-50"}
 _LINE_LIMIT = 200  # characters of a description in a file's metadata
 
 
@@ -73,25 +73,37 @@ class Provenance:
         return Origin(self.digest, self.describe())
 
 
+def vgg16_with(taps: Sequence[str]) -> str:
+    """Returns which of "vgg16" and "vgg16_conv5_3" has the convolutions that features need.
+
+    Args:
+        taps: names of features, see models.vgg.VGG16.
+    """
+    return "vgg16_conv5_3" if "conv5_3" in vgg.layers_until(taps) else "vgg16"
+
+
 def _vgg16_indices() -> dict[str, int]:
-    """Returns {layer of models.vgg.VGG16: its index in torchvision's `features`}."""
+    """Returns {convolution of models.vgg.VGG16: its index in torchvision's `features`}."""
     indices, index = {}, 0
-    for block, widths in vgg.BLOCK_WIDTHS.items():
-        for i in range(1, len(widths) + 1):
-            indices[f"conv{block}_{i}"] = index
+    for name in vgg.LAYERS:
+        if name.startswith("pool"):
+            index += 1
+        else:
+            indices[name] = index
             index += 2  # the convolution and its ReLU
-        index += 1  # the pooling
     return indices
 
 
-def vgg16_shapes() -> dict[str, Shape]:
-    """Returns {torchvision's name: shape} of the VGG-16 up to conv5_2, [O, I, 3, 3]."""
+def vgg16_shapes(last: str = "conv5_2") -> dict[str, Shape]:
+    """Returns {torchvision's name: shape} of the VGG-16 up to a convolution, [O, I, 3, 3]."""
     shapes, channels = {}, 3
     widths = [width for block in vgg.BLOCK_WIDTHS.values() for width in block]
-    for index, width in zip(_vgg16_indices().values(), widths, strict=True):
+    for (name, index), width in zip(_vgg16_indices().items(), widths, strict=True):
         shapes[f"features.{index}.weight"] = (width, channels, 3, 3)
         shapes[f"features.{index}.bias"] = (width,)
         channels = width
+        if name == last:
+            break
     return shapes
 
 
@@ -118,14 +130,19 @@ def resnet50_shapes() -> dict[str, Shape]:
     return shapes
 
 
-SHAPES = {"vgg16": vgg16_shapes, "resnet50": resnet50_shapes}
+SHAPES = {
+    "vgg16": vgg16_shapes,
+    "vgg16_conv5_3": functools.partial(vgg16_shapes, "conv5_3"),
+    "resnet50": resnet50_shapes,
+}
 
 
 def load(network: str, source: str) -> tuple[dict[str, np.ndarray], Provenance]:
     """Loads the tensors that a network needs.
 
     Args:
-        network: 'vgg16' (up to conv5_2) or 'resnet50' (without the last layer).
+        network: 'vgg16' (up to conv5_2), 'vgg16_conv5_3' (up to there) or 'resnet50' (without
+            the last layer).
         source: 'imagenet', fetched once and cached, or the path of a .safetensors file.
 
     Returns:
@@ -195,7 +212,7 @@ def vgg16_params(tensors: Mapping[str, np.ndarray]) -> dict:
     """Converts the tensors of `load('vgg16', ...)` to params of models.vgg.VGG16.
 
     Returns:
-        {'conv1_1': {'kernel': [3, 3, I, O], 'bias': [O]}, ..., 'conv5_2': ...}.
+        {'conv1_1': {'kernel': [3, 3, I, O], 'bias': [O]}, ..., 'conv5_2' or 'conv5_3': ...}.
     """
     return {
         layer: {
@@ -203,6 +220,7 @@ def vgg16_params(tensors: Mapping[str, np.ndarray]) -> dict:
             "bias": tensors[f"features.{index}.bias"],
         }
         for layer, index in _vgg16_indices().items()
+        if f"features.{index}.weight" in tensors
     }
 
 

@@ -342,6 +342,47 @@ def test_layers_that_do_not_count_are_neither_cached_nor_computed():
     assert not any("x512x" in line for line in products)  # of conv4 and conv5
 
 
+def test_any_layers_count_by_name_and_the_network_ends_at_the_deepest():
+    dataset = create_dataset(6, size=16, channels=3)
+    config = perceptual_config(
+        reconstruction__layers=("pool3", "conv3_2_pre", "conv5_3", "conv2_1"),
+        reconstruction__layer_weights=(0.5, 2.0, 0.0, 1.0),
+    )
+    loss = algorithm.create_spec(config, dataset).reconstruction
+    assert loss.vgg.taps == ("pool3", "conv3_2_pre", "conv2_1")
+    vgg, _ = train.load_vgg(config)
+    kept = loss.compute_features(dataset.images, vgg)
+    shapes = loss.feature_shapes(6, 16, 1.0)
+    assert {k: v.shape for k, v in kept.items()} == {
+        "pool3": (6, 2, 2, 256),
+        "conv3_2_pre": (6, 4, 4, 256),
+        "conv2_1": (6, 8, 8, 128),
+    }
+    assert {k: v.shape for k, v in shapes.items()} == {
+        k: v.shape for k, v in kept.items()
+    }
+    x = (dataset.images / 127.5 - 1).astype(np.float32)
+    y = x[::-1]
+    swapped = {name: f[::-1] for name, f in kept.items()}
+    expected = np.abs(x - y).mean((1, 2, 3))
+    for name, weight in (("pool3", 0.5), ("conv3_2_pre", 2.0), ("conv2_1", 1.0)):
+        expected += weight * np.abs(kept[name] - swapped[name]).mean((1, 2, 3))
+    np.testing.assert_allclose(loss(x, y, vgg, swapped), expected, rtol=1e-5)
+    np.testing.assert_allclose(loss(x, y, vgg), expected, rtol=1e-4)
+
+
+def test_random_weights_of_more_layers_begin_with_the_same():
+    fields = {
+        "reconstruction__layers": ("pool5",),
+        "reconstruction__layer_weights": (1.0,),
+    }
+    five, _ = train.load_vgg(perceptual_config())
+    more, _ = train.load_vgg(perceptual_config(**fields))
+    assert more.keys() - five.keys() == {"conv5_3"}
+    for name, layer in five.items():
+        np.testing.assert_array_equal(layer["kernel"], more[name]["kernel"])
+
+
 def test_without_a_network_there_is_nothing_to_cache():
     dataset = create_dataset()
     spec = algorithm.create_spec(create_config(), dataset)
@@ -359,8 +400,8 @@ def lower(bench):
 def vgg_flops(side: int) -> int:
     """Counts multiplications and additions of one image, those with padding left out."""
     total, channels = 0, 3
-    for widths in BLOCK_WIDTHS.values():
-        for width in widths:
+    for block, widths in BLOCK_WIDTHS.items():
+        for width in widths[: 2 if block == 5 else None]:  # to conv5_2
             total += 2 * (3 * side - 2) ** 2 * channels * width
             channels = width
         side //= 2

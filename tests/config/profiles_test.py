@@ -22,12 +22,20 @@ def test_profiles_are_valid_and_of_the_fields_types():
         assert {f for f in flat if flat[f] != DEFAULTS[f]} == changes.keys()
 
 
-def test_the_authors_take_all_taps_at_224_pixels():
+@pytest.mark.parametrize(
+    ("size", "crop", "last"),
+    [(32, 0, "conv3_2_pre"), (36, 32, "conv3_2_pre"), (256, 224, "pool5")],
+)
+def test_the_authors_taps_are_of_the_images_side(size, crop, last):
     config = get_config()
-    config.dataset.size, config.dataset.crop = 256, 224
+    config.dataset.size, config.dataset.crop = size, crop
     config = profiles.apply_profile(config, "authors")
-    assert config.reconstruction.layer_weights == (1.0,) * 5
+    layers = config.reconstruction.layers
+    assert layers[:2] == ("conv1_2", "conv2_2") and layers[-1] == last
+    assert config.reconstruction.layer_weights == (1.0,) * len(layers)
+    assert ("conv4_3" in layers) == (last == "pool5")
     assert config.latent.dim == 512
+    validate(config)
 
 
 def test_no_such_profile():

@@ -31,6 +31,7 @@ MATTER = {
     "weak_classifier.width": 5,
     "weak_classifier.negative_slope": 0.1,
     "weak_classifier.gamma": 0.4,
+    "reconstruction.layers": ("conv1_2", "conv2_2", "conv3_2", "conv4_3", "pool5"),
     "reconstruction.layer_weights": (1.0, 1.0, 1.0, 1.0, 0.5),
     "reconstruction.pixel_weight": 0.5,
     "reconstruction.normalize": False,
