@@ -323,7 +323,7 @@ ROWS: tuple[Section | Field, ...] = (
         "sphere",
         'codes before the first step: "sphere": uniform on the unit sphere; '
         '"hypercube": near a vertex of a hypercube, one per class; "resnet": '
-        "activations of a ResNet-50 for the image",
+        "activations of a ResNet for the image (latent.init_network)",
         one_of("sphere", "hypercube", "resnet"),
         source="P 5.2",
     ),
@@ -335,10 +335,23 @@ ROWS: tuple[Section | Field, ...] = (
         NOT_NEGATIVE,
     ),
     Field(
+        "latent.init_network",
+        "resnet50",
+        'for latent.init=resnet: "resnet50" or "resnet18" [A], which has 512 activations',
+        one_of("resnet50", "resnet18"),
+    ),
+    Field(
+        "latent.init_size",
+        0,
+        "for latent.init=resnet: side in pixels to which images are resized for that "
+        "network; 0 = they keep theirs, the authors have 224",
+        between(0, 1024),
+    ),
+    Field(
         "latent.init_weights",
         "imagenet",
-        'for latent.init=resnet: "imagenet", a .safetensors file with torchvision\'s '
-        'names, or "random"',
+        'for latent.init=resnet: "imagenet" (of a resnet50 only), a .safetensors file '
+        'with torchvision\'s names, or "random"',
         WEIGHTS,
         affects=BY_CONTENT,
     ),

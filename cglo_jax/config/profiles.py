@@ -10,9 +10,16 @@ from cglo_jax.errors import UserError
 # values of their code, but for fields that set the length of a run. What still differs: their code
 # - trains for 202 epochs, and cGLO for CUB-200 with batches of 32 images;
 # - oversamples the few labelled images for the final classifier only, not for cGLO;
-# - has a generator without batch norm, of two dense and two transposed layers (for CUB-200 some
-#   200 M parameters);
-# - adds, for CUB-200, the loss at a quarter of the side, of the first four layers;
+# - has a generator without batch norm, of two dense and two transposed layers with LeakyReLU .2 and
+#   a sigmoid (for CUB-200 a DCGAN with batch norm and some 200 M parameters), and initialises
+#   convolutions, too, by xavier_normal with gain sqrt 2;
+# - steps codes a second time, by f_phi's SGD (rate 1e-3, momentum .9, weight decay 1e-4), and
+#   multiplies f_phi's and this rate by .2 after 60, 120 and 160 steps of every epoch;
+# - flattens f_phi's last map at any side, ours is averaged above 4x4;
+# - adds, for CUB-200, the loss at a quarter of the side, of pixels and the first four layers;
+# - with latent.init=resnet does not centre activations, takes those of labelled images only, and
+#   truncates the pixels to 0 and 1 before (so that its network sees hardly anything);
+# - keeps the generator of the least training loss among every fifth epoch, not the last;
 # - for CUB-200 squashes images to 256 pixels and crops them by RandomResizedCrop;
 # - starts codes as N(0, .01), projects the whole table after every step, and creates the optimisers
 #   again every epoch;
@@ -22,6 +29,9 @@ PROFILES: dict[str, dict[str, Any]] = {
     "paper": {},
     "authors": {
         "latent.dim": 512,
+        # As many activations as codes have dimensions; read with latent.init=resnet.
+        "latent.init_network": "resnet18",
+        "latent.init_size": 224,
         # Of images in [-1, 1]. ReLUs in place change what was tapped, but for the last.
         "reconstruction.layers": ("conv1_2", "conv2_2", "conv3_2_pre"),
         "reconstruction.layer_weights": (1.0, 1.0, 1.0),

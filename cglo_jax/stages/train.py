@@ -56,12 +56,14 @@ def load_weights(config: ConfigDict) -> tuple[tuple[Params, Params | None], Orig
     """Returns the networks that training only reads, and the origin of both.
 
     Returns:
-      ((parameters of the perceptual network, variables of the ResNet-50 that codes start
+      ((parameters of the perceptual network, variables of the ResNet that codes start
       from), origin), see `load_vgg` and `code_init.load_resnet`.
     """
     vgg, of_vgg = load_vgg(config)
     resnet, of_resnet = code_init.load_resnet(config)
-    return (vgg, resnet), code_init.join_origins(of_vgg, of_resnet)
+    return (vgg, resnet), code_init.join_origins(
+        of_vgg, of_resnet, config.latent.init_network
+    )
 
 
 def split_state(state: algorithm.TrainState) -> tuple[Params, Params]:

@@ -28,6 +28,7 @@ OTHER_NUMBERS = {
     "latent.dim": [1, 0, -1],  # a sphere in R^1 is two points
     "dataset.bits": [-1, 7, 17],
     "latent.noise_dim": [0, -1],
+    "latent.init_size": [-1, 1025],
     "classify.depth": [0, 4, 9, 12, 27, 29],
     "classify.replace_probability": [-0.01, 1.01],
     "classify.augment_probability": [-0.01, 1.01],

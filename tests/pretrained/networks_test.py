@@ -94,6 +94,31 @@ def test_resnet50_shapes_are_torchvisions():
     assert not any(name.startswith(("fc", "layer1.1.down")) for name in shapes)
 
 
+def test_resnet18_shapes_are_torchvisions():
+    shapes = networks.resnet18_shapes()
+    counts = {True: 0, False: 0}  # running statistics or parameters
+    for name, shape in shapes.items():
+        counts["running" in name] += int(np.prod(shape))
+    assert counts[False] == 11_689_512 - (512 * 1000 + 1000)  # without fc
+    assert counts[True] == 2 * 4_800
+    assert len(shapes) == 20 * 5  # convolutions, each with a batch norm
+    assert shapes["layer2.0.downsample.0.weight"] == (128, 64, 1, 1)
+    assert shapes["layer3.1.conv2.weight"] == (256, 256, 3, 3)
+    assert not any("conv3" in name or "layer1.0.down" in name for name in shapes)
+
+
+def test_resnet18_is_of_a_file_as_nothing_else_is_known(tmp_path, monkeypatch):
+    assert refusal("resnet18", "imagenet") == (
+        "ImageNet's weights of a ResNet-18 are not known here: give a .safetensors file with "
+        "torchvision's names in place of imagenet, or random"
+    )
+    monkeypatch.setitem(networks.SHAPES, "resnet18", lambda: TINY_RESNET)
+    path = write(tmp_path / "mine.safetensors", random_tensors(TINY_RESNET))
+    tensors, provenance = networks.load("resnet18", str(path))
+    assert set(tensors) == set(TINY_RESNET)
+    assert provenance.describe().startswith("ResNet-18 from mine.safetensors")
+
+
 def test_vgg16_params_are_the_transposed_tensors():
     tensors = random_tensors(vgg_shapes(TINY_WIDTHS))
     params = networks.vgg16_params(tensors)
@@ -117,7 +142,7 @@ def test_vgg16_params_fit_the_model(monkeypatch):
 def test_resnet50_variables_fit_the_model():
     shapes = networks.resnet50_shapes()
     tensors = {k: np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}
-    params, batch_stats = networks.resnet50_variables(tensors)
+    params, batch_stats = networks.resnet_variables(tensors)
     model = resnet.ResNet50(num_classes=7)
     image = jnp.zeros((1, 32, 32, 3))
     init = jax.eval_shape(
@@ -135,7 +160,7 @@ def test_resnet50_variables_are_where_they_belong():
     tensors = {  # of other sizes, which the conversion does not look at
         k: rng.normal(size=(5, 4, 3, 2) if len(s) == 4 else 5) for k, s in names.items()
     }
-    params, stats = networks.resnet50_variables(tensors)
+    params, stats = networks.resnet_variables(tensors)
     places = {
         "conv1.weight": params["conv1"]["kernel"],
         "bn1.running_mean": stats["bn1"]["mean"],
