@@ -341,9 +341,17 @@ def create_generator(
         noise_dim=config.latent.noise_dim,
         noise_std=config.latent.noise_std,
         noise_gain=config.latent.noise_gain,
+        normalize_codes=config.generator.normalize_codes,
         dtype=jnp.dtype(config.dtype),
         axis_name=axis_name,
     )
+
+
+def layers_that_count(config: ConfigDict) -> dict[str, float]:
+    """Returns lambda_j of eq. (1) by the names of VGG-16's layers, without those of weight 0."""
+    c = config.reconstruction
+    weights = zip(c.layers, c.layer_weights, strict=True)
+    return {layer: weight for layer, weight in weights if weight}
 
 
 def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
@@ -353,7 +361,8 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
       UserError: no generator makes images of this side.
     """
     c, t, dtype = config, config.train, jnp.dtype(config.dtype)
-    vgg = VGG16(c.reconstruction.normalize, dtype)
+    layers = layers_that_count(config)  # the network ends at the deepest
+    vgg = VGG16(c.reconstruction.normalize, dtype, tuple(layers))
     if c.weak_classifier.input == "latent":
         weak = LatentClassifier(
             dataset.num_classes, c.latent.dim, c.weak_classifier.dropout, dtype
@@ -365,6 +374,7 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
             c.weak_classifier.dropout,
             dtype,
             parallel.AXIS,
+            negative_slope=c.weak_classifier.negative_slope,
         )
     steps = steps_per_epoch(config, dataset.num_unlabelled)
     return StepSpec(
@@ -372,7 +382,7 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
         weak_classifier=weak,
         reconstruction=losses.ReconstructionLoss(
             vgg if c.reconstruction.loss == "perceptual" else None,
-            tuple(c.reconstruction.layer_weights),
+            tuple(layers.values()),
             c.reconstruction.pixel_weight,
         ),
         gamma=c.weak_classifier.gamma,

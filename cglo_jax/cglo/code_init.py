@@ -12,16 +12,17 @@ from ml_collections import ConfigDict
 from cglo_jax.cglo import codes
 from cglo_jax.data.dataset import Dataset, batch_that_fits, to_float
 from cglo_jax.errors import UserError
-from cglo_jax.models.resnet import ResNet50
+from cglo_jax.models.resnet import ResNet18, ResNet50
 from cglo_jax.pretrained import networks
 from cglo_jax.pretrained.networks import NO_WEIGHTS, RANDOM, Origin
 from cglo_jax.training import draws, parallel
 
-_RESNET = ResNet50(1)  # its one logit is not read
+# Their one logit is not read.
+_RESNETS = {"resnet50": ResNet50(1), "resnet18": ResNet18(1)}
 
 
 def load_resnet(config: ConfigDict) -> tuple[dict[str, Any] | None, Origin]:
-    """Returns the variables of the ResNet-50 that codes start from, and their origin.
+    """Returns the variables of the ResNet that codes start from, and their origin.
 
     They are None if `latent.init` does not use it.
 
@@ -30,17 +31,21 @@ def load_resnet(config: ConfigDict) -> tuple[dict[str, Any] | None, Origin]:
     """
     if config.latent.init != "resnet":
         return None, NO_WEIGHTS
+    name = config.latent.init_network
     if config.latent.init_weights == "random":
-        init = jax.jit(functools.partial(_RESNET.init, train=False))
+        init = jax.jit(functools.partial(_RESNETS[name].init, train=False))
         return init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))), RANDOM
-    tensors, provenance = networks.load("resnet50", config.latent.init_weights)
-    params, batch_stats = networks.resnet50_variables(tensors)
-    params["head"] = {"kernel": np.zeros((2048, 1)), "bias": np.zeros(1)}
+    tensors, provenance = networks.load(name, config.latent.init_weights)
+    params, batch_stats = networks.resnet_variables(tensors)
+    length = {"resnet50": 2048, "resnet18": 512}[name]
+    params["head"] = {"kernel": np.zeros((length, 1)), "bias": np.zeros(1)}
     return {"params": params, "batch_stats": batch_stats}, provenance.summary
 
 
-def join_origins(perceptual: Origin, start: Origin) -> Origin:
-    """Returns the origin of the perceptual network and of the one that codes start from.
+def join_origins(
+    perceptual: Origin, start: Origin, network: str = "resnet50"
+) -> Origin:
+    """Returns the origin of the perceptual network and of the `network` that codes start from.
 
     It is external if one of the two is.
     """
@@ -48,7 +53,7 @@ def join_origins(perceptual: Origin, start: Origin) -> Origin:
         return perceptual
     if not (perceptual.external or start.external):
         return RANDOM
-    text = start.text if start.external else "a random ResNet-50"
+    text = start.text if start.external else f"a random {networks.NAMES[network]}"
     return Origin(
         f"{perceptual.digest}+{start.digest}",
         f"{perceptual.text}; codes started from {text}",
@@ -77,7 +82,9 @@ def draw(
         noise = config.latent.init_noise
         return draw_beside(key_images, vertices, dataset.labels, noise)
     if config.latent.init == "resnet":
-        return project_activations(compute_activations(resnet, dataset.images), dim)
+        network, side = config.latent.init_network, config.latent.init_size
+        activations = compute_activations(resnet, dataset.images, network, side)
+        return project_activations(activations, dim)
     return None
 
 
@@ -125,27 +132,40 @@ def draw_beside(
     return np.asarray(codes.project_codes(z))
 
 
-def compute_activations(variables: dict[str, Any], images: np.ndarray) -> np.ndarray:
-    """Computes the penultimate activations of a ResNet-50 for all images, labelled or not.
+def compute_activations(
+    variables: dict[str, Any],
+    images: np.ndarray,
+    network: str = "resnet50",
+    side: int = 0,
+) -> np.ndarray:
+    """Computes the penultimate activations of a ResNet for all images, labelled or not.
 
-    Images keep their size, are normalised as ImageNet's, and grey images are repeated to three
-    channels. One device computes all activations, so that they do not depend on the number of devices.
+    Images are normalised as ImageNet's, and grey images are repeated to three channels. One device computes all activations, so that they do not depend on the number of devices.
 
     Args:
       variables: see `load_resnet`. images: uint8 [n, H, W, C].
+      network: "resnet50" or "resnet18".
+      side: in pixels, to which images are resized bilinearly (smaller: antialiased) as by PIL, but
+        without rounding; 0: they keep their size.
 
     Returns:
-      float32 [n, 2048].
+      float32 [n, 2048], of a ResNet-18 [n, 512].
     """
     variables = jax.device_put(variables)
-    size = min(len(images), batch_that_fits(images.shape[1]))
-    activate = functools.partial(_activate, variables)
+    size = min(len(images), batch_that_fits(side or images.shape[1]))
+    activate = functools.partial(_activate, variables, network=network, side=side)
     return parallel.map_batches(activate, images, size)
 
 
-@jax.jit
-def _activate(variables: dict[str, Any], images: jax.Array) -> jax.Array:
-    _, features = _RESNET.apply(variables, to_float(images), train=False)
+@functools.partial(jax.jit, static_argnames=("network", "side"))
+def _activate(
+    variables: dict[str, Any], images: jax.Array, *, network: str, side: int
+) -> jax.Array:
+    x = to_float(images)
+    if side:
+        shape = (len(x), side, side, x.shape[-1])
+        x = jax.image.resize(x, shape, "bilinear", precision=jax.lax.Precision.HIGHEST)
+    _, features = _RESNETS[network].apply(variables, x, train=False)
     return features["embedding"]
 
 

@@ -16,7 +16,7 @@ import optax
 
 from cglo_jax.data.dataset import batch_that_fits, to_float
 from cglo_jax.errors import UserError
-from cglo_jax.models.vgg import TAPS, VGG16, to_rgb
+from cglo_jax.models.vgg import VGG16, to_rgb
 from cglo_jax.training import memory, parallel
 
 # Burt & Adelson's generating kernel with a = 3/8: the binomial, sum 16.
@@ -30,7 +30,7 @@ class ReconstructionLoss:
 
     Attributes:
       vgg: the perceptual network of eq. (1); None: the Laplacian pyramid loss takes its place.
-      layer_weights: lambda_j of the layers `vgg.TAPS`; a layer of weight 0 is left out.
+      layer_weights: lambda_j of the layers `vgg.taps`; a layer of weight 0 is left out.
       pixel_weight: weight of the mean absolute pixel difference, which is added.
     """
 
@@ -97,8 +97,8 @@ class ReconstructionLoss:
                 "training images: give the layer the weight 0 in "
                 "config.reconstruction.layer_weights, or take other weights"
             )
-        weights = zip(TAPS, self.layer_weights, strict=True)
-        scaled = tuple(weight and weight / means[tap] for tap, weight in weights)
+        weights = zip(self.vgg.taps, self.layer_weights, strict=True)
+        scaled = tuple(weight / means[tap] for tap, weight in weights)
         return dataclasses.replace(self, layer_weights=scaled)
 
     def feature_shapes(
@@ -145,7 +145,7 @@ class ReconstructionLoss:
 
     @property
     def _weights(self) -> dict[str, float]:
-        weights = zip(TAPS, self.layer_weights, strict=True)
+        weights = zip(self.vgg.taps, self.layer_weights, strict=True)
         return {tap: weight for tap, weight in weights if weight}
 
     def _features(self, images: jax.Array, params: Any) -> dict[str, jax.Array]:

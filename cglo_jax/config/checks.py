@@ -10,6 +10,14 @@ EXPORTS = ("npz", "tfds")
 # Sides in pixels that the generator can make: 4 or 7, doubled at least once.
 SIDES = tuple(sorted(start << k for start in (4, 7) for k in range(1, 12)))
 
+# What the perceptual loss can compare, the taps of `models.vgg.VGG16`.
+_CONVOLUTIONS = [f"conv{b}_{i}" for b in range(1, 6) for i in range(1, 3 + (b > 2))]
+VGG16_LAYERS = (
+    *_CONVOLUTIONS,
+    *(f"{name}_pre" for name in _CONVOLUTIONS),
+    *(f"pool{b}" for b in range(1, 6)),
+)
+
 
 class Check(NamedTuple):
     """A range or a choice.
@@ -103,7 +111,14 @@ COLOUR = Check(
     "one or three numbers from -1 to 1, such as 0.0",
     lambda values: len(values) in (1, 3) and _are_numbers(values, -1, 1),
 )
-FIVE_WEIGHTS = Check(
-    "five numbers >= 0",
-    lambda weights: len(weights) == 5 and _are_numbers(weights, 0, float("inf")),
+LAYER_WEIGHTS = Check(
+    "numbers >= 0, one for each of reconstruction.layers",
+    lambda weights: _are_numbers(weights, 0, float("inf")),
+)
+LAYER_LIST = Check(
+    "a list of different layers of VGG-16, conv1_1 to conv5_3 (conv1_1_pre: before its ReLU) "
+    "and pool1 to pool5, such as conv1_2,pool5",
+    lambda names: (
+        len(names) > 0 and _are_names(names) and set(names) <= set(VGG16_LAYERS)
+    ),
 )

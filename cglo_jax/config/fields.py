@@ -18,8 +18,9 @@ from cglo_jax.config.checks import (
     DEPTH,
     EPOCH_LIST,
     EXPORT_LIST,
-    FIVE_WEIGHTS,
     INSIDE_0_1,
+    LAYER_LIST,
+    LAYER_WEIGHTS,
     METHOD_LIST,
     NOT_NEGATIVE,
     POSITIVE,
@@ -339,7 +340,7 @@ ROWS: tuple[Section | Field, ...] = (
         "sphere",
         'codes before the first step: "sphere": uniform on the unit sphere; '
         '"hypercube": near a vertex of a hypercube, one per class; "resnet": '
-        "activations of a ResNet-50 for the image",
+        "activations of a ResNet for the image (latent.init_network)",
         one_of("sphere", "hypercube", "resnet"),
         source="P 5.2",
     ),
@@ -351,10 +352,23 @@ ROWS: tuple[Section | Field, ...] = (
         NOT_NEGATIVE,
     ),
     Field(
+        "latent.init_network",
+        "resnet50",
+        'for latent.init=resnet: "resnet50" or "resnet18" [A], which has 512 activations',
+        one_of("resnet50", "resnet18"),
+    ),
+    Field(
+        "latent.init_size",
+        0,
+        "for latent.init=resnet: side in pixels to which images are resized for that "
+        "network; 0 = they keep theirs, the authors have 224",
+        between(0, 1024),
+    ),
+    Field(
         "latent.init_weights",
         "imagenet",
-        'for latent.init=resnet: "imagenet", a .safetensors file with torchvision\'s '
-        'names, or "random"',
+        'for latent.init=resnet: "imagenet" (of a resnet50 only), a .safetensors file '
+        'with torchvision\'s names, or "random"',
         WEIGHTS,
         affects=BY_CONTENT,
     ),
@@ -373,6 +387,12 @@ ROWS: tuple[Section | Field, ...] = (
         512,
         "largest number of channels of the generator at any resolution",
         POSITIVE,
+    ),
+    Field(
+        "generator.normalize_codes",
+        False,
+        "divide codes by their length inside the generator, with additive noise the sum "
+        "of code and noise; linear interpolation then lies on the sphere, too [A]",
     ),
     Section(
         "weak_classifier",
@@ -423,6 +443,13 @@ ROWS: tuple[Section | Field, ...] = (
         source="P Alg. 1",
     ),
     Field(
+        "weak_classifier.negative_slope",
+        0.0,
+        "slope of the weak classifier's activation below 0; 0 = ReLU, the authors have "
+        "0.1",
+        between(0, 1),
+    ),
+    Field(
         "weak_classifier.gamma",
         0.02,
         "weight of the weak classifier's loss in the whole loss; 0 = no weak "
@@ -448,11 +475,19 @@ ROWS: tuple[Section | Field, ...] = (
         one_of("perceptual", "laplacian"),
     ),
     Field(
+        "reconstruction.layers",
+        ("conv1_2", "conv2_2", "conv3_2", "conv4_2", "conv5_2"),
+        "layers of the VGG-16 that the perceptual loss compares: conv1_1 to conv5_3 "
+        "after their ReLU, conv1_1_pre to conv5_3_pre before it, pool1 to pool5",
+        LAYER_LIST,
+        source="P eq. 1",
+    ),
+    Field(
         "reconstruction.layer_weights",
         (1.0, 1.0, 1.0, 1.0, 1.0),
-        "weights lambda_j of the VGG-16's layers conv1_2, conv2_2, conv3_2, conv4_2 "
-        "and conv5_2 in the perceptual loss",
-        FIVE_WEIGHTS,
+        "weights lambda_j of reconstruction.layers in the perceptual loss, as many as "
+        "there are layers; the VGG-16 is computed up to the deepest of weight above 0",
+        LAYER_WEIGHTS,
     ),
     Field(
         "reconstruction.unit_activations",

@@ -25,9 +25,16 @@ PROFILES: dict[str, dict[str, Any]] = {
     "paper": {},
     "authors": {
         "latent.dim": 512,
-        # Three taps, relu1_2, relu2_2 and conv3_2, of images in [-1, 1]; five at 224 px.
-        "reconstruction.layer_weights": (1.0, 1.0, 1.0, 0.0, 0.0),
+        # As many activations as codes have dimensions; read with latent.init=resnet.
+        "latent.init_network": "resnet18",
+        "latent.init_size": 224,
+        # Of images in [-1, 1]. ReLUs in place change what was tapped, but for the last.
+        "reconstruction.layers": ("conv1_2", "conv2_2", "conv3_2_pre"),
+        "reconstruction.layer_weights": (1.0, 1.0, 1.0),
         "reconstruction.normalize": False,
+        "generator.normalize_codes": True,
+        # LeakyReLU(True) is the identity; of slope .1 after pooling, which is .1 before it.
+        "weak_classifier.negative_slope": 0.1,
         "weak_classifier.loss": "double_softmax",
         "weak_classifier.gamma": 0.5,
         "sample.batch_statistics": "batch",
@@ -65,6 +72,10 @@ _OF_DATA: dict[str, dict[str, Any]] = {
 }
 _CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
 _UNLABELLED_PER_CLASS = 10
+_AUTHORS_ABOVE_64_PX: dict[str, Any] = {
+    "reconstruction.layers": ("conv1_2", "conv2_2", "conv3_2", "conv4_3", "pool5"),
+    "reconstruction.layer_weights": (1.0,) * 5,
+}
 
 
 def apply_profile(config: ConfigDict, name: str) -> ConfigDict:
@@ -84,7 +95,7 @@ def apply_profile(config: ConfigDict, name: str) -> ConfigDict:
         if data.name in _CLASSES:
             classes = data.classes or _CLASSES[data.name]
             fields["dataset.unlabelled"] = _UNLABELLED_PER_CLASS * classes
-    if config.dataset.crop or config.dataset.size > 64:
-        fields.pop("reconstruction.layer_weights", None)
+        if (data.crop or data.size) > 64:
+            fields |= _AUTHORS_ABOVE_64_PX
     config.update_from_flattened_dict(fields)
     return config

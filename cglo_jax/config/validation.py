@@ -26,6 +26,7 @@ def validate(config: ConfigDict) -> None:
             _check(field.check.holds(value), field.name, value, field.check.want)
     _validate_noise(flat)
     _validate_sides(flat)
+    _validate_layers(flat)
     _validate_weights(flat)
     _validate_split(flat)
 
@@ -82,6 +83,13 @@ def _validate_split(flat: dict[str, Any]) -> None:
             "config.dataset.split_per_seed is True, but dataset.holdout tests on training images, "
             "which would be others for each seed: use one of the two"
         )
+
+
+def _validate_layers(flat: dict[str, Any]) -> None:
+    """Checks that each layer of the perceptual loss has a weight."""
+    layers, name = flat["reconstruction.layers"], "reconstruction.layer_weights"
+    want = f"{len(layers)} numbers >= 0, one for each of reconstruction.layers"
+    _check(len(layers) == len(flat[name]), name, flat[name], want)
 
 
 def _validate_weights(flat: dict[str, Any]) -> None:

@@ -51,6 +51,7 @@ class Generator(nn.Module):
       noise_gain: Gain of Xavier's normal initialisation of the noise's dense layer, which sets how
         strong the noise is beside the unit code when training starts: with noise_dim 100 and
         noise_std .15 its length after layer and activation is 1.07 times the gain.
+      normalize_codes: Divide the codes by their length first, with additive noise the sums.
       dtype: Compute type; parameters and images are float32.
       axis_name: Mapped axis over which batch norm averages.
     """
@@ -63,6 +64,7 @@ class Generator(nn.Module):
     noise_dim: int = 100
     noise_std: float = 0.15
     noise_gain: float = 2**0.5
+    normalize_codes: bool = False
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
 
@@ -128,20 +130,31 @@ class Generator(nn.Module):
     def _with_noise(self, z: jax.Array, eps: jax.Array | None) -> jax.Array:
         """Returns [z, eps], eps passed through a dense layer of its own, or z + eps (section 5.2).
 
-        z + eps is not projected: it lies beside the sphere, in a ball around z.
+        z + eps lies beside the sphere, in a ball around z, unless `normalize_codes` projects it.
         """
+        project = _to_length_1 if self.normalize_codes else lambda z: z
         length = self.noise_length(z.shape[1])
         if eps is None or not length:
-            return z
+            return project(z)
         if eps.shape != (z.shape[0], length):
             raise ValueError(
                 f"eps has shape {eps.shape}, expected {(z.shape[0], length)}"
             )
         if self.noise == "additive":
-            return z + eps
+            return project(z + eps)
+        z = project(z)
         init = nn.initializers.variance_scaling(self.noise_gain**2, "fan_avg", "normal")
         eps = nn.Dense(
             self.noise_dim, dtype=self.dtype, kernel_init=init, name="noise"
         )(eps)
         eps = nn.leaky_relu(eps, 0.2)
         return jnp.concatenate([z.astype(eps.dtype), eps], axis=1)
+
+
+def _to_length_1(z: jax.Array) -> jax.Array:
+    """Divides rows [B, d] by their lengths; rows of zeros stay.
+
+    As in the authors' code, lengths are constants of the gradient, which keeps its radial part.
+    """
+    length = jnp.linalg.norm(jax.lax.stop_gradient(z), axis=1, keepdims=True)
+    return z / jnp.where(length > 0, length, 1)

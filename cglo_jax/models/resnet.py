@@ -1,8 +1,11 @@
-"""ResNet-50 (He et al., 2016) in torchvision's form, v1.5: the 3x3 convolutions have the strides.
+"""ResNet-50 and ResNet-18 (He et al., 2016) in torchvision's form, v1.5: the 3x3 convolutions have the strides.
 
-The final classifier of CUB-200-2011 (section 4.2): images float32 [B, H, W, 1 or 3] in [-1, 1], NHWC ->
-logits float32 [B, K] and maps [B, H/4, W/4, 256] to [B, H/32, W/32, 2048].
+ResNet-50 is the final classifier of CUB-200-2011 (section 4.2); codes can start from the activations
+of both (section 5.2). Images float32 [B, H, W, 1 or 3] in [-1, 1], NHWC -> logits float32 [B, K] and
+maps [B, H/4, W/4, C] to [B, H/32, W/32, 8 C], C = 256 (ResNet-50) or 64 (ResNet-18).
 """
+
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,7 +15,8 @@ from jax.typing import DTypeLike
 from cglo_jax.models.layers import Conv1x1, Conv3x3, batch_norm, max_pool_3x3
 from cglo_jax.models.vgg import normalize_imagenet, to_rgb
 
-BLOCKS = (3, 4, 6, 3)  # bottlenecks in layer1 to layer4
+BLOCKS = (3, 4, 6, 3)  # bottlenecks in layer1 to layer4 of a ResNet-50
+BLOCKS_18 = (2, 2, 2, 2)  # basic blocks there of a ResNet-18
 _EXPANSION = 4  # a bottleneck's output has this many times its width
 
 _conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -44,18 +48,45 @@ class Bottleneck(nn.Module):
         y = nn.relu(batch_norm(*bn, "bn2")(y))
         y = Conv1x1(features, name="conv3", **conv)(y)
         y = batch_norm(*bn, "bn3")(y)
-        if x.shape[-1] != features or self.stride != 1:
-            # Slicing first is the strided 1x1 convolution, with a cheaper gradient.
-            x = x[:, :: self.stride, :: self.stride]
-            x = Conv1x1(features, name="downsample_conv", **conv)(x)
-            x = batch_norm(*bn, "downsample_bn")(x)
-        return nn.relu(y + x)
+        return nn.relu(y + _shortcut(x, features, self.stride, bn, conv))
 
 
-class ResNet50(nn.Module):
-    """The final classifier at 224 px; 25.6 M parameters with 1000 classes.
+class BasicBlock(nn.Module):
+    """3x3 (strided) and 3x3 to `width` channels, added to the input.
 
-    Blocks are named 'layer1_0' to 'layer4_2', and the layers in them as torchvision's.
+    [B, H, W, C] -> [B, H/s, W/s, width], rounded up; otherwise as `Bottleneck`.
+    """
+
+    width: int
+    stride: int
+    dtype: DTypeLike
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        bn = (train, self.axis_name, self.dtype)
+        conv = {"dtype": self.dtype, "kernel_init": _conv_init}
+        y = Conv3x3(self.width, self.stride, use_bias=False, name="conv1", **conv)(x)
+        y = nn.relu(batch_norm(*bn, "bn1")(y))
+        y = Conv3x3(self.width, use_bias=False, name="conv2", **conv)(y)
+        y = batch_norm(*bn, "bn2")(y)
+        return nn.relu(y + _shortcut(x, self.width, self.stride, bn, conv))
+
+
+def _shortcut(
+    x: jax.Array, features: int, stride: int, bn: tuple, conv: dict
+) -> jax.Array:
+    """Brings a block's input [B, H, W, C] to its output's shape, in the block's scope."""
+    if x.shape[-1] == features and stride == 1:
+        return x
+    # Slicing first is the strided 1x1 convolution, with a cheaper gradient.
+    x = x[:, ::stride, ::stride]
+    x = Conv1x1(features, name="downsample_conv", **conv)(x)
+    return batch_norm(*bn, "downsample_bn")(x)
+
+
+class _ResNet(nn.Module):
+    """What both networks share; blocks are named 'layer1_0', ..., the layers in them as torchvision's.
 
     Attributes:
       num_classes: K, the number of logits.
@@ -69,6 +100,13 @@ class ResNet50(nn.Module):
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
 
+    block: ClassVar[type[Bottleneck] | type[BasicBlock]]
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The number of blocks in layer1 to layer4."""
+        raise NotImplementedError
+
     @nn.compact
     def __call__(
         self, x: jax.Array, *, train: bool
@@ -81,7 +119,8 @@ class ResNet50(nn.Module):
 
         Returns:
           Logits [B, K] float32, and the maps after 'layer1' to 'layer4', of sides H/4 to
-          H/32 rounded up, with the 'embedding' [B, 2048] float32, the last one's mean.
+          H/32 rounded up, with the 'embedding' [B, F] float32, the last one's mean; F is 2048 of a ResNet-50
+          and 512 of a ResNet-18.
 
         Raises:
           ValueError: the images have neither one nor three channels.
@@ -102,9 +141,9 @@ class ResNet50(nn.Module):
         x = nn.relu(batch_norm(train, self.axis_name, self.dtype, "bn1")(x))
         x = max_pool_3x3(x)
         features = {}
-        for layer, blocks in enumerate(BLOCKS, 1):
+        for layer, blocks in enumerate(self.blocks, 1):
             for block in range(blocks):
-                x = Bottleneck(
+                x = self.block(
                     64 * 2 ** (layer - 1),
                     stride=2 if layer > 1 and block == 0 else 1,
                     dtype=self.dtype,
@@ -112,6 +151,28 @@ class ResNet50(nn.Module):
                     name=f"layer{layer}_{block}",
                 )(x, train=train)
             features[f"layer{layer}"] = x
-        features["embedding"] = x.mean((1, 2), dtype=jnp.float32)  # [B, 2048]
+        features["embedding"] = x.mean((1, 2), dtype=jnp.float32)  # [B, F]
         head = nn.Dense(self.num_classes, kernel_init=_head_init, name="head")
         return head(features["embedding"]), features
+
+
+class ResNet50(_ResNet):
+    """The final classifier at 224 px; 25.6 M parameters with 1000 classes."""
+
+    block = Bottleneck
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """3, 4, 6 and 3 bottlenecks."""
+        return BLOCKS
+
+
+class ResNet18(_ResNet):
+    """The network of which the authors take codes; 11.7 M parameters with 1000 classes."""
+
+    block = BasicBlock
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """2, 2, 2 and 2 basic blocks."""
+        return BLOCKS_18

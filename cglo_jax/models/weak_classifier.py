@@ -37,12 +37,15 @@ def drop_out(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
 class WeakClassifier(nn.Module):
     """Four blocks of 3x3 convolution, batch norm, ReLU and 2x2 max pooling, then a dense layer.
 
+    The authors activate after pooling: as the activation never falls, that gives the same values.
+
     Attributes:
       num_classes: K, the number of logits.
       width: Channels of every block.
       dropout: Rate of dropout before the dense layer, see `drop_out`.
       dtype: Compute type; parameters and logits are float32.
       axis_name: Mapped axis over which batch norm averages.
+      negative_slope: Slope of the activation below 0, from 0 (ReLU) to 1 (the identity).
     """
 
     num_classes: int
@@ -50,6 +53,7 @@ class WeakClassifier(nn.Module):
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
     axis_name: str | None = None
+    negative_slope: float = 0.0
 
     @nn.compact
     def __call__(
@@ -73,7 +77,10 @@ class WeakClassifier(nn.Module):
             x = Conv3x3(self.width, use_bias=False, dtype=self.dtype, name=f"conv{i}")(
                 x
             )
-            x = nn.relu(batch_norm(train, self.axis_name, self.dtype, f"bn{i}")(x))
+            x = batch_norm(train, self.axis_name, self.dtype, f"bn{i}")(x)
+            # Not leaky_relu of slope 0, which is -0 below 0, with another gradient at 0.
+            slope = self.negative_slope
+            x = nn.leaky_relu(x, slope) if slope else nn.relu(x)
             if min(x.shape[1:3]) >= 2:
                 x = max_pool_2x2(x)
             features[f"block{i}"] = x

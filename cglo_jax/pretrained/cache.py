@@ -53,18 +53,23 @@ class Pinned(NamedTuple):
         return f"{self.repo}@{self.commit}"
 
 
+_VGG16 = Pinned(
+    network="vgg16",
+    file="vgg16-to-conv5_2-3394518c.safetensors",
+    repo="timm/vgg16.tv_in1k",
+    commit="3394518cba29aee1ea82a49d971be90d2dd1dab7",
+    size=553432986,
+    sha256="57b026918159a6bf9faf8405c3a551903768e7138989d9c6224a14227203fad8",
+    trained_on="ImageNet-1k",
+    licence="BSD-3-Clause",
+    in_part=True,
+    option="--config.reconstruction.weights",
+)
 PINNED = {
-    "vgg16": Pinned(
-        network="vgg16",
-        file="vgg16-to-conv5_2-3394518c.safetensors",
-        repo="timm/vgg16.tv_in1k",
-        commit="3394518cba29aee1ea82a49d971be90d2dd1dab7",
-        size=553432986,
-        sha256="57b026918159a6bf9faf8405c3a551903768e7138989d9c6224a14227203fad8",
-        trained_on="ImageNet-1k",
-        licence="BSD-3-Clause",
-        in_part=True,
-        option="--config.reconstruction.weights",
+    "vgg16": _VGG16,
+    # With the last convolution, which only conv5_3 and pool5 need: 59 MB of the same file.
+    "vgg16_conv5_3": _VGG16._replace(
+        network="vgg16_conv5_3", file="vgg16-to-conv5_3-3394518c.safetensors"
     ),
     "resnet50": Pinned(
         network="resnet50",

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,12 @@ from cglo_jax.pretrained import cache, files
 from cglo_jax.pretrained.cache import PINNED
 from cglo_jax.pretrained.files import Shape, Stamp, sha256_of, stamp_of
 
-NAMES = {"vgg16": "VGG-16", "resnet50": "ResNet-50"}
+NAMES = {
+    "vgg16": "VGG-16",
+    "vgg16_conv5_3": "VGG-16",
+    "resnet50": "ResNet-50",
+    "resnet18": "ResNet-18",
+}
 _LINE_LIMIT = 200  # characters of a description in a file's metadata
 
 
@@ -73,43 +78,73 @@ class Provenance:
         return Origin(self.digest, self.describe())
 
 
+def vgg16_with(taps: Sequence[str]) -> str:
+    """Returns which of "vgg16" and "vgg16_conv5_3" has the convolutions that features need.
+
+    Args:
+        taps: names of features, see models.vgg.VGG16.
+    """
+    return "vgg16_conv5_3" if "conv5_3" in vgg.layers_until(taps) else "vgg16"
+
+
 def _vgg16_indices() -> dict[str, int]:
-    """Returns {layer of models.vgg.VGG16: its index in torchvision's `features`}."""
+    """Returns {convolution of models.vgg.VGG16: its index in torchvision's `features`}."""
     indices, index = {}, 0
-    for block, widths in vgg.BLOCK_WIDTHS.items():
-        for i in range(1, len(widths) + 1):
-            indices[f"conv{block}_{i}"] = index
+    for name in vgg.LAYERS:
+        if name.startswith("pool"):
+            index += 1
+        else:
+            indices[name] = index
             index += 2  # the convolution and its ReLU
-        index += 1  # the pooling
     return indices
 
 
-def vgg16_shapes() -> dict[str, Shape]:
-    """Returns {torchvision's name: shape} of the VGG-16 up to conv5_2, [O, I, 3, 3]."""
+def vgg16_shapes(last: str = "conv5_2") -> dict[str, Shape]:
+    """Returns {torchvision's name: shape} of the VGG-16 up to a convolution, [O, I, 3, 3]."""
     shapes, channels = {}, 3
     widths = [width for block in vgg.BLOCK_WIDTHS.values() for width in block]
-    for index, width in zip(_vgg16_indices().values(), widths, strict=True):
+    for (name, index), width in zip(_vgg16_indices().items(), widths, strict=True):
         shapes[f"features.{index}.weight"] = (width, channels, 3, 3)
         shapes[f"features.{index}.bias"] = (width,)
         channels = width
+        if name == last:
+            break
     return shapes
 
 
 def resnet50_shapes() -> dict[str, Shape]:
     """Returns {torchvision's name: shape} of the ResNet-50 without its `fc`."""
+    return _resnet_shapes(
+        resnet.BLOCKS, lambda width: ((width, 1), (width, 3), (4 * width, 1))
+    )
+
+
+def resnet18_shapes() -> dict[str, Shape]:
+    """Returns {torchvision's name: shape} of the ResNet-18 without its `fc`."""
+    return _resnet_shapes(resnet.BLOCKS_18, lambda width: ((width, 3), (width, 3)))
+
+
+def _resnet_shapes(
+    blocks: Sequence[int], convolutions: Callable[[int], Sequence[tuple[int, int]]]
+) -> dict[str, Shape]:
+    """Returns the shapes of a ResNet.
+
+    Args:
+        blocks: how many there are in layer1 to layer4.
+        convolutions: width of a block -> (channels, side of the kernel) of its convolutions.
+    """
     convs = {"conv1": ("bn1", (64, 3, 7, 7))}  # name -> (batch norm after it, kernel)
     channels = 64
-    for layer, blocks in enumerate(resnet.BLOCKS, 1):
-        width = 32 * 2**layer
-        for i in range(blocks):
-            at = f"layer{layer}.{i}."
-            convs[f"{at}conv1"] = f"{at}bn1", (width, channels, 1, 1)
-            convs[f"{at}conv2"] = f"{at}bn2", (width, width, 3, 3)
-            convs[f"{at}conv3"] = f"{at}bn3", (4 * width, width, 1, 1)
-            if i == 0:
-                kernel = (4 * width, channels, 1, 1)
+    for layer, count in enumerate(blocks, 1):
+        for i in range(count):
+            at, first = f"layer{layer}.{i}.", channels
+            for j, (outputs, side) in enumerate(convolutions(32 * 2**layer), 1):
+                kernel = (outputs, channels, side, side)
+                convs[f"{at}conv{j}"] = f"{at}bn{j}", kernel
+                channels = outputs
+            if i == 0 and (layer > 1 or first != channels):
+                kernel = (channels, first, 1, 1)
                 convs[f"{at}downsample.0"] = f"{at}downsample.1", kernel
-            channels = 4 * width
     shapes = {}
     for name, (norm, kernel) in convs.items():
         shapes[f"{name}.weight"] = kernel
@@ -118,15 +153,21 @@ def resnet50_shapes() -> dict[str, Shape]:
     return shapes
 
 
-SHAPES = {"vgg16": vgg16_shapes, "resnet50": resnet50_shapes}
+SHAPES = {
+    "vgg16": vgg16_shapes,
+    "vgg16_conv5_3": functools.partial(vgg16_shapes, "conv5_3"),
+    "resnet50": resnet50_shapes,
+    "resnet18": resnet18_shapes,
+}
 
 
 def load(network: str, source: str) -> tuple[dict[str, np.ndarray], Provenance]:
     """Loads the tensors that a network needs.
 
     Args:
-        network: 'vgg16' (up to conv5_2) or 'resnet50' (without the last layer).
-        source: 'imagenet', fetched once and cached, or the path of a .safetensors file.
+        network: 'vgg16' (up to conv5_2), 'vgg16_conv5_3' (up to there) or 'resnet50' or
+            'resnet18' (without the last layer).
+        source: 'imagenet', fetched once and cached (not of 'resnet18'), or the path of a .safetensors file.
 
     Returns:
         ({torchvision's name: float32 tensor, read-only, of the shape in `SHAPES`, kernels
@@ -136,6 +177,11 @@ def load(network: str, source: str) -> tuple[dict[str, np.ndarray], Provenance]:
     Raises:
         UserError: the weights cannot be fetched, or the file is not what is expected.
     """
+    if source == "imagenet" and network not in PINNED:
+        raise UserError(
+            f"ImageNet's weights of a {NAMES[network]} are not known here: give a .safetensors "
+            "file with torchvision's names in place of imagenet, or random"
+        )
     if source == "imagenet":
         path = cache.get(PINNED[network], SHAPES[network]())
     else:
@@ -152,14 +198,14 @@ def _load(
     tensors, metadata = files.read(path, SHAPES[network]())
     for tensor in tensors.values():
         tensor.setflags(write=False)
-    pinned, sha256 = PINNED[network], sha256_of(path)
+    pinned, sha256 = PINNED.get(network), sha256_of(path)
     if published:  # another process may have written the same bytes again
         intact = cache.is_intact(path, pinned)
     else:
         intact = stamp_of(path) == stamp
     if not intact:
         raise UserError(f"{path} changed while it was read: start this again")
-    if published or sha256 == pinned.sha256:
+    if published or (pinned and sha256 == pinned.sha256):
         origin, trained_on, licence = pinned.origin, pinned.trained_on, pinned.licence
     else:
         origin, trained_on = path.name, metadata.get("trained_on", "")
@@ -195,7 +241,7 @@ def vgg16_params(tensors: Mapping[str, np.ndarray]) -> dict:
     """Converts the tensors of `load('vgg16', ...)` to params of models.vgg.VGG16.
 
     Returns:
-        {'conv1_1': {'kernel': [3, 3, I, O], 'bias': [O]}, ..., 'conv5_2': ...}.
+        {'conv1_1': {'kernel': [3, 3, I, O], 'bias': [O]}, ..., 'conv5_2' or 'conv5_3': ...}.
     """
     return {
         layer: {
@@ -203,11 +249,12 @@ def vgg16_params(tensors: Mapping[str, np.ndarray]) -> dict:
             "bias": tensors[f"features.{index}.bias"],
         }
         for layer, index in _vgg16_indices().items()
+        if f"features.{index}.weight" in tensors
     }
 
 
-def resnet50_variables(tensors: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
-    """Converts the tensors of `load('resnet50', ...)` to variables of a ResNet-50.
+def resnet_variables(tensors: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
+    """Converts the tensors of `load('resnet50', ...)` to variables of that ResNet.
 
     Returns:
         (params without 'head', batch_stats): 'layer2.0.downsample.1.running_var' of

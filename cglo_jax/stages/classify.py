@@ -345,7 +345,7 @@ def load_body(config: ConfigDict) -> tuple[Body | None, Origin]:
     if weights == "random":
         return None, RANDOM
     tensors, provenance = networks.load("resnet50", weights)
-    return networks.resnet50_variables(tensors), provenance.summary
+    return networks.resnet_variables(tensors), provenance.summary
 
 
 def _restore_complete(

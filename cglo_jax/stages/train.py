@@ -13,7 +13,7 @@ from cglo_jax.cglo import algorithm, code_init, codes
 from cglo_jax.cglo.algorithm import Params
 from cglo_jax.config.fingerprint import train_fingerprint
 from cglo_jax.data.dataset import Dataset
-from cglo_jax.models.vgg import VGG16
+from cglo_jax.models.vgg import TAPS, VGG16
 from cglo_jax.pretrained import networks
 from cglo_jax.pretrained.networks import NO_WEIGHTS, RANDOM, Origin
 from cglo_jax.process import numerics
@@ -44,10 +44,12 @@ def load_vgg(config: ConfigDict) -> tuple[Params, Origin]:
     weights = config.reconstruction.weights
     if config.reconstruction.loss != "perceptual":
         return {}, NO_WEIGHTS
+    layers = tuple(algorithm.layers_that_count(config))
     if weights == "random":
-        variables = VGG16().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+        vgg = VGG16(taps=(*TAPS, *layers))
+        variables = vgg.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
         return variables["params"], RANDOM
-    tensors, provenance = networks.load("vgg16", weights)
+    tensors, provenance = networks.load(networks.vgg16_with(layers), weights)
     return networks.vgg16_params(tensors), provenance.summary
 
 
@@ -55,12 +57,14 @@ def load_weights(config: ConfigDict) -> tuple[tuple[Params, Params | None], Orig
     """Returns the networks that training only reads, and the origin of both.
 
     Returns:
-      ((parameters of the perceptual network, variables of the ResNet-50 that codes start
+      ((parameters of the perceptual network, variables of the ResNet that codes start
       from), origin), see `load_vgg` and `code_init.load_resnet`.
     """
     vgg, of_vgg = load_vgg(config)
     resnet, of_resnet = code_init.load_resnet(config)
-    return (vgg, resnet), code_init.join_origins(of_vgg, of_resnet)
+    return (vgg, resnet), code_init.join_origins(
+        of_vgg, of_resnet, config.latent.init_network
+    )
 
 
 def scale_layers(

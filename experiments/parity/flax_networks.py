@@ -95,7 +95,7 @@ def from_torch(network: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any
             flat[path] = tensors[name].transpose(axes)
         return unflatten_dict(flat)
     body = {k: v for k, v in tensors.items() if not k.startswith("fc.")}
-    params, batch_stats = networks.resnet50_variables(body)
+    params, batch_stats = networks.resnet_variables(body)
     head = {"kernel": tensors["fc.weight"].T, "bias": tensors["fc.bias"]}
     return {"params": {**params, "head": head}, "batch_stats": batch_stats}
 

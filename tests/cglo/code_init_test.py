@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy as st
+from PIL import Image
 
 from cglo_jax.cglo import code_init
 from cglo_jax.errors import UserError
@@ -154,6 +155,49 @@ def test_codes_are_pytorchs_activations_centred_and_on_the_sphere(
     assert np.abs(z).max() > 0.05
 
 
+def test_images_are_resized_as_pil_does_for_a_resnet18(monkeypatch):
+    monkeypatch.setattr(resnet, "BLOCKS_18", (1, 1, 1, 1))
+    fields = {
+        "latent.init": "resnet",
+        "latent.init_network": "resnet18",
+        "latent.init_weights": "random",
+        "latent.dim": 512,
+    }
+    dataset = create_dataset(5, size=32, channels=3)
+    loaded, origin = code_init.load_resnet(create_config(**fields))
+    assert origin == RANDOM
+    found = {}
+    for side in (0, 16, 56):
+        config = create_config(**fields, **{"latent.init_size": side})
+        found[side] = code_init.draw(config, KEY, dataset, loaded)
+        assert found[side].shape == (5, 512)  # as many as there are activations
+        resized = dataset.images
+        if side:  # by rounded pixels
+            resized = np.stack(
+                [
+                    np.asarray(Image.fromarray(x).resize((side, side), Image.BILINEAR))
+                    for x in dataset.images
+                ]
+            )
+        x = resized.astype(np.float32) / 127.5 - 1
+        model = resnet.ResNet18(1)
+        _, features = jax.jit(lambda x, m=model: m.apply(loaded, x, train=False))(x)
+        expected = np.asarray(features["embedding"])
+        expected = unit(expected - expected.mean(0))  # and no matrix
+        atol = 0.01 if side else 1e-5
+        np.testing.assert_allclose(found[side], expected, atol=atol)
+    assert np.abs(found[0] - found[56]).max() > 0.05
+    assert np.abs(found[0] - found[16]).max() > 0.05
+
+
+def test_a_resnet18_needs_a_file_or_random_weights():
+    config = create_config(
+        **{"latent.init": "resnet", "latent.init_network": "resnet18"}
+    )
+    with pytest.raises(UserError, match=r"weights of a ResNet-18 .* give a \.safetens"):
+        code_init.load_resnet(config)
+
+
 def test_activations_do_not_depend_on_the_batch(variables, monkeypatch):
     images = create_dataset(10, size=32, channels=3).images
     model = resnet.ResNet50(1)
@@ -239,3 +283,8 @@ def test_origins_are_joined(perceptual, start, expected):
     joined = code_init.join_origins(perceptual, start)
     assert joined == Origin(*expected)
     assert joined.external == (perceptual.external or start.external)
+
+
+def test_a_random_resnet18_is_named():
+    joined = code_init.join_origins(VGG, RANDOM, "resnet18")
+    assert joined.text == f"{VGG.text}; codes started from a random ResNet-18"

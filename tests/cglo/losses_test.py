@@ -258,19 +258,14 @@ def test_double_softmax_is_pytorchs_cross_entropy_of_a_softmax():
     np.testing.assert_allclose(gradient, logits.grad, rtol=1e-4, atol=1e-7)
 
 
-def test_smoothed_labels_are_pytorchs():
-    torch = pytest.importorskip("torch")
-    logits, labels = torch.tensor(LOGITS), torch.tensor(LABELS)
-    for name, inputs in (
-        ("cross_entropy", logits),
-        ("double_softmax", logits.softmax(1)),
-    ):
-        expected = torch.nn.functional.cross_entropy(
-            inputs, labels, reduction="none", label_smoothing=0.3
-        )
+def test_smoothed_labels_by_numpy():
+    targets = 0.7 * np.eye(3)[LABELS] + 0.1
+    p = np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
+    q = np.exp(p) / np.exp(p).sum(1, keepdims=True)
+    for name, probabilities in (("cross_entropy", p), ("double_softmax", q)):
+        expected = -(targets * np.log(probabilities)).sum(1)
         value = losses.weak_loss(name, jnp.asarray(LOGITS), LABELS, 0.3)
         np.testing.assert_allclose(value, expected, rtol=1e-5)
-    targets = 0.7 * np.eye(3)[LABELS] + 0.1
     lengths = np.linalg.norm(LOGITS, axis=1) * np.linalg.norm(targets, axis=1)
     dots = (LOGITS * targets).sum(1)
     cosine = np.divide(dots, lengths, out=np.zeros(3), where=lengths > 0)
@@ -370,6 +365,47 @@ def test_layers_that_do_not_count_are_neither_cached_nor_computed():
     assert not any("x512x" in line for line in products)  # of conv4 and conv5
 
 
+def test_any_layers_count_by_name_and_the_network_ends_at_the_deepest():
+    dataset = create_dataset(6, size=16, channels=3)
+    config = perceptual_config(
+        reconstruction__layers=("pool3", "conv3_2_pre", "conv5_3", "conv2_1"),
+        reconstruction__layer_weights=(0.5, 2.0, 0.0, 1.0),
+    )
+    loss = algorithm.create_spec(config, dataset).reconstruction
+    assert loss.vgg.taps == ("pool3", "conv3_2_pre", "conv2_1")
+    vgg, _ = train.load_vgg(config)
+    kept = loss.compute_features(dataset.images, vgg)
+    shapes = loss.feature_shapes(6, 16, 1.0)
+    assert {k: v.shape for k, v in kept.items()} == {
+        "pool3": (6, 2, 2, 256),
+        "conv3_2_pre": (6, 4, 4, 256),
+        "conv2_1": (6, 8, 8, 128),
+    }
+    assert {k: v.shape for k, v in shapes.items()} == {
+        k: v.shape for k, v in kept.items()
+    }
+    x = (dataset.images / 127.5 - 1).astype(np.float32)
+    y = x[::-1]
+    swapped = {name: f[::-1] for name, f in kept.items()}
+    expected = np.abs(x - y).mean((1, 2, 3))
+    for name, weight in (("pool3", 0.5), ("conv3_2_pre", 2.0), ("conv2_1", 1.0)):
+        expected += weight * np.abs(kept[name] - swapped[name]).mean((1, 2, 3))
+    np.testing.assert_allclose(loss(x, y, vgg, swapped), expected, rtol=1e-5)
+    np.testing.assert_allclose(loss(x, y, vgg), expected, rtol=1e-4)
+
+
+def test_random_weights_of_more_layers_begin_with_the_same():
+    fields = {
+        "reconstruction__layers": ("pool5",),
+        "reconstruction__layer_weights": (1.0,),
+    }
+    five, _ = train.load_vgg(perceptual_config())
+    more, _ = train.load_vgg(perceptual_config(**fields))
+    assert more.keys() - five.keys() == {"conv5_3"}
+    for name, layer in five.items():
+        np.testing.assert_array_equal(layer["kernel"], more[name]["kernel"])
+
+
 def test_without_a_network_there_is_nothing_to_cache():
     dataset = create_dataset()
     spec = algorithm.create_spec(create_config(), dataset)
@@ -387,8 +423,8 @@ def lower(bench):
 def vgg_flops(side: int) -> int:
     """Counts multiplications and additions of one image, those with padding left out."""
     total, channels = 0, 3
-    for widths in BLOCK_WIDTHS.values():
-        for width in widths:
+    for block, widths in BLOCK_WIDTHS.items():
+        for width in widths[: 2 if block == 5 else None]:  # to conv5_2
             total += 2 * (3 * side - 2) ** 2 * channels * width
             channels = width
         side //= 2
@@ -428,11 +464,12 @@ def test_divided_by_activations_a_weight_means_the_same_for_every_network():
     params, _ = train.load_vgg(config)
     scaled = loss.divide_by_activations(dataset.images, params)
     features = loss.compute_features(dataset.images, params)
-    taps = ("conv1_2", "conv2_2", "conv3_2", "conv4_2", "conv5_2")
+    taps = loss.vgg.taps
+    assert taps == ("conv1_2", "conv3_2", "conv4_2", "conv5_2")
     for tap, before, after in zip(
         taps, loss.layer_weights, scaled.layer_weights, strict=True
     ):
-        mean = features[tap].mean(dtype=np.float64) if before else np.inf
+        mean = features[tap].mean(dtype=np.float64)
         assert after == pytest.approx(before / mean, rel=1e-5)
     # A network whose activations are larger has the same loss then, and a larger one before.
     louder = jax.tree.map(lambda x: x, params)

@@ -492,6 +492,14 @@ LISTS = [
     ("sample.export", ["", "()", "[]", " "], []),
     ("train.lr_drop_epochs", ["()", ""], []),
     ("train.lr_drop_epochs", ["7", "(7)", "7,"], [7]),
+    (
+        "reconstruction.layers",
+        [
+            "pool1 pool2 pool3 pool4 conv5_3_pre",
+            "(pool1,pool2,pool3,pool4,conv5_3_pre)",
+        ],
+        ["pool1", "pool2", "pool3", "pool4", "conv5_3_pre"],
+    ),
     ("reconstruction.layer_weights", ["1,1,.5,0,1e-1"], [1, 1, 0.5, 0, 0.1]),
 ]
 

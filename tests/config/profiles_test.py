@@ -71,13 +71,21 @@ def test_the_authors_commands_for_a_data_set(dataset, expected):
     assert not set_by("paper", **dataset)
 
 
-def test_the_authors_take_all_taps_at_224_pixels():
+@pytest.mark.parametrize(
+    ("size", "crop", "last"),
+    [(32, 0, "conv3_2_pre"), (36, 32, "conv3_2_pre"), (256, 224, "pool5")],
+)
+def test_the_authors_taps_are_of_the_images_side(size, crop, last):
     config = get_config()
-    config.dataset.name = "caltech_birds2011"
-    config.dataset.size, config.dataset.crop = 256, 224
+    config.dataset.name = "caltech_birds2011" if crop == 224 else "cifar100"
+    config.dataset.size, config.dataset.crop = size, crop
     config = profiles.apply_profile(config, "authors")
-    assert config.reconstruction.layer_weights == (1.0,) * 5
+    layers = config.reconstruction.layers
+    assert layers[:2] == ("conv1_2", "conv2_2") and layers[-1] == last
+    assert config.reconstruction.layer_weights == (1.0,) * len(layers)
+    assert ("conv4_3" in layers) == (last == "pool5")
     assert config.latent.dim == 512
+    validate(config)
 
 
 def test_no_such_profile():

@@ -33,8 +33,8 @@ LAYERS = {
     24: "conv5_1",
     26: "conv5_2",
 }
-TINY_BLOCKS = {1: (2, 3), 2: (3, 2), 3: (2, 2, 4), 4: (2, 3, 2), 5: (5, 4)}
-TINY_WIDTHS = [width for block in TINY_BLOCKS.values() for width in block]
+TINY_BLOCKS = {1: (2, 3), 2: (3, 2), 3: (2, 2, 4), 4: (2, 3, 2), 5: (5, 4, 4)}
+TINY_WIDTHS = [width for block in TINY_BLOCKS.values() for width in block][:-1]
 TINY_RESNET = {"conv1.weight": (2, 3, 7, 7), "bn1.running_var": (2,)}
 VGG_FILE = cache.PINNED["vgg16"].file
 VGG_KEPT = [VGG_FILE, f"{VGG_FILE}.sha256"]

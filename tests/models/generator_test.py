@@ -171,6 +171,41 @@ def test_images_are_in_range_and_noise_changes_them():
     assert np.abs(images - other).max() > 0
 
 
+@pytest.mark.parametrize("noise", ["concat", "additive", "none"])
+def test_codes_of_any_length_are_projected(noise):
+    z, eps = inputs()
+    eps = {"concat": eps, "additive": 0.3 * normal(2, *z.shape), "none": None}[noise]
+    lengths = np.array([[0.01], [0.5], [2], [300]], np.float32)
+    plain, projects = tiny(noise=noise), tiny(noise=noise, normalize_codes=True)
+    variables = init(plain, z, eps)
+    if noise == "additive":  # the sum is what has length 1
+        unit = (z + eps) / np.linalg.norm(z + eps, axis=1, keepdims=True)
+        expected = evaluate(plain, variables, unit)
+        images = evaluate(projects, variables, lengths * z, lengths * eps)
+    else:
+        expected = evaluate(plain, variables, z, eps)
+        images = evaluate(projects, variables, lengths * z, eps)
+    np.testing.assert_allclose(images, expected, atol=1e-6)
+    assert np.abs(evaluate(plain, variables, lengths * z, eps) - expected).max() > 1e-3
+
+
+def test_the_gradient_through_the_projection_is_the_authors_and_finite_at_0():
+    torch = pytest.importorskip("torch")
+    z = 2 * inputs()[0]
+    z[0], z[1] = 0, 1e-30
+    weights = normal(3, *z.shape)
+
+    def projected(z):
+        return (generator._to_length_1(z) * weights).sum()
+
+    gradient = np.asarray(jax.grad(projected)(z))
+    assert np.isfinite(gradient).all() and (gradient[0] != 0).all()
+    x = torch.tensor(z, requires_grad=True)
+    unit = x.div(x.norm(2, 1).detach().unsqueeze(1).expand_as(x))
+    (unit * torch.tensor(weights)).sum().backward()
+    np.testing.assert_allclose(gradient[2:], x.grad[2:], rtol=1e-5)
+
+
 def test_noise_dim_0_ignores_eps():
     z, eps = inputs()
     model = tiny(noise_dim=0)
@@ -198,20 +233,15 @@ def test_initial_deviations():
 
 @pytest.mark.parametrize(("gain", "length"), [(2**0.5, 1.51), (3**-0.5, 0.62)])
 def test_the_noise_starts_as_strong_as_xaviers_initialisation_makes_it(gain, length):
-    torch = pytest.importorskip("torch")
-    torch.manual_seed(0)
-    layer = torch.nn.Linear(100, 100, bias=False)
-    torch.nn.init.xavier_normal_(layer.weight, gain)
-    weight = layer.weight.detach().numpy()
     model = generator.Generator(8, width=4, noise_gain=gain)
-    keys = jax.random.split(jax.random.key(1), 400)
-    eps = model.draw_noise(keys, 64)
+    eps = model.draw_noise(jax.random.split(jax.random.key(1), 400), 64)
     kernel = init(model, jnp.zeros((2, 64)), eps[:2])["params"]["noise"]["kernel"]
-    assert np.std(kernel) == pytest.approx(np.std(weight), rel=0.03)
-    for matrix in (kernel, weight.T):
-        x = eps @ matrix
-        norms = np.linalg.norm(np.where(x > 0, x, 0.2 * x), axis=1)
-        assert norms.mean() == pytest.approx(length, rel=0.04)
+    # torch.nn.init.xavier_normal_: gain sqrt(2 / (100 + 100)), normal, so some beyond 3.
+    assert np.std(kernel) == pytest.approx(gain / 10, rel=0.03)
+    assert 3 < np.abs(kernel).max() / np.std(kernel) < 5
+    x = eps @ kernel
+    norms = np.linalg.norm(np.where(x > 0, x, 0.2 * x), axis=1)
+    assert norms.mean() == pytest.approx(length, rel=0.04)
 
 
 def test_the_default_gain_of_the_noise_is_the_authors():

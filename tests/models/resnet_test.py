@@ -7,7 +7,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from cglo_jax.models import vgg
-from cglo_jax.models.resnet import Bottleneck, ResNet50
+from cglo_jax.models.resnet import BasicBlock, Bottleneck, ResNet18, ResNet50
+from cglo_jax.pretrained import networks
 
 
 def images(batch: int = 2, side: int = 32, channels: int = 3) -> np.ndarray:
@@ -256,3 +257,114 @@ def test_bottleneck_over_an_axis_equals_the_global_batch():
     assert np.abs(apart.reshape(expected.shape) - expected).max() > 1e-2
     for a in jax.tree.leaves(updated):
         assert np.abs(a[0] - a[1]).max() > 1e-4
+
+
+# ResNet-18
+
+
+def test_resnet18_has_torchvisions_parameters_names_and_shapes():
+    shapes = shapes_of(ResNet18(1000))
+    params = shapes["params"]
+    assert sum(a.size for a in jax.tree.leaves(params)) == 11_689_512
+    assert len(jax.tree.leaves(shapes["batch_stats"])) == 2 * (1 + 2 * 8 + 3)
+    blocks = {f"layer{i}_{j}" for i in (1, 2, 3, 4) for j in (0, 1)}
+    assert params.keys() == {"conv1", "bn1", "head"} | blocks
+    down = {name for name in blocks if "downsample_conv" in params[name]}
+    assert down == {"layer2_0", "layer3_0", "layer4_0"}  # layer1 keeps its shape
+    x = jnp.zeros((2, 41, 41, 1))
+    (logits, features), _ = jax.eval_shape(
+        lambda: ResNet18(5).init_with_output(jax.random.key(0), x, train=False)
+    )
+    assert logits.shape == (2, 5)
+    sides = {f"layer{i}": s for i, s in zip((1, 2, 3, 4), (11, 6, 3, 2), strict=True)}
+    maps = {name: (2, s, s, 32 << int(name[-1])) for name, s in sides.items()}
+    assert {name: f.shape for name, f in features.items()} == {
+        **maps,
+        "embedding": (2, 512),
+    }
+
+
+def test_every_stage_of_resnet18_is_torchvisions():
+    torch = pytest.importorskip("torch")
+    net = pytest.importorskip("torchvision").models.resnet18(num_classes=3).eval()
+    rng = np.random.default_rng(2)
+    state = {}
+    for name, tensor in net.state_dict().items():
+        shape = tuple(tensor.shape)
+        if len(shape) > 1:
+            bound = (3 / np.prod(shape[1:])) ** 0.5
+            value = rng.uniform(-bound, bound, shape)
+        else:
+            value = rng.uniform(0.5, 1.5, shape)
+        state[name] = tensor if not shape else torch.tensor(value, dtype=torch.float32)
+    net.load_state_dict(state)
+    outputs = {}
+    for i in (1, 2, 3, 4):
+        layer = getattr(net, f"layer{i}")
+        layer.register_forward_hook(
+            lambda _, x, y, i=i: outputs.update({f"layer{i}": y})
+        )
+    net.avgpool.register_forward_hook(
+        lambda _, x, y: outputs.update(embedding=y[:, :, 0, 0])
+    )
+    body = {
+        name: np.asarray(tensor)
+        for name, tensor in state.items()
+        if not name.startswith("fc.") and tensor.ndim
+    }
+    assert {k: v.shape for k, v in body.items()} == networks.resnet18_shapes()
+    params, stats = networks.resnet_variables(body)
+    params["head"] = {
+        "kernel": np.asarray(state["fc.weight"]).T,
+        "bias": np.asarray(state["fc.bias"]),
+    }
+    x = images(side=72)
+    y = torch.tensor(np.asarray(vgg.normalize_imagenet(x))).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = net(y).numpy()
+    variables = {"params": params, "batch_stats": stats}
+    logits, features = evaluate(ResNet18(3), variables, x)
+    assert outputs.keys() == features.keys()
+    for name, output in outputs.items():
+        found = np.moveaxis(np.asarray(features[name]), -1, 1)
+        scale = np.abs(output.numpy()).max()
+        np.testing.assert_allclose(
+            found / scale, output.numpy() / scale, atol=2e-5, err_msg=name
+        )
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(logits / scale, expected / scale, atol=2e-5)
+
+
+def numpy_basic_block(variables, x: np.ndarray, stride: int) -> np.ndarray:
+    """Computes a basic block in evaluation, written out."""
+    params, stats = variables["params"], variables["batch_stats"]
+
+    def norm(x, name):
+        p, s = params[name], stats[name]
+        return (x - s["mean"]) / np.sqrt(s["var"] + 1e-5) * p["scale"] + p["bias"]
+
+    def conv(x, name):
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
+        return np.einsum("bhwcij,ijco->bhwo", windows, params[name]["kernel"])
+
+    y = np.maximum(norm(conv(x, "conv1")[:, ::stride, ::stride], "bn1"), 0)
+    y = norm(conv(y, "conv2"), "bn2")
+    if "downsample_conv" in params:
+        x = x[:, ::stride, ::stride] @ params["downsample_conv"]["kernel"][0, 0]
+        x = norm(x, "downsample_bn")
+    return np.maximum(y + x, 0)
+
+
+@pytest.mark.parametrize(("inputs", "stride"), [(3, 1), (5, 1), (3, 2), (5, 2)])
+@pytest.mark.parametrize("side", [1, 5, 6])
+def test_basic_block_equals_numpy(inputs, stride, side):
+    block = BasicBlock(3, stride, jnp.float32, None)
+    x = 5 * images(2, side, inputs)
+    shapes = jax.eval_shape(lambda: block.init(jax.random.key(0), x, train=False))
+    variables = random_variables(shapes)
+    assert ("downsample_bn" in variables["params"]) == ((inputs, stride) != (3, 1))
+    expected = numpy_basic_block(variables, x, stride)
+    assert (expected > 0).any()
+    y = block.apply(variables, x, train=False)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)

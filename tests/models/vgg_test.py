@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cglo_jax.config.checks import VGG16_LAYERS
 from cglo_jax.models import vgg
 
-# torchvision: features.{0,2,5,7,10,12,14,17,19,21,24,26} -> (inputs, outputs)
+# torchvision: features.{0,2,5,7,10,12,14,17,19,21,24,26,28} -> (inputs, outputs)
 CONVOLUTIONS = {
     "conv1_1": (3, 64),
     "conv1_2": (64, 64),
@@ -23,14 +24,16 @@ CONVOLUTIONS = {
     "conv4_3": (512, 512),
     "conv5_1": (512, 512),
     "conv5_2": (512, 512),
+    "conv5_3": (512, 512),
 }
+ALL = vgg.VGG16(taps=VGG16_LAYERS)
 
 
 @pytest.fixture(scope="module")
 def variables():
-    """Returns random weights with random biases."""
+    """Returns random weights of all convolutions with random biases."""
     x = jnp.zeros((1, 8, 8, 3))
-    drawn = jax.jit(vgg.VGG16().init)(jax.random.key(0), x)
+    drawn = jax.jit(ALL.init)(jax.random.key(0), x)
     rng = np.random.default_rng(1)
     for layer in drawn["params"].values():
         layer["bias"] = jnp.asarray(rng.normal(0, 0.1, layer["bias"].shape), "float32")
@@ -42,15 +45,33 @@ def images(batch: int = 2, side: int = 8) -> np.ndarray:
     return rng.uniform(-1, 1, (batch, side, side, 3)).astype(np.float32)
 
 
-def test_parameters_are_torchvisions_up_to_conv5_2(variables):
+def test_parameters_are_torchvisions_up_to_the_deepest_tap(variables):
     params = variables["params"]
-    assert jax.tree.map(jnp.shape, params) == {
+    shapes = {
         name: {"kernel": (3, 3, c, o), "bias": (o,)}
         for name, (c, o) in CONVOLUTIONS.items()
     }
-    # All thirteen convolutions of VGG-16 have 14,714,688; conv5_3 has 9*512*512+512.
-    total = sum(a.size for a in jax.tree.leaves(params))
-    assert total == 14_714_688 - 2_359_808 == 12_354_880
+    assert jax.tree.map(jnp.shape, params) == shapes
+    assert sum(a.size for a in jax.tree.leaves(params)) == 14_714_688
+    names = list(CONVOLUTIONS)
+    for taps, count in (
+        (vgg.TAPS, 12),  # as ever: the largest, conv5_3, is not needed
+        (("pool4", "conv1_1"), 10),
+        (("conv3_2_pre",), 6),
+        (("pool5",), 13),
+        ((), 0),
+    ):
+        model = vgg.VGG16(taps=taps)
+        init = jax.eval_shape(model.init, jax.random.key(0), images())
+        assert list(init.get("params", {})) == names[:count]
+
+
+def test_the_config_knows_every_tap(variables):
+    convolutions = [name for name in vgg.LAYERS if name.startswith("conv")]
+    taps = {*vgg.LAYERS, *(name + vgg.BEFORE_RELU for name in convolutions)}
+    assert len(VGG16_LAYERS) == 2 * 13 + 5 and set(VGG16_LAYERS) == taps
+    _, features = jax.eval_shape(ALL.apply, variables, images())
+    assert set(features) == taps
 
 
 @pytest.mark.parametrize(
@@ -94,17 +115,55 @@ def numpy_vgg(params, x: np.ndarray) -> dict[str, np.ndarray]:
     return features
 
 
+def test_every_tap_is_torchvisions(variables):
+    torch = pytest.importorskip("torch")
+    layers = pytest.importorskip("torchvision").models.vgg16().features.eval()
+    tensors = {}
+    convolutions = [i for i, m in enumerate(layers) if isinstance(m, torch.nn.Conv2d)]
+    for index, name in zip(convolutions, CONVOLUTIONS, strict=True):
+        params = jax.tree.map(np.asarray, variables["params"][name])
+        kernel = torch.tensor(params["kernel"].transpose(3, 2, 0, 1))
+        tensors[f"{index}.weight"] = kernel
+        tensors[f"{index}.bias"] = torch.tensor(params["bias"])
+    layers.load_state_dict(tensors)
+    x = images(side=32)
+    y = torch.tensor(np.asarray(vgg.normalize_imagenet(x))).permute(0, 3, 1, 2)
+    names = []  # of the outputs of `layers`: 3_2_pre, 3_2 after its ReLU, pool3
+    for name in vgg.LAYERS:
+        names += [name] if name[0] == "p" else [name + vgg.BEFORE_RELU, name]
+    _, features = jax.jit(ALL.apply)(variables, x)
+    with torch.no_grad():
+        for name, layer in zip(names, layers, strict=True):
+            y = layer(y.clone())  # ReLUs work in place
+            expected = y.permute(0, 2, 3, 1).numpy()
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(
+                features[name] / scale, expected / scale, atol=2e-5, err_msg=name
+            )
+    assert len(names) == len(features) == 31
+
+
+def test_fewer_taps_are_the_same_bits(variables):
+    x = images()
+    _, expected = vgg.VGG16().apply(variables, x)
+    for taps in (("conv3_2", "conv1_2"), ("conv5_2", "conv5_3_pre")):
+        _, features = vgg.VGG16(taps=taps).apply(variables, x)
+        assert set(features) == set(taps)
+        for name in set(taps) & set(expected):
+            np.testing.assert_array_equal(features[name], expected[name])
+
+
 def test_features_equal_numpy(variables):
     x = images()
-    last, features = vgg.VGG16().apply(variables, x)
+    last, features = vgg.VGG16(taps=tuple(CONVOLUTIONS)).apply(variables, x)
     expected = numpy_vgg(variables["params"], x)
-    for name in vgg.TAPS:
+    for name in CONVOLUTIONS:
         assert expected[name].std() > 0.02
         scale = np.abs(expected[name]).max()
         np.testing.assert_allclose(
             features[name] / scale, expected[name] / scale, atol=1e-5
         )
-    np.testing.assert_array_equal(last, features["conv5_2"])
+    np.testing.assert_array_equal(last, features["conv5_3"])
 
 
 def test_normalisation_by_hand():

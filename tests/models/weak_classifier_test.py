@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cglo_jax.cglo.losses import cross_entropy
+from cglo_jax.models.layers import max_pool_2x2
 from cglo_jax.models.weak_classifier import (
     LatentClassifier,
     WeakClassifier,
@@ -74,23 +75,29 @@ def test_shapes(side, sides, embedding):
     }
 
 
-def numpy_forward(params, x: np.ndarray) -> np.ndarray:
-    """Computes the logits with fresh running statistics (mean 0, variance 1)."""
+def numpy_forward(params, x: np.ndarray, slope: float = 0.0) -> np.ndarray:
+    """Computes the logits with fresh running statistics (mean 0, variance 1).
+
+    As the authors do: activated after pooling.
+    """
     for i in range(1, 5):
         padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2))
         x = np.einsum("bhwcij,ijco->bhwo", windows, params[f"conv{i}"]["kernel"])
-        x = np.maximum(x / np.sqrt(1 + 1e-5), 0)
+        x = x / np.sqrt(1 + 1e-5)
         b, h, w, c = x.shape
         if h > 1:
             x = x.reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
+        x = np.where(x > 0, x, slope * x)
     return x.reshape(len(x), -1) @ params["head"]["kernel"] + params["head"]["bias"]
 
 
-def test_forward_equals_numpy(variables):
+@pytest.mark.parametrize("slope", [0.0, 0.1, 1.0])
+def test_forward_equals_numpy_which_activates_after_pooling(variables, slope):
     x = images()
-    logits, features = evaluate(WeakClassifier(3, width=4), variables, x)
-    expected = numpy_forward(jax.tree.map(np.asarray, variables["params"]), x)
+    model = WeakClassifier(3, width=4, negative_slope=slope)
+    logits, features = evaluate(model, variables, x)
+    expected = numpy_forward(jax.tree.map(np.asarray, variables["params"]), x, slope)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     assert np.std(expected) > 1e-3
     flat = np.asarray(features["block4"]).reshape(len(x), -1)
@@ -128,6 +135,19 @@ def test_dropout_acts_before_the_last_layer_only(model):
     expected = embedding @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
     np.testing.assert_allclose(outputs[1][0], expected, rtol=1e-5, atol=1e-6)
     assert (np.asarray(outputs[0][0]) != np.asarray(outputs[1][0])).any()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_activating_before_or_after_pooling_gives_the_same_bits(variables, dtype):
+    """The authors' LeakyReLU(True) is the identity; their LeakyReLU(.1) follows the pooling."""
+    model = WeakClassifier(3, width=4, dtype=dtype, negative_slope=0.1)
+    (_, features), kept = model.apply(
+        variables, images(), train=False, capture_intermediates=True
+    )
+    normed = kept["intermediates"]["bn1"]["__call__"][0]
+    after = jax.nn.leaky_relu(max_pool_2x2(normed), 0.1)
+    assert (np.asarray(after) < 0).any() and (np.asarray(after) > 0).any()
+    np.testing.assert_array_equal(features["block1"], after)
 
 
 def test_large_maps_are_averaged():

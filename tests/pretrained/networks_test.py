@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy as st
 
+from cglo_jax.config.checks import VGG16_LAYERS
 from cglo_jax.models import resnet, vgg
 from cglo_jax.pretrained import cache, files, networks
 from tests.helpers.published_weights import (
@@ -17,7 +19,9 @@ from tests.helpers.published_weights import (
     TINY_RESNET,
     TINY_WIDTHS,
     assert_needed,
+    cached,
     header_of,
+    publish,
     random_tensors,
     refusal,
     vgg_shapes,
@@ -25,6 +29,7 @@ from tests.helpers.published_weights import (
     write,
 )
 
+CONV5_3_FILE = cache.PINNED["vgg16_conv5_3"].file
 VGG_WIDTHS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512)
 
 
@@ -32,6 +37,45 @@ def test_vgg16_shapes_are_torchvisions(monkeypatch):
     assert networks.vgg16_shapes() == vgg_shapes(TINY_WIDTHS)
     monkeypatch.undo()
     assert networks.vgg16_shapes() == vgg_shapes(VGG_WIDTHS)
+    more = networks.SHAPES["vgg16_conv5_3"]()
+    last = {"features.28.weight": (512, 512, 3, 3), "features.28.bias": (512,)}
+    assert more == networks.vgg16_shapes() | last
+
+
+def test_only_conv5_3_and_pool5_need_the_last_convolution():
+    last = {"conv5_3", "conv5_3_pre", "pool5"}
+    for tap in VGG16_LAYERS:
+        name = networks.vgg16_with(("conv1_2", tap))
+        assert name == ("vgg16_conv5_3" if tap in last else "vgg16"), tap
+    assert networks.vgg16_with(()) == "vgg16"
+
+
+def test_the_last_convolution_is_fetched_only_if_it_is_needed(server, monkeypatch):
+    (path,) = [path for path in server.files if "vgg16" in path]
+    tensors = vgg_tensors() | {"features.28.bias": np.arange(4, dtype="f")}
+    publish(monkeypatch, server, "vgg16_conv5_3", st.save(tensors))
+    assert len([p for p in server.files if "vgg16" in p]) == 1  # the same address
+    loaded, provenance = networks.load("vgg16_conv5_3", "imagenet")
+    extra = {"features.28.weight", "features.28.bias"}
+    assert set(loaded) == set(vgg_shapes(TINY_WIDTHS)) | extra
+    np.testing.assert_array_equal(
+        networks.vgg16_params(loaded)["conv5_3"]["bias"], tensors["features.28.bias"]
+    )
+    assert provenance.name == "VGG-16"
+    assert cached() == [f"{CONV5_3_FILE}{end}" for end in ("", ".sha256")]
+    assert CONV5_3_FILE != cache.PINNED["vgg16"].file
+    publish(monkeypatch, server, "vgg16", server.files[path])
+    less, of_less = networks.load("vgg16", "imagenet")
+    assert_needed(less, tensors)
+    assert of_less.digest != provenance.digest
+
+
+def test_a_file_without_the_last_convolution_is_refused_if_it_is_needed(tmp_path):
+    path = write(tmp_path / "mine.safetensors", vgg_tensors())
+    networks.load("vgg16", str(path))
+    assert "mine.safetensors has no tensor features.28.bias" in refusal(
+        "vgg16_conv5_3", path
+    )
 
 
 def test_resnet50_shapes_are_torchvisions():
@@ -48,6 +92,31 @@ def test_resnet50_shapes_are_torchvisions():
     assert shapes["layer3.5.conv2.weight"] == (256, 256, 3, 3)
     assert shapes["layer4.2.bn3.bias"] == (2048,)
     assert not any(name.startswith(("fc", "layer1.1.down")) for name in shapes)
+
+
+def test_resnet18_shapes_are_torchvisions():
+    shapes = networks.resnet18_shapes()
+    counts = {True: 0, False: 0}  # running statistics or parameters
+    for name, shape in shapes.items():
+        counts["running" in name] += int(np.prod(shape))
+    assert counts[False] == 11_689_512 - (512 * 1000 + 1000)  # without fc
+    assert counts[True] == 2 * 4_800
+    assert len(shapes) == 20 * 5  # convolutions, each with a batch norm
+    assert shapes["layer2.0.downsample.0.weight"] == (128, 64, 1, 1)
+    assert shapes["layer3.1.conv2.weight"] == (256, 256, 3, 3)
+    assert not any("conv3" in name or "layer1.0.down" in name for name in shapes)
+
+
+def test_resnet18_is_of_a_file_as_nothing_else_is_known(tmp_path, monkeypatch):
+    assert refusal("resnet18", "imagenet") == (
+        "ImageNet's weights of a ResNet-18 are not known here: give a .safetensors file with "
+        "torchvision's names in place of imagenet, or random"
+    )
+    monkeypatch.setitem(networks.SHAPES, "resnet18", lambda: TINY_RESNET)
+    path = write(tmp_path / "mine.safetensors", random_tensors(TINY_RESNET))
+    tensors, provenance = networks.load("resnet18", str(path))
+    assert set(tensors) == set(TINY_RESNET)
+    assert provenance.describe().startswith("ResNet-18 from mine.safetensors")
 
 
 def test_vgg16_params_are_the_transposed_tensors():
@@ -73,7 +142,7 @@ def test_vgg16_params_fit_the_model(monkeypatch):
 def test_resnet50_variables_fit_the_model():
     shapes = networks.resnet50_shapes()
     tensors = {k: np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}
-    params, batch_stats = networks.resnet50_variables(tensors)
+    params, batch_stats = networks.resnet_variables(tensors)
     model = resnet.ResNet50(num_classes=7)
     image = jnp.zeros((1, 32, 32, 3))
     init = jax.eval_shape(
@@ -91,7 +160,7 @@ def test_resnet50_variables_are_where_they_belong():
     tensors = {  # of other sizes, which the conversion does not look at
         k: rng.normal(size=(5, 4, 3, 2) if len(s) == 4 else 5) for k, s in names.items()
     }
-    params, stats = networks.resnet50_variables(tensors)
+    params, stats = networks.resnet_variables(tensors)
     places = {
         "conv1.weight": params["conv1"]["kernel"],
         "bn1.running_mean": stats["bn1"]["mean"],

@@ -174,7 +174,7 @@ def test_the_authors_profile_is_told_as_it_is():
     text = runner.describe_profile(choice, runs.expand(TABLE, choice)[0])
     assert text.startswith("Profile authors. cGLO (2) differs")
     assert "classify.draw_per=batch" in text
-    assert "reconstruction.layer_weights=[1.0, 1.0, 1.0, 0.0, 0.0]" in text
+    assert "reconstruction.layers=['conv1_2', 'conv2_2', 'conv3_2_pre']" in text
     assert "latent.dim=512" in text
     baselines = [r for r in runs.expand(TABLE, choice)[0] if not r.cglo]
     assert runner.describe_profile(choice, baselines) == "Profile authors."
