@@ -235,6 +235,14 @@ ROWS: tuple[Section | Field, ...] = (
         NOT_NEGATIVE,
     ),
     Field(
+        "dataset.shortfall",
+        0,
+        "how many images a class may have fewer than dataset.shots: all images of such "
+        "a class are used, as long as another class has dataset.shots; 0 = it is refused",
+        NOT_NEGATIVE,
+        affects=BY_CONTENT,
+    ),
+    Field(
         "dataset.split_seed",
         0,
         "random seed that chooses the labelled images, the same ones for every run of "

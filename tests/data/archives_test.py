@@ -87,12 +87,12 @@ def cifar_members() -> dict[str, bytes]:
     return members
 
 
-def bird_files() -> tuple[dict[str, bytes], dict[str, bytes]]:
+def bird_files(birds=BIRDS) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Returns the members of CUB_200_2011.tgz and of segmentations.tgz."""
     rng = np.random.default_rng(0)
     images, masks, tables = {}, {}, {"images": "", "train_test_split": ""}
     tables["bounding_boxes"] = ""
-    for index, (path, train, box, mode, mask_mode) in BIRDS.items():
+    for index, (path, train, box, mode, mask_mode) in birds.items():
         shape = (HEIGHT, WIDTH, 3) if mode == "RGB" else (HEIGHT, WIDTH)
         folder, name = path.split("/")
         image = encode(rng.integers(0, 256, shape, np.uint8), "JPEG")
