@@ -71,6 +71,14 @@ def outline(config: ConfigDict) -> Dataset:
     )
 
 
+def steps_of(runs_of_group: Sequence[Run]) -> int:
+    """Returns the steps of a group's classifiers and its cGLO, as a measure of its work."""
+    c = runs_of_group[0].config
+    cglo = total_steps(c, outline(c)) if runs_of_group[0].cglo else 0
+    classifier = c.classify.epochs * c.classify.steps_per_epoch
+    return cglo + classifier * len(runs_of_group)
+
+
 @functools.cache
 def forward_flops(model: nn.Module, *shapes: tuple[int, ...]) -> float:
     """Counts the floating-point operations of a network for one image, without compiling it.
