@@ -4,7 +4,7 @@
         for each of train.steps_per_epoch batches of labelled images:
             L = L_rec(G([z, eps]), x) + gamma L_ce(f_phi(G([z, eps])), y)     # `compute_loss`
             a step of G, of f_phi and of the codes z of the batch; z / |z|    # `train_step`
-        for each of train.unlabelled_steps_per_epoch batches of unlabelled images:
+        for each of train.unlabelled_steps batches of unlabelled images:
             the same with L = L_rec
 
 By default the second loop is one pass over the unlabelled images and comes first, so that an epoch
@@ -320,7 +320,7 @@ def _steps_of_passes(config: ConfigDict, dataset: Dataset) -> tuple[int, int]:
 
     return (
         count(t.steps_per_epoch, dataset.num_labelled),
-        count(t.unlabelled_steps_per_epoch, dataset.num_unlabelled),
+        count(t.unlabelled_steps, dataset.num_unlabelled),
     )
 
 

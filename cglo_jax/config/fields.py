@@ -460,7 +460,7 @@ ROWS: tuple[Section | Field, ...] = (
         "train.epochs",
         200,
         "number of epochs of cGLO, of train.steps_per_epoch steps on labelled images "
-        "each, and train.unlabelled_steps_per_epoch on unlabelled ones, if there are any",
+        "each, and train.unlabelled_steps on unlabelled ones, if there are any",
         POSITIVE,
         source="P 4.3",
     ),
@@ -474,7 +474,7 @@ ROWS: tuple[Section | Field, ...] = (
         source="P 4.3",
     ),
     Field(
-        "train.unlabelled_steps_per_epoch",
+        "train.unlabelled_steps",
         0,
         "steps per epoch of cGLO on unlabelled images (dataset.unlabelled and "
         "dataset.transductive): 0 = one pass over them; with train.steps_per_epoch=0, "

@@ -49,6 +49,7 @@ class Images(NamedTuple):
 
 IMAGES = {
     "digits": Images(8, 1, 10, 797),
+    "cifar10": Images(32, 3, 10, 10000),
     "cifar100": Images(32, 3, 100, 10000),
     "caltech_birds2011": Images(0, 3, 200, 5794),
 }

@@ -62,7 +62,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, monkeypatc
 def test_running_averages_are_those_of_the_images_that_an_epoch_ends_on(tmp_path, last):
     dataset = create_dataset(16, unlabelled=8)
     still = {f"train.{name}": 1e-12 for name in ("generator_lr", "code_lr")}
-    steps = {"train.steps_per_epoch": 60, "train.unlabelled_steps_per_epoch": 60}
+    steps = {"train.steps_per_epoch": 60, "train.unlabelled_steps": 60}
     config = create_config(
         **still, **steps, **{"train.epochs": 1, "train.epoch_ends_on": last}
     )

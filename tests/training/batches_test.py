@@ -76,8 +76,8 @@ def test_an_epoch_has_a_pass_of_each_kind_and_ends_on_the_one_asked_for(last):
         # CIFAR-100 at 10 per class, 10 unlabelled ones per class and the test images, batches of 128.
         (1000, 11000, {}, (390, 86)),
         (1000, 11000, {"steps_per_epoch": 0}, (8, 86)),  # the authors': 8, 8 and 79
-        (1000, 11000, {"unlabelled_steps_per_epoch": 4290}, (390, 4290)),
-        (1000, 0, {"steps_per_epoch": 0, "unlabelled_steps_per_epoch": 9}, (8, 0)),
+        (1000, 11000, {"unlabelled_steps": 4290}, (390, 4290)),
+        (1000, 0, {"steps_per_epoch": 0, "unlabelled_steps": 9}, (8, 0)),
         (100, 28, {"steps_per_epoch": 0}, (1, 1)),
     ],
 )
