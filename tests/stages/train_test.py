@@ -16,7 +16,7 @@ from cglo_jax.models import resnet
 from cglo_jax.pretrained import networks
 from cglo_jax.stages import fit_codes, previews, sample, train
 from cglo_jax.stages.previews import draw  # conftest.py replaces it for other tests
-from cglo_jax.training import checkpoints, parallel
+from cglo_jax.training import checkpoints, memory, parallel
 from cglo_jax.workdir import trained
 from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset, differ
 
@@ -82,6 +82,28 @@ def test_running_averages_are_those_of_the_images_that_an_epoch_ends_on(tmp_path
         after["batch_stats"],
         variables["batch_stats"],
     )
+
+
+@pytest.mark.parametrize("per_call", [1, 2])
+def test_memory_is_checked_for_a_labelled_step_though_an_unlabelled_one_is_first(
+    tmp_path, monkeypatch, per_call
+):
+    dataset = create_dataset(24, unlabelled=16)  # epochs of 2 + 3 steps
+    config = create_config(steps_per_call=per_call, **{"train.log_every_steps": 10})
+    checked = []
+
+    def check(step_fn, state, shared, batch, *, section, several):
+        checked.append((step_fn, batch.shape, several))
+        raise UserError("too little")
+
+    monkeypatch.setattr(memory, "check", check)
+    with pytest.raises(UserError, match="too little"):
+        train.run(config, tmp_path, dataset, 0)
+    spec = algorithm.create_spec(config, dataset)
+    devices = tuple(parallel.choose_devices(config.devices))
+    shape = (len(devices), *([2] if per_call > 1 else []), 8 // len(devices))
+    step_fn = train.compiled_step(spec, True, devices)
+    assert checked == [(step_fn, shape, per_call > 1)]
 
 
 @pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
