@@ -13,7 +13,8 @@ from cglo_jax.data import archives
 from cglo_jax.errors import UserError, printable
 from cglo_jax.process import streams
 
-CONFIGS = {"cifar100": "cifar100", "caltech_birds2011": "cub"}  # configs/<value>.py
+# configs/<value>.py
+CONFIGS = {"cifar10": "cifar10", "cifar100": "cifar100", "caltech_birds2011": "cub"}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
     python -m experiments.tables table1 --scale=cpu --data=digits [--jobs=2] [--dry_run]
 
-There are table1 to table6 (paper_tables.py), study, confirm and precision (our_tables.py). Every run
+There are table1 to table6 and cifar10 (paper_tables.py), study, confirm and precision (our_tables.py). Every run
 is a line of results/paper.jsonl; what has one is not repeated, in whichever table it was run first,
 and what was cut off goes on from its checkpoint. The table is rebuilt from these lines, printed and
 written to results/<table>-<scale>-<data>-<profile>.md. It is always the whole table; --rows,

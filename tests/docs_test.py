@@ -10,6 +10,7 @@ import pytest
 from cglo_jax.classifier.methods import METHODS
 from cglo_jax.cli.help import FLAGS, STAGES
 from cglo_jax.config.defaults import get_config
+from cglo_jax.config.fields import CGLO, CLASSIFIER, FIELDS, affects
 from cglo_jax.training import run_log
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -187,6 +188,52 @@ def test_what_a_page_names_is_there(page, check):
 )
 def test_what_is_not_there_is_found(check, text, found):
     assert check(text) == found
+
+
+def _protocol() -> list[list[str]]:
+    """Returns the cells of each row of the tables of the protocol: point ... field, test."""
+    section = _section("docs/paper.md", "## Every point of the protocol")
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    rows = [line.strip("| ").split(" | ") for line in lines]
+    return [row for row in rows if row[0] != "point"]
+
+
+def test_the_protocol_has_a_row_for_every_point():
+    rows = _protocol()
+    assert len(rows) > 50
+    assert {len(row) for row in rows} == {6}
+    for row in rows:
+        assert all(cell.strip() for cell in row), row
+
+
+def test_fields_of_the_protocol_exist_and_may_have_the_values_named():
+    named = [row[4] for row in _protocol()]
+    for cell in named:
+        spans = _SPAN.findall(cell)
+        assert cell == (", ".join(f"`{span}`" for span in spans) or "-")
+        for span in spans:
+            name, _, value = span.partition("=")
+            field = FIELDS[name]
+            assert not value or field.check.holds(value), span
+    learning = {"train", "weak_classifier", "reconstruction", "latent", "mixmatch"}
+    missing = {
+        name
+        for name, field in FIELDS.items()
+        if field.section in learning
+        and affects(name) in (CGLO, CLASSIFIER)
+        and not any(f"`{name}" in cell for cell in named)
+    }
+    assert missing == set()
+
+
+def test_tests_of_the_protocol_exist():
+    for *_, cell in _protocol():
+        spans = _SPAN.findall(cell)
+        assert spans, cell
+        for span in spans:
+            path, _, test = span.partition(":")
+            assert re.fullmatch(r"tests/[\w/]+_test\.py", path), span
+            assert test.startswith("test_") and test in _defined(ROOT / path), span
 
 
 @pytest.mark.parametrize(

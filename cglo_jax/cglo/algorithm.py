@@ -4,7 +4,11 @@
         for each of train.steps_per_epoch batches of labelled images:
             L = L_rec(G([z, eps]), x) + gamma L_ce(f_phi(G([z, eps])), y)     # `compute_loss`
             a step of G, of f_phi and of the codes z of the batch; z / |z|    # `train_step`
-        for each batch of unlabelled images: the same with L = L_rec
+        for each of train.unlabelled_steps batches of unlabelled images:
+            the same with L = L_rec
+
+By default the second loop is one pass over the unlabelled images and comes first, so that an epoch
+ends on labelled images (train.epoch_ends_on), from whose codes new images are made.
 
 G is the generator, theta its parameters, f_phi the weak classifier: `generator` and `weak_classifier`
 in the dicts of `TrainState`. z is one code per image, a point on the unit sphere in R^d, eps noise.
@@ -262,7 +266,11 @@ def train_step(
 
 
 class Schedule:
-    """Maps a global step to (labelled?, images): every epoch a labelled, then an unlabelled pass."""
+    """Maps a global step to (labelled?, images): every epoch has a labelled and an unlabelled pass.
+
+    The last pass of an epoch is the one that train.epoch_ends_on names. The passes over either kind go
+    on from epoch to epoch: their images do not depend on the number of steps of the other kind.
+    """
 
     def __init__(
         self,
@@ -271,12 +279,12 @@ class Schedule:
         key: jax.Array,
         devices: Sequence[jax.Device],
     ):
-        labelled = np.flatnonzero(dataset.labels >= 0)
-        unlabelled = np.flatnonzero(dataset.labels < 0)
-        self.labelled_steps = config.train.steps_per_epoch
-        self.unlabelled_steps = _unlabelled_steps(config, len(unlabelled))
-        self.steps_per_epoch = steps_per_epoch(config, len(unlabelled))
+        self.labelled_steps, self.unlabelled_steps = _steps_of_passes(config, dataset)
+        self.steps_per_epoch = steps_per_epoch(config, dataset)
         self.total = total_steps(config, dataset)
+        ends_on_labelled = config.train.epoch_ends_on == "labelled"
+        self.first_labelled = self.unlabelled_steps if ends_on_labelled else 0
+        self._first_unlabelled = 0 if ends_on_labelled else self.labelled_steps
 
         def order(purpose: draws.Order, members: np.ndarray) -> BatchOrder:
             size = parallel.per_device(
@@ -284,34 +292,47 @@ class Schedule:
             )
             return BatchOrder(jax.random.fold_in(key, purpose), members, size)
 
-        self._labelled = order(draws.Order.LABELLED, labelled)
+        self._labelled = order(
+            draws.Order.LABELLED, np.flatnonzero(dataset.labels >= 0)
+        )
         self.batch_size = self._labelled.batch_size
         self._unlabelled = (
-            order(draws.Order.UNLABELLED, unlabelled) if self.unlabelled_steps else None
+            order(draws.Order.UNLABELLED, np.flatnonzero(dataset.labels < 0))
+            if self.unlabelled_steps
+            else None
         )
 
     def __call__(self, step: int) -> tuple[bool, np.ndarray]:
         """Returns whether a step belongs to the labelled pass, and its images, int32 [B]."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        if place < self.labelled_steps:
-            return True, self._labelled(epoch * self.labelled_steps + place)
-        return False, self._unlabelled(
-            epoch * self.unlabelled_steps + place - self.labelled_steps
-        )
+        of_labelled = place - self.first_labelled
+        if 0 <= of_labelled < self.labelled_steps:
+            return True, self._labelled(epoch * self.labelled_steps + of_labelled)
+        of_unlabelled = place - self._first_unlabelled
+        return False, self._unlabelled(epoch * self.unlabelled_steps + of_unlabelled)
 
 
-def steps_per_epoch(config: ConfigDict, unlabelled: int) -> int:
-    """Returns the steps of an epoch: labelled steps, then once through the unlabelled images."""
-    return config.train.steps_per_epoch + _unlabelled_steps(config, unlabelled)
+def steps_per_epoch(config: ConfigDict, dataset: Dataset) -> int:
+    """Returns the steps of an epoch on `dataset`, both labelled and unlabelled."""
+    return sum(_steps_of_passes(config, dataset))
 
 
 def total_steps(config: ConfigDict, dataset: Dataset) -> int:
     """Returns the steps of a whole run, both labelled and unlabelled."""
-    return config.train.epochs * steps_per_epoch(config, dataset.num_unlabelled)
+    return config.train.epochs * steps_per_epoch(config, dataset)
 
 
-def _unlabelled_steps(config: ConfigDict, unlabelled: int) -> int:
-    return -(-unlabelled // config.train.batch_size)
+def _steps_of_passes(config: ConfigDict, dataset: Dataset) -> tuple[int, int]:
+    """Returns the labelled and the unlabelled steps of an epoch; a field of 0 is one whole pass."""
+    t = config.train
+
+    def count(steps: int, images: int) -> int:
+        return (steps or -(-images // t.batch_size)) if images else 0
+
+    return (
+        count(t.steps_per_epoch, dataset.num_labelled),
+        count(t.unlabelled_steps, dataset.num_unlabelled),
+    )
 
 
 # What a run begins with
@@ -376,7 +397,7 @@ def create_spec(config: ConfigDict, dataset: Dataset) -> StepSpec:
             parallel.AXIS,
             negative_slope=c.weak_classifier.negative_slope,
         )
-    steps = steps_per_epoch(config, dataset.num_unlabelled)
+    steps = steps_per_epoch(config, dataset)
     return StepSpec(
         generator=create_generator(config, *dataset.side_and_channels),
         weak_classifier=weak,

@@ -237,6 +237,14 @@ ROWS: tuple[Section | Field, ...] = (
         NOT_NEGATIVE,
     ),
     Field(
+        "dataset.shortfall",
+        0,
+        "how many images a class may have fewer than dataset.shots: all images of such "
+        "a class are used, as long as another class has dataset.shots; 0 = it is refused",
+        NOT_NEGATIVE,
+        affects=BY_CONTENT,
+    ),
+    Field(
         "dataset.split_seed",
         0,
         "random seed that chooses the labelled images, the same ones for every run of "
@@ -529,7 +537,8 @@ ROWS: tuple[Section | Field, ...] = (
     Field(
         "train.epochs",
         200,
-        "number of epochs of cGLO, of train.steps_per_epoch steps each",
+        "number of epochs of cGLO, of train.steps_per_epoch steps on labelled images "
+        "each, and train.unlabelled_steps on unlabelled ones, if there are any",
         POSITIVE,
         source="P 4.3",
     ),
@@ -537,9 +546,28 @@ ROWS: tuple[Section | Field, ...] = (
         "train.steps_per_epoch",
         390,
         "steps per epoch of cGLO on labelled images: CIFAR-100's 50000 / 128, "
-        "whatever the number of labelled images",
-        POSITIVE,
+        "whatever the number of labelled images; 0 = one pass over them, as the "
+        "authors' code",
+        NOT_NEGATIVE,
         source="P 4.3",
+    ),
+    Field(
+        "train.unlabelled_steps",
+        0,
+        "steps per epoch of cGLO on unlabelled images (dataset.unlabelled and "
+        "dataset.transductive): 0 = one pass over them; with train.steps_per_epoch=0, "
+        "too, an epoch is one pass over each set, as in Algorithm 1 without "
+        "oversampling",
+        NOT_NEGATIVE,
+        source="P Alg. 1",
+    ),
+    Field(
+        "train.epoch_ends_on",
+        "labelled",
+        'images of the last steps of an epoch: "labelled", so that batch norm\'s '
+        "running averages, which generating new images uses, are those of labelled "
+        'images; or "unlabelled", the order in which Algorithm 1 is written [P, A]',
+        one_of("labelled", "unlabelled"),
     ),
     Field(
         "train.batch_size",

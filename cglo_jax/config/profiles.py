@@ -9,15 +9,18 @@ from cglo_jax.errors import UserError
 # "paper" has the defaults: the paper's values and, where it gives none, ours. "authors" has the
 # values of their code, but for fields that set the length of a run. What no field reaches, in short
 # (docs/paper.md, "What --profile=authors still does otherwise", has it in full):
-# - length: 202 epochs, cGLO of CUB-200 with batches of 32, labelled images of cGLO not oversampled;
+# - length: 202 epochs, cGLO of CUB-200 with batches of 32, labelled images of cGLO not oversampled
+#   (train.steps_per_epoch=0 is that), the generator of the least labelled loss kept;
 # - images: exactly 10 unlabelled ones of each class; CUB-200 squashed to 256 pixels for G, and cropped by
 #   RandomResizedCrop for classifiers; a baseline whose labelled images are those of seed 0;
 # - generator: two dense and two transposed layers without batch norm, xavier, into [0, 1] (for
 #   CUB-200 some 200 M parameters at 256 pixels);
-# - loss: conv3_2 before its ReLU; for CUB-200 at a quarter of the side, too;
+# - loss: for CUB-200 at a quarter of the side, too, of pixels and four layers;
 # - codes: N(0, .01) at first, all projected after each step, one Adam for the table, and moved by
-#   f_phi's SGD as well; optimisers made anew for each epoch; hypercubes of neighbouring vertices;
-# - f_phi: inputs in [0, 1], xavier, its rate lower from the 60th batch of each epoch on;
+#   f_phi's SGD as well; optimisers made anew for each epoch; hypercubes of neighbouring vertices; a
+#   ResNet-18 that sees pixels rounded down to 0 and 1;
+# - f_phi: inputs in [0, 1], xavier, last map never averaged, its rate lower from the 60th batch of each
+#   epoch on, and no cosine loss that runs;
 # - sampling: slerp's angle over the batch's axis, partners that may be the image itself;
 # - final classifiers: inputs normalised by the data's mean and deviation, AutoAugment of other
 #   magnitudes; MixMatch otherwise throughout; means of batches' accuracies.
@@ -33,6 +36,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "reconstruction.layer_weights": (1.0, 1.0, 1.0),
         "reconstruction.normalize": False,
         "generator.normalize_codes": True,
+        "train.epoch_ends_on": "unlabelled",
         # LeakyReLU(True) is the identity; of slope .1 after pooling, which is .1 before it.
         "weak_classifier.negative_slope": 0.1,
         "weak_classifier.loss": "double_softmax",

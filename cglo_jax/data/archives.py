@@ -8,11 +8,12 @@ archive is checked against its pinned sha256 and read member by member, never ex
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
@@ -27,6 +28,15 @@ from cglo_jax.files.working_folder import WorkingFolder
 
 # In the order that each data set's reader takes them.
 ARCHIVES = {
+    "cifar10": [
+        Archive(
+            "--archive",
+            "cifar-10-binary.tar.gz",
+            "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+            170052171,
+            "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        )
+    ],
     "cifar100": [
         Archive(
             "--archive",
@@ -80,25 +90,60 @@ def prepare_command(name: str) -> str | None:
 # One reader per data set: archives -> {split: (key, example) pairs}
 
 
+def _read_cifar10(builder: Any, archive: Path) -> dict[str, Iterator]:
+    """Reads cifar-10-binary.tar.gz, and gives `builder` its class names."""
+    batches = [f"data_batch_{i}.bin" for i in range(1, 6)]
+    files = {"train": batches, "test": ["test_batch.bin"]}
+    labels = {"label": "batches.meta.txt"}
+    return _read_cifar(builder, archive, "cifar-10-batches-bin", labels, files)
+
+
 def _read_cifar100(builder: Any, archive: Path) -> dict[str, Iterator]:
     """Reads cifar-100-binary.tar.gz, and gives `builder` its class names."""
-    folder = "cifar-100-binary"
-    names = ("fine_label_names.txt", "coarse_label_names.txt", "train.bin", "test.bin")
-    wanted = [f"{folder}/{name}" for name in names]
-    found = dict(read_members(archive, wanted, limit=256 * MIB))
-    fine, coarse, *data = (found[name] for name in wanted)
-    builder.info.features["label"].names = fine.decode().split()
-    builder.info.features["coarse_label"].names = coarse.decode().split()
-    return {s: cifar100_examples(s, d) for s, d in zip(SPLITS, data, strict=True)}
+    labels = {
+        "coarse_label": "coarse_label_names.txt",
+        "label": "fine_label_names.txt",
+    }
+    files = {split: [f"{split}.bin"] for split in SPLITS}
+    return _read_cifar(builder, archive, "cifar-100-binary", labels, files)
 
 
-def cifar100_examples(split: str, data: bytes) -> Iterator[tuple[int, dict]]:
-    """Yields one split from its records of coarse label, fine label, [3, 32, 32]."""
-    records = np.frombuffer(data, np.uint8).reshape(-1, 2 + 3 * 32 * 32)
-    for index, (coarse, fine, *_) in enumerate(records[:, :2].tolist()):
-        image = records[index, 2:].reshape(3, 32, 32).transpose(1, 2, 0)
+def _read_cifar(
+    builder: Any,
+    archive: Path,
+    folder: str,
+    labels: Mapping[str, str],
+    files: Mapping[str, Sequence[str]],
+) -> dict[str, Iterator]:
+    """Reads a CIFAR in its binary form, and gives `builder` its class names.
+
+    Args:
+        folder: of all its members.
+        labels: {feature: file of its names}, in the order of a record's labels.
+        files: {split: files of its records, in order}.
+    """
+    names = [*labels.values(), *(name for of in files.values() for name in of)]
+    wanted = {name: f"{folder}/{name}" for name in names}
+    found = dict(read_members(archive, wanted.values(), limit=256 * MIB))
+    for feature, name in labels.items():
+        known = found[wanted[name]].decode().split()
+        builder.info.features[feature].names = known
+    return {
+        split: cifar_examples(split, [found[wanted[name]] for name in of], [*labels])
+        for split, of in files.items()
+    }
+
+
+def cifar_examples(
+    split: str, files: Sequence[bytes], labels: Sequence[str]
+) -> Iterator[tuple[int, dict]]:
+    """Yields one split from its files of records: a byte for each of `labels`, then [3, 32, 32]."""
+    width = len(labels) + 3 * 32 * 32
+    parts = [np.frombuffer(data, np.uint8).reshape(-1, width) for data in files]
+    for index, record in enumerate(itertools.chain.from_iterable(parts)):
+        image = record[len(labels) :].reshape(3, 32, 32).transpose(1, 2, 0)
         example = {"id": f"{split}_{index:05d}", "image": _png_bytes(image)}
-        yield index, example | {"label": fine, "coarse_label": coarse}
+        yield index, example | dict(zip(labels, record.tolist(), strict=False))
 
 
 def _read_cub(builder: Any, archive: Path, segmentations: Path) -> dict[str, Iterator]:
@@ -157,7 +202,11 @@ def _png_bytes(image: np.ndarray) -> bytes:
     return readback.encode_png(Image.fromarray(image))
 
 
-READERS = {"cifar100": _read_cifar100, "caltech_birds2011": _read_cub}
+READERS = {
+    "cifar10": _read_cifar10,
+    "cifar100": _read_cifar100,
+    "caltech_birds2011": _read_cub,
+}
 
 
 # The prepared directory

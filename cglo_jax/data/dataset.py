@@ -7,7 +7,7 @@ run's seed, so the same call takes the same images on every machine.
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -160,10 +160,11 @@ class Images:
         ]
         if fields.transductive:
             parts.append(_hide_labels(test_set))
+        counts = np.bincount(parts[0].labels)
         train_set = dataclasses.replace(
             _concatenate(parts),
             balanced=fields.class_weights,
-            notes=splits.notes,
+            notes=(*splits.notes, *_name_short(counts, fields.shots)),
             skipped=splits.skipped,
             conversion=splits.conversion,
         )
@@ -184,6 +185,15 @@ class Images:
                 "test on N unused training images, --config.dataset.holdout=N"
             )
         return test_set
+
+
+def _name_short(counts: np.ndarray, shots: int) -> Iterator[str]:
+    """Yields a line if some classes, with `counts` images [K], have fewer than `shots`."""
+    if short := int((counts < shots).sum()):
+        yield (
+            f"{short} of {len(counts)} classes have fewer than {shots} training images "
+            f"({counts.min()} or more): all of theirs are used"
+        )
 
 
 def _name_near_copies(
@@ -222,7 +232,15 @@ def _choose(
     everything = np.arange(len(pool.ids))
     may = everything if pool.eligible is None else np.flatnonzero(pool.eligible)
     ids = [pool.ids[i] for i in may]
-    labelled = may[choose_shots(ids, pool.labels[may], names, fields.shots, split_seed)]
+    chosen = choose_shots(
+        ids,
+        pool.labels[may],
+        names,
+        fields.shots,
+        split_seed,
+        fields.shortfall,
+    )
+    labelled = may[chosen]
     rest = np.setdiff1d(everything, labelled)
     ids = [pool.ids[i] for i in rest]
     rest = rest[sources.rank_ids(ids, split_seed, "unlabelled")]
@@ -295,6 +313,7 @@ def choose_shots(
     class_names: Sequence[str],
     shots: int,
     seed: int,
+    shortfall: int = 0,
 ) -> np.ndarray:
     """Chooses `shots` images of each class by the rank of sha256("seed/labelled/id").
 
@@ -304,12 +323,14 @@ def choose_shots(
     Args:
       ids: n content hashes. labels: int [n]. class_names: K names.
       shots: images per class, 0 = all of each.
+      shortfall: how many fewer a class may have, whose images are then all chosen.
 
     Returns:
-      int [K * shots], positions ordered by class, then rank.
+      int [n], positions ordered by class, then rank; n = K * shots if no class has fewer.
 
     Raises:
-      UserError: a class has no image, or fewer than `shots`.
+      UserError: a class has no image or fewer than `shots - shortfall`, or every class has fewer
+        than `shots`.
     """
     chosen = []
     for label, name in enumerate(class_names):
@@ -318,13 +339,20 @@ def choose_shots(
             raise UserError(
                 f"class {name!r} (label {label}) has no training image: every class needs at least one"
             )
-        if len(members) < shots:
+        if len(members) < shots - shortfall:
+            also = f" (dataset.shortfall is {shortfall})" if shortfall else ""
             raise UserError(
                 f"config.dataset.shots is {shots}, but class {name!r} has only {len(members)} training images: "
-                f"use {len(members)} or fewer"
+                f"use {len(members) + shortfall} or fewer{also}"
             )
         order = sources.rank_ids([ids[i] for i in members], seed, "labelled")
         chosen.append(members[order[: shots or None]])
+    most = max(range(len(chosen)), key=lambda label: len(chosen[label]))
+    if (n := len(chosen[most])) < shots:
+        raise UserError(
+            f"config.dataset.shots is {shots}, but no class has as many training images: class "
+            f"{class_names[most]!r} has {n}, use {n} or fewer"
+        )
     return np.concatenate(chosen)
 
 

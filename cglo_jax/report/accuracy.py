@@ -58,6 +58,14 @@ def plural(n: int, word: str) -> str:
     return f"{n} {word}" + ("" if n == 1 else "es" if word.endswith("s") else "s")
 
 
+def images_per_class(data: Mapping[str, Any], flat: Mapping[str, Any]) -> str:
+    """Writes how many labelled images a class has, such as "10" or "29 to 30"; "" = all there are."""
+    shots, fewest = flat["dataset.shots"], min(data["train_counts"])
+    if flat.get("dataset.shortfall") and fewest < shots:
+        return f"{fewest} to {shots}"
+    return str(shots or "")
+
+
 def _fill(text: str, **values: Any) -> str:
     return " ".join(text.format(**values).split())
 

@@ -256,7 +256,7 @@ def _describe(run: Run) -> dict[str, str]:
     return {
         "Data set": data["name"],
         "Labelled images": f"{data['n_labelled']} of {classes}",
-        "Images per class": str(run.flat["dataset.shots"] or "all"),
+        "Images per class": accuracy.images_per_class(data, run.flat) or "all",
         "Unlabelled images": str(data["n_unlabelled"]),
         "Test images among them": "yes" if data["transductive"] else "no",
         "Tested on": f"{result['n_test']} ({data['test_split']})",

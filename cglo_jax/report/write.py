@@ -72,10 +72,13 @@ def _create_page(workdir: pathlib.Path, config: ConfigDict) -> Page:
 
 
 def _title(result: Result, flat: dict[str, Any]) -> str:
-    data, shots = result["dataset"], flat["dataset.shots"]
-    images = accuracy.plural(shots or data["n_labelled"], "labelled image")
-    classes = accuracy.plural(data["num_classes"], "class")
-    title = f"{data['name']}: {images} {'per class' if shots else f'of {classes}'}"
+    data = result["dataset"]
+    if shots := accuracy.images_per_class(data, flat):
+        images = f"{shots} labelled image{'s' * (shots != '1')} per class"
+    else:
+        classes = accuracy.plural(data["num_classes"], "class")
+        images = f"{accuracy.plural(data['n_labelled'], 'labelled image')} of {classes}"
+    title = f"{data['name']}: {images}"
     return title if flat["external_weights"] else f"{title}, no external weights"
 
 

@@ -49,6 +49,7 @@ class Images(NamedTuple):
 
 IMAGES = {
     "digits": Images(8, 1, 10, 797),
+    "cifar10": Images(32, 3, 10, 10000),
     "cifar100": Images(32, 3, 100, 10000),
     "caltech_birds2011": Images(0, 3, 200, 5794),
 }
@@ -69,6 +70,14 @@ def outline(config: ConfigDict) -> Dataset:
         ids=("",) * (len(labels) + hidden),
         split="",
     )
+
+
+def steps_of(runs_of_group: Sequence[Run]) -> int:
+    """Returns the steps of a group's classifiers and its cGLO, as a measure of its work."""
+    c = runs_of_group[0].config
+    cglo = total_steps(c, outline(c)) if runs_of_group[0].cglo else 0
+    classifier = c.classify.epochs * c.classify.steps_per_epoch
+    return cglo + classifier * len(runs_of_group)
 
 
 @functools.cache

@@ -131,11 +131,13 @@ def spread_work(
 ) -> list[list[Sequence[runs.Run]]]:
     """Shares groups of runs so that workers have about equally many steps, each in their order."""
     shares, steps = [[] for _ in range(jobs)], [0] * jobs
-    longest_first = sorted(range(len(groups)), key=lambda i: -work.steps_of(groups[i]))
+    longest_first = sorted(
+        range(len(groups)), key=lambda i: -estimate.steps_of(groups[i])
+    )
     for i in longest_first:
         least = steps.index(min(steps))
         shares[least].append(i)
-        steps[least] += work.steps_of(groups[i])
+        steps[least] += estimate.steps_of(groups[i])
     return [[groups[i] for i in sorted(share)] for share in shares if share]
 
 

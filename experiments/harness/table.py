@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 CUT_OFF = "cut off in our copy"
+NOT_IN_COPY = "not in our copy"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,14 +34,6 @@ def group(missing: Sequence[Run]) -> list[list[Run]]:
     return list(groups.values())
 
 
-def steps_of(runs_of_group: Sequence[Run]) -> int:
-    """Returns the steps of a group's classifiers and its cGLO, as a measure of its work."""
-    c = runs_of_group[0].config
-    cglo = c.train.epochs * c.train.steps_per_epoch if runs_of_group[0].cglo else 0
-    classifier = c.classify.epochs * c.classify.steps_per_epoch
-    return cglo + classifier * len(runs_of_group)
-
-
 def load(fields: Any) -> tuple[data.Dataset, data.Dataset]:
     """Reads the images of `config.dataset`, the newest of them once."""
     return _load(tuple(flatten(fields).items()))

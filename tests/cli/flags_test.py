@@ -19,7 +19,7 @@ from cglo_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 DIGITS = "--config=configs/digits.py"
-NAMES = "cifar100, cub, digits, folder"
+NAMES = "cifar10, cifar100, cub, digits, folder"
 GIVE = (
     f"give a configuration file, or one of {NAMES}, or the --workdir of a run, which has its own; "
     "see --help"

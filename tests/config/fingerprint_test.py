@@ -32,6 +32,7 @@ FREE = {
     "dataset.background",
     "dataset.bits",  # the same images or none
     "dataset.split_file",
+    "dataset.shortfall",
     "reconstruction.weights",
     "latent.init_weights",
     "classify.weights",

@@ -12,7 +12,7 @@ CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 def test_names_are_those_of_the_folder():
     assert presets.names() == sorted(p.stem for p in CONFIGS.glob("*.py"))
-    assert {"cifar100", "cub", "digits", "folder"} <= set(presets.names())
+    assert {"cifar10", "cifar100", "cub", "digits", "folder"} <= set(presets.names())
 
 
 @pytest.mark.parametrize("argument", ["", ":", ":10", ":10,cpu", ":a:b"])
@@ -44,7 +44,7 @@ def test_an_installed_package_has_them_inside(tmp_path, monkeypatch):
 def test_anything_else_is_refused_with_the_names_there_are(given):
     with pytest.raises(UserError) as error:
         presets.find(f"{given}:10")
-    names = "cifar100, cub, digits, folder"
+    names = "cifar10, cifar100, cub, digits, folder"
     guess = "did you mean 'digits'? Or " if given == "digits.py" else ""
     assert str(error.value) == (
         f"there is no configuration file {given!r}: {guess}give a file that exists, or one of "

@@ -25,6 +25,8 @@ from cglo_jax.data import archives
 from cglo_jax.errors import UserError
 from cglo_jax.files import download
 from cglo_jax.files.working_folder import MARKER, WorkingFolder
+from configs import cifar10 as cifar10_config
+from tests.helpers.tiny import error_of
 
 ROOT = Path(__file__).parents[2]
 FINE = [f"fine_{i}" for i in range(100)]
@@ -87,12 +89,36 @@ def cifar_members() -> dict[str, bytes]:
     return members
 
 
-def bird_files() -> tuple[dict[str, bytes], dict[str, bytes]]:
+CIFAR10_NAMES = [f"class_{i}" for i in range(10)]
+CIFAR10_BATCHES = (2, 1, 2, 1, 1)  # images in each of the five files of training images
+
+
+def cifar10_members() -> dict[str, bytes]:
+    """The images of `cifar_examples`, whose labels are the fine ones modulo 10."""
+    records = {
+        split: [
+            bytes([fine % 10]) + image.transpose(2, 0, 1).tobytes()
+            for image, fine, _ in zip(*cifar_examples(split), strict=True)
+        ]
+        for split in CIFAR_SIZES
+    }
+    left, members = iter(records["train"]), {}
+    names = "\n".join(CIFAR10_NAMES).encode()
+    members["cifar-10-batches-bin/batches.meta.txt"] = names + b"\n\n"
+    for i, n in enumerate(CIFAR10_BATCHES, 1):
+        batch = b"".join(next(left) for _ in range(n))
+        members[f"cifar-10-batches-bin/data_batch_{i}.bin"] = batch
+    members["cifar-10-batches-bin/readme.html"] = b"<html></html>"
+    members["cifar-10-batches-bin/test_batch.bin"] = b"".join(records["test"])
+    return members
+
+
+def bird_files(birds=BIRDS) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """Returns the members of CUB_200_2011.tgz and of segmentations.tgz."""
     rng = np.random.default_rng(0)
     images, masks, tables = {}, {}, {"images": "", "train_test_split": ""}
     tables["bounding_boxes"] = ""
-    for index, (path, train, box, mode, mask_mode) in BIRDS.items():
+    for index, (path, train, box, mode, mask_mode) in birds.items():
         shape = (HEIGHT, WIDTH, 3) if mode == "RGB" else (HEIGHT, WIDTH)
         folder, name = path.split("/")
         image = encode(rng.integers(0, 256, shape, np.uint8), "JPEG")
@@ -207,6 +233,92 @@ def test_cifar100_reads_back(tmp_path, cifar, capfd):
         "--config=cifar100:10",
     ]
     assert command[-1] == f"--config.dataset.data_dir={data_dir}"
+
+
+@pytest.fixture
+def cifar10(tmp_path, monkeypatch) -> Path:
+    """A made-up cifar-10-binary.tar.gz, taken for the official one."""
+    path = write_tar(tmp_path / "cifar-10-binary.tar.gz", cifar10_members())
+    pin(monkeypatch, "cifar10", path)
+    return path
+
+
+def test_cifar10_reads_back(tmp_path, cifar10, capfd):
+    data_dir = tmp_path / "data"
+    assert run("cifar10", "--data_dir", data_dir, "--archive", cifar10) == 0
+    assert os.listdir(data_dir) == ["cifar10"]
+    out, err = capfd.readouterr()
+    assert "(7 train, 3 test images)" in out and err == ""
+    assert "--config=cifar10:10 --workdir=runs/cifar10-10 " in out
+    features = tfds.builder("cifar10", data_dir=data_dir).info.features
+    assert features["label"].names == CIFAR10_NAMES
+    for split, n in CIFAR_SIZES.items():
+        images, fine, _ = cifar_examples(split)
+        source = tfds.data_source("cifar10", split=split, data_dir=data_dir)
+        found = {example["id"].decode(): example for example in source}
+        assert sorted(found) == [f"{split}_{i:05d}" for i in range(n)]
+        for name, example in found.items():
+            index = int(name[-5:])
+            np.testing.assert_array_equal(example["image"], images[index])
+            assert example["label"] == fine[index] % 10
+    fields = cifar10_config.get_config("1").dataset
+    fields.update(data_dir=str(data_dir), shots=0)
+    labels = set(cifar_examples("train")[1] % 10)
+    missing = next(name for i, name in enumerate(CIFAR10_NAMES) if i not in labels)
+    assert error_of(fields).startswith(f"class {missing!r} (label {missing[-1]}) has")
+
+
+def _cut(members: dict[str, bytes]) -> dict[str, bytes]:
+    """Moves ten bytes from one file to another: the records of both together are as many."""
+    one, other = (f"cifar-10-batches-bin/data_batch_{i}.bin" for i in (1, 2))
+    return members | {one: members[one][:-10], other: members[other] + bytes(10)}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data_batch_3.bin": None}, "lacks 1 members"),
+        ({"data_batch_3.bin": b"\x0a" + bytes(3072)}, "cannot be read as cifar10"),
+        ({"test_batch.bin": bytes(3074)}, "cannot be read as cifar10"),
+        ({"test_batch.bin": b""}, "cannot be read as cifar10"),
+        ({"batches.meta.txt": b"a\nb\n"}, "cannot be read as cifar10"),
+        ({"batches.meta.txt": b"\xff\xfe\n"}, "cannot be read as cifar10"),
+        (_cut, "cannot be read as cifar10"),
+    ],
+    ids=str,
+)
+def test_a_cifar10_that_lies_is_refused(tmp_path, monkeypatch, capfd, change, said):
+    members = cifar10_members()
+    if callable(change):
+        members = change(members)
+    else:
+        changed = {f"cifar-10-batches-bin/{k}": v for k, v in change.items()}
+        members = {k: v for k, v in (members | changed).items() if v is not None}
+    path = write_tar(tmp_path / "cifar-10-binary.tar.gz", members)
+    pin(monkeypatch, "cifar10", path)
+    data_dir = tmp_path / "data"
+    assert run("cifar10", "--data_dir", data_dir, "--archive", path) == 2
+    assert said in error_line(capfd)
+    assert list(data_dir.iterdir()) == []
+
+
+def test_hostile_members_of_a_cifar10(tmp_path, monkeypatch, capfd):
+    folder, evil = "cifar-10-batches-bin", [tar_info("../../evil", size=4)]
+    evil.append(tar_info(folder, tarfile.SYMTYPE, link=str(tmp_path)))
+    (tmp_path / "work").mkdir()
+    path = write_tar(tmp_path / "work/a.tar.gz", cifar10_members(), evil)
+    pin(monkeypatch, "cifar10", path)
+    before = tree(tmp_path)
+    data_dir = tmp_path / "work/data"
+    assert run("cifar10", "--data_dir", data_dir, "--archive", path) == 0
+    new = set(tree(tmp_path)) - set(before)
+    assert all(Path(p).is_relative_to(data_dir) for p in new)
+    members = cifar10_members()
+    del members[f"{folder}/data_batch_5.bin"]
+    link = tar_info(f"{folder}/data_batch_5.bin", tarfile.SYMTYPE, link="/etc/passwd")
+    pin(monkeypatch, "cifar10", write_tar(path, members, [link]))
+    assert run("cifar10", "--data_dir", tmp_path / "two", "--archive", path) == 2
+    assert "data_batch_5.bin is not a file" in error_line(capfd)
 
 
 def test_a_second_run_says_so_and_touches_nothing(tmp_path, cifar, capfd):
@@ -544,15 +656,15 @@ def test_read_members_names_what_is_absent(tmp_path):
 
 
 def test_a_stopped_preparation_leaves_nothing(tmp_path, cifar, monkeypatch, capfd):
-    examples = archives.cifar100_examples
+    examples = archives.cifar_examples
 
-    def stop_half_way(split, data):
-        yield from list(examples(split, data))[: CIFAR_SIZES[split] // 2]
+    def stop_half_way(split, *args):
+        yield from list(examples(split, *args))[: CIFAR_SIZES[split] // 2]
         raise KeyboardInterrupt
 
     options = ["cifar100", "--data_dir", tmp_path / "data", "--archive", cifar]
     with monkeypatch.context() as patch:
-        patch.setattr(archives, "cifar100_examples", stop_half_way)
+        patch.setattr(archives, "cifar_examples", stop_half_way)
         assert run(*options) == 130
     assert capfd.readouterr().err == "stopped: run this again to continue\n"
     assert not (tmp_path / "data" / "cifar100").exists()
@@ -563,14 +675,14 @@ def test_a_stopped_preparation_leaves_nothing(tmp_path, cifar, monkeypatch, capf
 def test_a_finished_download_is_kept_until_it_is_prepared(
     tmp_path, cifar, monkeypatch, capfd
 ):
-    def fill_the_disk(split, data):
+    def fill_the_disk(*args):
         raise OSError(28, "No space left on device")
 
     options = ["cifar100", "--data_dir", tmp_path / "data"]
     with Server({cifar.name: cifar.read_bytes()}) as server:
         pin(monkeypatch, "cifar100", cifar, url=server.url)
         with monkeypatch.context() as patch:
-            patch.setattr(archives, "cifar100_examples", fill_the_disk)
+            patch.setattr(archives, "cifar_examples", fill_the_disk)
             assert run(*options) == 2
         assert "No space left on device" in error_line(capfd)
         assert run(*options) == 0
@@ -582,10 +694,10 @@ def test_a_killed_preparation_is_not_read_as_complete(tmp_path, cifar):
     options = ["cifar100", "--data_dir", tmp_path / "data", "--archive", cifar]
     die = (
         "import os\n"
-        "def die(split, data, examples=archives.cifar100_examples):\n"
-        "    yield from examples(split, data)\n"
+        "def die(split, *args, examples=archives.cifar_examples):\n"
+        "    yield from examples(split, *args)\n"
         "    if split == 'test': os._exit(9)\n"
-        "archives.cifar100_examples = die\n"
+        "archives.cifar_examples = die\n"
     )
     assert run_apart(options, before=die).returncode == 9
     left = [p for p in (tmp_path / "data").rglob("*.array_record*") if p.is_file()]
@@ -764,7 +876,7 @@ def test_it_runs_as_a_module():
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["cifar10"], "invalid choice: 'cifar10'"),
+        (["cifar11"], "invalid choice: 'cifar11'"),
         ([], "required: name"),
         (["cifar100", "--segmentations", "s.tgz"], "goes with caltech_birds2011 only"),
     ],

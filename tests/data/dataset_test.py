@@ -269,6 +269,18 @@ def test_no_number_of_shots_takes_all():
     np.testing.assert_array_equal(np.sort(chosen[1:]), [0, 2, 3])
 
 
+def test_a_class_with_fewer_shots_by_hand():
+    labels = np.array([1, 0, 1, 1, 0, 1])
+    with pytest.raises(UserError, match=r"class 'a' has only 2 .*: use 2 or fewer$"):
+        data.choose_shots("pqrstu", labels, "ab", 3, 0)
+    chosen = data.choose_shots("pqrstu", labels, "ab", 3, 0, shortfall=1)
+    alone = [data.choose_shots("pqrstu", labels, "ab", n, 0) for n in (2, 0)]
+    assert set(chosen[:2]) == {1, 4}
+    np.testing.assert_array_equal(labels[chosen], [0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(chosen[:4], alone[0])  # the ranks stay
+    np.testing.assert_array_equal(chosen, alone[1][:5])
+
+
 def test_only_eligible_images_are_labelled(monkeypatch):
     splits = data.read(fields())
     eligible = np.arange(len(splits.train.ids)) % 3 == 0

@@ -10,7 +10,7 @@ from cglo_jax.classifier.methods import METHODS
 from cglo_jax.config.defaults import flatten, get_config
 from experiments import paper_tables
 from experiments.harness import markdown, scales
-from experiments.harness.table import BASELINE, CUT_OFF, TUNED, Column
+from experiments.harness.table import BASELINE, CUT_OFF, NOT_IN_COPY, TUNED, Column
 
 DECLARED = {table.name: table for table in paper_tables.TABLES}
 
@@ -165,3 +165,14 @@ def test_table_6_is_the_papers(paper):
         text = " / ".join(entry for cell in cells for entry in entries(cell))
         expected[row] = {"50": text}
     assert printed("table6") == expected
+
+
+def test_cifar10_has_the_figures_columns_and_no_numbers():
+    table = DECLARED["cifar10"]
+    for scale in scales.SCALES:
+        assert list(table.columns[scale, "cifar10"]) == ["10", "25", "50", "100"]
+    for row in table.rows:
+        assert set(row.paper.values()) <= {NOT_IN_COPY}
+        text = markdown.paper_number(row, table.columns["paper", "cifar10"]["25"], 0)
+        assert markdown.number(text) is None
+    assert tuple(printed("cifar10")) == METHODS_COMPARED

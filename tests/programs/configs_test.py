@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import math
 import pathlib
 import re
 import types
@@ -71,3 +72,21 @@ def test_refuses_other_arguments(path, argument):
     with pytest.raises(UserError) as error:
         validate(load(path).get_config(argument))
     assert "\n" not in str(error.value)
+
+
+def test_batches_and_epochs_are_the_papers():
+    for name, size, steps in (
+        ("cifar10", 128, 50000 // 128),
+        ("cifar100", 128, 50000 // 128),
+        ("cub", 16, math.ceil(5994 / 16)),
+    ):
+        (path,) = (p for p in CONFIGS if p.stem == name)
+        config = load(path).get_config("30")
+        for part in (config.train, config.classify):
+            assert (part.epochs, part.batch_size) == (200, size)
+            assert part.steps_per_epoch == steps
+    assert (config.dataset.size, config.dataset.crop) == (256, 224)
+    c = config.classify
+    assert (c.network, c.weights, c.cutout_size) == ("resnet50", "imagenet", 112)
+    assert (c.lr, c.momentum, c.weight_decay, c.lr_drop) == (1e-3, 0.9, 1e-5, 0.9)
+    assert list(c.lr_drop_epochs) == list(range(2, 200, 2))

@@ -205,7 +205,9 @@ def test_a_packaged_configuration_is_found_from_the_wheel(unpacked, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cifar100", "cub:10", "digits", "folder"])
+@pytest.mark.parametrize(
+    "name", ["cifar10:25", "cifar100", "cub:10", "digits", "folder"]
+)
 def test_an_installed_wheel_finds_its_configurations_from_an_empty_directory(
     installed, tmp_path, name
 ):

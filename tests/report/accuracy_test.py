@@ -52,6 +52,13 @@ def test_title_without_shots_and_without_external_weights(tmp_path):
     assert title == "shapes: 30 labelled images of 6 classes, no external weights"
 
 
+def test_title_where_classes_have_fewer_images(tmp_path):
+    config = make_config(**{"dataset.shots": 6, "dataset.shortfall": 2})
+    put_result(tmp_path, make_result(config, "baseline", 0, 80.0))
+    title = Parsed(write_html(tmp_path, config)).headings[0][1]
+    assert title == "shapes: 4 to 6 labelled images per class"
+
+
 def test_every_number_is_there(workdir, config):
     cells = Parsed(write_html(workdir, config)).cells
     markdown = (workdir / "report.md").read_text()

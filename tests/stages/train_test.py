@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from cglo_jax.cglo import code_init
+from cglo_jax.cglo import algorithm, code_init
 from cglo_jax.cglo.algorithm import Schedule
 from cglo_jax.errors import UserError
 from cglo_jax.models import resnet
 from cglo_jax.pretrained import networks
 from cglo_jax.stages import fit_codes, previews, sample, train
 from cglo_jax.stages.previews import draw  # conftest.py replaces it for other tests
-from cglo_jax.training import checkpoints, parallel
+from cglo_jax.training import checkpoints, memory, parallel
 from cglo_jax.workdir import trained
 from tests.helpers.tiny import assert_trees_equal, create_config, create_dataset, differ
 
@@ -34,7 +34,7 @@ def interrupt_at(monkeypatch, step: int):
 
 
 def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, monkeypatch):
-    dataset = create_dataset(20, unlabelled=8)  # epochs of 3 + 1 steps
+    dataset = create_dataset(20, unlabelled=8)  # epochs of 1 + 3 steps
     config = create_config()
     whole = train.run(config, tmp_path, dataset, 0)
     cut = tmp_path / "cut"
@@ -55,12 +55,60 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, monkeypatc
     assert cards[0].read_bytes() == cards[1].read_bytes()
     records = [json.loads(line) for line in metrics.splitlines()]
     assert [r["step"] for r in records] == list(range(1, 9))
-    assert ["cross_entropy" in r for r in records] == [True, True, True, False] * 2
+    assert ["cross_entropy" in r for r in records] == [False, True, True, True] * 2
+
+
+@pytest.mark.parametrize("last", ["labelled", "unlabelled"])
+def test_running_averages_are_those_of_the_images_that_an_epoch_ends_on(tmp_path, last):
+    dataset = create_dataset(16, unlabelled=8)
+    still = {f"train.{name}": 1e-12 for name in ("generator_lr", "code_lr")}
+    steps = {"train.steps_per_epoch": 60, "train.unlabelled_steps": 60}
+    config = create_config(
+        **still, **steps, **{"train.epochs": 1, "train.epoch_ends_on": last}
+    )
+    config.latent.noise = "none"
+    config.train.batch_size = 8  # all of either kind
+    state = train.run(config, tmp_path, dataset, 0)
+    z = state.codes.z[:8] if last == "labelled" else state.codes.z[8:]
+    generator = algorithm.create_generator(config, 8, 1, axis_name=None)
+    variables = {
+        "params": state.params["generator"],
+        "batch_stats": state.batch_stats["generator"],
+    }
+    _, after = generator.apply(variables, z, None, train=True, mutable="batch_stats")
+    # One more batch of these images leaves the averages as they are.
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=5e-3, atol=5e-4),
+        after["batch_stats"],
+        variables["batch_stats"],
+    )
+
+
+@pytest.mark.parametrize("per_call", [1, 2])
+def test_memory_is_checked_for_a_labelled_step_though_an_unlabelled_one_is_first(
+    tmp_path, monkeypatch, per_call
+):
+    dataset = create_dataset(24, unlabelled=16)  # epochs of 2 + 3 steps
+    config = create_config(steps_per_call=per_call, **{"train.log_every_steps": 10})
+    checked = []
+
+    def check(step_fn, state, shared, batch, *, section, several):
+        checked.append((step_fn, batch.shape, several))
+        raise UserError("too little")
+
+    monkeypatch.setattr(memory, "check", check)
+    with pytest.raises(UserError, match="too little"):
+        train.run(config, tmp_path, dataset, 0)
+    spec = algorithm.create_spec(config, dataset)
+    devices = tuple(parallel.choose_devices(config.devices))
+    shape = (len(devices), *([2] if per_call > 1 else []), 8 // len(devices))
+    step_fn = train.compiled_step(spec, True, devices)
+    assert checked == [(step_fn, shape, per_call > 1)]
 
 
 @pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_steps_in_one_call_are_the_steps_one_by_one(tmp_path, monkeypatch, devices):
-    dataset = create_dataset(20, unlabelled=8)  # epochs of 3 + 1 steps
+    dataset = create_dataset(20, unlabelled=8)  # epochs of 1 + 3 steps
     changes = {"train.log_every_steps": 4, "devices": devices}
     calls, several = [], parallel.MappedStep.several
 
@@ -202,7 +250,7 @@ def test_pictures_for_tensorboard_change_nothing_and_cost_nothing_without_it(
     from tests.helpers.event_files import read_shown
 
     monkeypatch.setattr(previews, "draw", draw)
-    dataset = create_dataset(20, unlabelled=8)  # epochs of 3 + 1 steps
+    dataset = create_dataset(20, unlabelled=8)  # epochs of 1 + 3 steps
     config = create_config(devices=devices)
     states, metrics = [], []
     for name in ("none", "again", "shown", "cut"):

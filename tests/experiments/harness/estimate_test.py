@@ -89,6 +89,17 @@ def test_outlines_are_as_large_as_the_data():
         assert len(test_set.ids) == estimate.IMAGES["digits"].test
 
 
+def test_steps_of_a_group_count_those_on_unlabelled_images():
+    by_row = planned()
+    run, transductive = by_row["cGLO"], by_row["transductive"]
+    t, classifier = run.config.train, estimate.steps_of([run._replace(cglo="")])
+    assert estimate.steps_of([run]) == classifier + t.epochs * t.steps_per_epoch
+    more = estimate.steps_of([transductive]) - estimate.steps_of([run])
+    assert more == t.epochs * 16  # 797 test images in batches of 50
+    transductive.config.train.steps_per_epoch = 0
+    assert estimate.steps_of([transductive]) == classifier + t.epochs * (1 + 16)
+
+
 def line(run: runs.Run, **changes) -> dict:
     return {
         "digest": run.digest,

@@ -15,7 +15,7 @@ import pytest
 from cglo_jax.errors import UserError
 from cglo_jax.files import ownership, storage
 from cglo_jax.stages import classify, train
-from experiments.harness import machine, runner, runs, scales, work
+from experiments.harness import estimate, machine, runner, runs, scales, work
 from experiments.harness.table import BASELINE, Row, Table, baselines, by_shots
 from tests.helpers.tiny import create_config
 
@@ -357,7 +357,7 @@ def test_a_cglo_is_of_one_worker_and_shares_are_even():
     groups = work.group(missing)
     assert sorted(map(len, groups)) == [1] * 4 + [2] * 4
     shares = runner.spread_work(groups, 3)
-    steps = [sum(work.steps_of(group) for group in share) for share in shares]
+    steps = [sum(estimate.steps_of(group) for group in share) for share in shares]
     # A classifier and a cGLO have 6 steps: four groups of 18, four of 6.
     assert sorted(steps) == [30, 30, 36]
     cglos = [{group[0].cglo for group in share} - {""} for share in shares]
