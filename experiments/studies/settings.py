@@ -93,7 +93,7 @@ def _hundred() -> ConfigDict:
     return config
 
 
-def _six() -> ConfigDict:
+def six_classes() -> ConfigDict:
     """Six classes of CIFAR-100 at 16 px, 25 per class, cGLO of 600 steps of 50: as Figure 2."""
     return _cifar(6, 16, 0, shots=25)
 
@@ -163,7 +163,7 @@ QUESTIONS = {
         "gamma 0, where more codes are among their class, both with intervals (95 %, paired over "
         "draws) that exclude 0, and where images are still reconstructed: a difference of pixels "
         "at most 1.5 times that of gamma 0.",
-        {"CIFAR-100, six classes": (_six, (30, 31, 32))},
+        {"CIFAR-100, six classes": (six_classes, (30, 31, 32))},
         {
             "gamma 0 (GLO)": {"weak_classifier.gamma": 0.0},
             "gamma .02 (default)": {},

@@ -285,7 +285,7 @@ def _cut(members: dict[str, bytes]) -> dict[str, bytes]:
         ({"batches.meta.txt": b"\xff\xfe\n"}, "cannot be read as cifar10"),
         (_cut, "cannot be read as cifar10"),
     ],
-    ids=str,
+    ids=["missing", "label", "long", "empty", "names", "bytes", "moved"],
 )
 def test_a_cifar10_that_lies_is_refused(tmp_path, monkeypatch, capfd, change, said):
     members = cifar10_members()

@@ -58,30 +58,36 @@ def commands(finished, tmp_path, monkeypatch):
     return asked
 
 
-def test_figure_2_draws_three_runs(commands, finished, tmp_path, monkeypatch):
+def test_figure_2_draws_four_runs(commands, finished, tmp_path, monkeypatch):
     drawn, draw = [], paper_figures.code_maps.code_panels
     monkeypatch.setattr(
         paper_figures.code_maps, "code_panels", lambda *a: drawn.append(a) or draw(*a)
     )
     paper_figures.main(["figure2", f"--workdir={tmp_path}"])
-    told = [
-        (workdir, config.weak_classifier.gamma, config.dataset.transductive)
+    asked = [
+        (
+            workdir,
+            config.weak_classifier.gamma,
+            config.weak_classifier.input,
+            config.dataset.transductive,
+        )
         for config, workdir in commands
     ]
-    assert told == [
-        ("cpu/figure2-vanilla-GLO", 0.0, False),
-        ("cpu/figure2-cGLO", 0.5, False),
-        ("cpu/figure2-cGLO-transductive", 0.5, True),
+    assert asked == [
+        ("cpu/figure2-a", 0.0, "image", False),
+        ("cpu/figure2-b", 0.02, "image", False),
+        ("cpu/figure2-c", 0.1, "latent", False),
+        ("cpu/figure2-d", 0.1, "latent", True),
     ]
     maps, titles, notes, names = drawn[0]
     intra, inter = quality.code_angles(finished[1].z, finished[0].labels)
     note = f"angle within a class {intra:.1f}°, between classes {inter:.1f}°"
-    assert notes == [note] * 3
+    assert notes == [note] * 4
     assert titles[0] == "(a) vanilla GLO"
     assert names == finished[0].class_names
-    assert [points.shape for points, _ in maps] == [(24, 2)] * 3
+    assert [points.shape for points, _ in maps] == [(24, 2)] * 4
     with Image.open(tmp_path / "figures" / "figure2_cpu.png") as picture:
-        assert picture.width == 720 * 3 + 180
+        assert picture.width == 720 * 4 + 180
 
 
 @pytest.mark.parametrize(
@@ -115,10 +121,12 @@ def test_a_finished_run_is_not_trained_again(finished, trained, monkeypatch, cap
 
 def test_transductive_panel_hides_what_it_is_tested_on():
     config = paper_figures.figure2_config("cpu", "")
-    config.update_from_flattened_dict(paper_figures.PANELS["(c) cGLO, transductive"])
+    panel = paper_figures.PANELS["(d) as (c), transductive"]
+    config.update_from_flattened_dict(panel)
+    config.dataset.update(name="digits", size=8)  # in the place of CIFAR-100
     train_set, test_set = data.load(config.dataset)
-    assert train_set.num_labelled == 20 * 6
-    assert set(train_set.ids[120:]) == set(test_set.ids)
+    assert train_set.num_labelled == 25 * 6
+    assert set(train_set.ids[150:]) == set(test_set.ids)
     assert len(test_set.ids) == 60
 
 
