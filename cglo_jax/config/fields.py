@@ -464,9 +464,9 @@ ROWS: tuple[Section | Field, ...] = (
         "classifier",
         NOT_NEGATIVE,
         source=(
-            "M: with the authors' 0.5, images of CIFAR-100 are hardly reconstructed; the "
-            "softmax of their double_softmax makes that loss about K times weaker, K "
-            "being the number of classes"
+            "M: 0, 0.1 and the authors' 0.5 gave no measurably other accuracy; at 0.5 "
+            "reconstructions of ten classes are three times farther from their images, those of "
+            "a hundred hardly alike"
         ),
     ),
     Section(
