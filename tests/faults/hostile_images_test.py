@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import types
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -180,7 +181,8 @@ def command(root: Path, workdir: Path) -> flags.Command:
 def test_skipped_txt_lists_them(zoo, loaded, tmp_path, monkeypatch):
     root, listed = zoo
     train = dataclasses.replace(create_dataset(), skipped=tuple(loaded["skipped"]))
-    monkeypatch.setattr(data, "load", lambda _: (train, train))  # not read once more
+    images = types.SimpleNamespace(of=lambda seed: (train, train))
+    monkeypatch.setattr(data, "Images", lambda _: images)  # not read once more
     with pytest.raises(UserError, match="--stage=train"):
         main.main(command(root, tmp_path / "run"))
     check(read_lines(tmp_path / "run/skipped.txt"), listed)

@@ -71,7 +71,7 @@ def test_birds_are_prepared_as_tfds_reads_cub(tmp_path):
     assert np.bincount(train_set.labels).tolist() == [2] * 200
     assert len(test_set.ids) == 200
     fields.shots = 3  # there are three, of which two are listed
-    with pytest.raises(dataset.UserError, match="has only 2 training images"):
+    with pytest.raises(dataset.UserError, match="has 2, use 2 or fewer"):
         dataset.load(fields)
 
 
