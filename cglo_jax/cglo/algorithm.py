@@ -283,8 +283,11 @@ class Schedule:
         self.steps_per_epoch = steps_per_epoch(config, dataset)
         self.total = total_steps(config, dataset)
         ends_on_labelled = config.train.epoch_ends_on == "labelled"
-        self.first_labelled = self.unlabelled_steps if ends_on_labelled else 0
+        self._first_labelled = self.unlabelled_steps if ends_on_labelled else 0
         self._first_unlabelled = 0 if ends_on_labelled else self.labelled_steps
+        # Labelled steps have f_phi, but unlabelled ones may have more images.
+        firsts = [self._first_labelled, self._first_unlabelled]
+        self.kinds = firsts if self.unlabelled_steps else firsts[:1]
 
         def order(purpose: draws.Order, members: np.ndarray) -> BatchOrder:
             size = parallel.per_device(
@@ -305,7 +308,7 @@ class Schedule:
     def __call__(self, step: int) -> tuple[bool, np.ndarray]:
         """Returns whether a step belongs to the labelled pass, and its images, int32 [B]."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        of_labelled = place - self.first_labelled
+        of_labelled = place - self._first_labelled
         if 0 <= of_labelled < self.labelled_steps:
             return True, self._labelled(epoch * self.labelled_steps + of_labelled)
         of_unlabelled = place - self._first_unlabelled

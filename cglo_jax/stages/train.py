@@ -187,7 +187,7 @@ def run(
         log_every=config.train.log_every_steps,
         save_every=config.train.checkpoint_every_epochs * schedule.steps_per_epoch,
         **loop.settings(config),
-        largest=schedule.first_labelled,  # f_phi is in labelled steps only
+        kinds=schedule.kinds,
         may_grow=("train",),
         compare_images=lambda model: trained.compare_images(model["ids"], ids),
         draw=lambda state: previews.draw(config, dataset, state),

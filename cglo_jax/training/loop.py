@@ -53,7 +53,7 @@ class Job:
       steps_per_call: number of steps that one call from Python takes, see
         `parallel.create_take_steps`.
       check_memory: whether to refuse what does not fit into the memory that is free.
-      largest: number of a step that needs as much memory as any; None: the first that is taken.
+      kinds: number of a step of each kind, whose memory is checked; (): the first that is taken.
       rollbacks: how often to go back to the newest checkpoint, with lower learning rates, when a value
         is not finite; 0 = never.
       rollback_factor: factor by which learning rates are multiplied then.
@@ -89,7 +89,7 @@ class Job:
     complete_shared: Callable[[Any], Any] = lambda shared: shared
     compare_images: Callable[[Any], str] | None = None
     draw: Callable[[Any], Mapping[str, np.ndarray]] | None = None
-    largest: int | None = None
+    kinds: Sequence[int] = ()
     print_done: bool = True
     wandb: wandb_run.Project = wandb_run.NO_PROJECT
     may_grow: Sequence[str] = ()
@@ -237,17 +237,18 @@ def _create_take_steps(job: Job, lr_scale: float) -> parallel.TakeSteps:
     def create_shared(
         step_fn: parallel.MappedStep, state: Any, batch: jax.Array, several: bool
     ) -> Any:
+        def take(step: int) -> tuple[parallel.MappedStep, jax.Array]:
+            kind, rows = choose(step)
+            if several:
+                rows = np.stack([rows] * batch.shape[1])
+                return kind, parallel.shard_steps(rows, job.devices)
+            return kind, parallel.shard(rows, job.devices)
+
         if job.check_memory:
-            if job.largest is not None:
-                step_fn, rows = choose(job.largest)
-                batch = (
-                    parallel.shard_steps(np.stack([rows] * batch.shape[1]), job.devices)
-                    if several
-                    else parallel.shard(rows, job.devices)
+            for kind, rows in map(take, job.kinds) if job.kinds else [(step_fn, batch)]:
+                memory.check(
+                    kind, state, job.shared, rows, section=job.section, several=several
                 )
-            memory.check(
-                step_fn, state, job.shared, batch, section=job.section, several=several
-            )
         return job.complete_shared(job.shared)
 
     return parallel.create_take_steps(

@@ -85,25 +85,28 @@ def test_running_averages_are_those_of_the_images_that_an_epoch_ends_on(tmp_path
 
 
 @pytest.mark.parametrize("per_call", [1, 2])
-def test_memory_is_checked_for_a_labelled_step_though_an_unlabelled_one_is_first(
-    tmp_path, monkeypatch, per_call
-):
-    dataset = create_dataset(24, unlabelled=16)  # epochs of 2 + 3 steps
+def test_memory_is_checked_for_a_step_of_each_kind(tmp_path, monkeypatch, per_call):
+    dataset = create_dataset(24, unlabelled=20)  # batches of 4 labelled, 8 unlabelled
     config = create_config(steps_per_call=per_call, **{"train.log_every_steps": 10})
     checked = []
 
     def check(step_fn, state, shared, batch, *, section, several):
         checked.append((step_fn, batch.shape, several))
-        raise UserError("too little")
+        if len(checked) == 2:
+            raise UserError("too little")
 
     monkeypatch.setattr(memory, "check", check)
     with pytest.raises(UserError, match="too little"):
         train.run(config, tmp_path, dataset, 0)
     spec = algorithm.create_spec(config, dataset)
     devices = tuple(parallel.choose_devices(config.devices))
-    shape = (len(devices), *([2] if per_call > 1 else []), 8 // len(devices))
-    step_fn = train.compiled_step(spec, True, devices)
-    assert checked == [(step_fn, shape, per_call > 1)]
+    for (step_fn, shape, several), labelled, images in zip(
+        checked, (True, False), (4, 8), strict=True
+    ):
+        assert step_fn is train.compiled_step(spec, labelled, devices)
+        steps = [2] if per_call > 1 else []
+        assert shape == (len(devices), *steps, images // len(devices))
+        assert several == (per_call > 1)
 
 
 @pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
