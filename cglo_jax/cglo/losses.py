@@ -87,10 +87,12 @@ class ReconstructionLoss:
             return self
         n = len(images)
         few = np.unique(np.linspace(0, n - 1, min(n, _IMAGES)).round().astype(int))
-        means = {
-            name: float(np.abs(values.astype(np.float32)).mean(dtype=np.float64))
-            for name, values in self.compute_features(images[few], params).items()
-        }
+        compute = functools.partial(
+            _mean_activations, params=jax.device_put(params), loss=self
+        )
+        size = min(len(few), batch_that_fits(images.shape[1]))
+        each = parallel.map_batches(compute, images[few], size)
+        means = {name: float(v.mean(dtype=np.float64)) for name, v in each.items()}
         if dead := [name for name, mean in means.items() if not mean > 0]:
             raise UserError(
                 f"config.reconstruction.unit_activations: {dead[0]} of the VGG-16 is 0 for all "
@@ -159,6 +161,14 @@ def _features_of_uint8(
     images: jax.Array, params: Any, *, loss: ReconstructionLoss
 ) -> dict[str, jax.Array]:
     return loss._features(to_float(images), params)
+
+
+@functools.partial(jax.jit, static_argnames="loss")
+def _mean_activations(
+    images: jax.Array, params: Any, *, loss: ReconstructionLoss
+) -> dict[str, jax.Array]:
+    features = loss._features(to_float(images), params)
+    return {name: _mean_abs(f.astype(jnp.float32)) for name, f in features.items()}
 
 
 def perceptual_loss(

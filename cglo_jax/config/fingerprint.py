@@ -103,6 +103,11 @@ def check_fingerprint(
                     f"{where} was made with other {kind} than this call reads{shown}: use another "
                     f"--workdir or the old {kind}"
                 )
+            if name not in saved:
+                raise UserError(
+                    f"{where} was made by a version of this program that had no {name}: use another "
+                    "--workdir"
+                )
             values = [shorten(repr(of.get(name))) for of in (saved, now)]
             raise UserError(
                 f"{where} was made with {shorten(printable(name))}={values[0]}, this call has "

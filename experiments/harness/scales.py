@@ -44,8 +44,9 @@ _BFLOAT16 = (
 # What the tables of digits and CIFAR-100 for two cores were run with, before the defaults changed.
 _AS_RUN = {"latent.noise_gain": 0.577, "train.epoch_ends_on": "unlabelled"}
 _OLD_DEFAULTS = (
-    "Run before the defaults of two fields changed: here latent.noise_gain is .577, and an epoch "
-    "ends on unlabelled images where there are any."
+    "Run before the defaults of two fields changed: here the noise's dense layer started uniform, "
+    "with the variance that latent.noise_gain=.577 has (which draws from a normal distribution "
+    "today), and an epoch ends on unlabelled images where there are any."
 )
 
 OWN_IMAGES = "Seed s draws its own labelled images, so the spread includes theirs."

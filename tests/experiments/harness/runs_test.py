@@ -177,6 +177,19 @@ def test_the_authors_profile_draws_own_images_for_each_seed():
     assert runs.own_images(DIGITS)
 
 
+def test_rows_say_which_images_are_unlabelled_whatever_the_profile():
+    for data in ("digits", "cifar100"):
+        choice = Choice("paper" if data == "cifar100" else "cpu", data, "authors")
+        planned, _ = runs.expand(TABLE3, choice)
+        seen = {run.row: run.config.dataset.transductive for run in planned}
+        assert seen["transductive"] and not seen["cGLO"]
+        digests = {run.row: run.digest for run in planned if run.seed == 0}
+        assert digests["transductive"] != digests["cGLO"]
+        planned, _ = runs.expand(TABLE5, choice)
+        shown = [r.config.dataset.unlabelled for r in planned if r.row == "cGLO"]
+        assert min(shown) == 0 < max(shown)
+
+
 def test_runs_from_before_a_field_are_still_found(monkeypatch):
     """The committed results are older than some fields: their runs are not to be repeated."""
     monkeypatch.setattr(runs, "RESULTS", paths.RESULTS / "paper.jsonl")
