@@ -140,7 +140,8 @@ def compute_activations(
 ) -> np.ndarray:
     """Computes the penultimate activations of a ResNet for all images, labelled or not.
 
-    Images are normalised as ImageNet's, and grey images are repeated to three channels. One device computes all activations, so that they do not depend on the number of devices.
+    Images are normalised as ImageNet's, and grey images are repeated to three channels. One device
+    computes all activations, so that they do not depend on the number of devices.
 
     Args:
       variables: see `load_resnet`. images: uint8 [n, H, W, C].

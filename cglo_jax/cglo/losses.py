@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from cglo_jax.cglo import quality
 from cglo_jax.data.dataset import batch_that_fits, to_float
 from cglo_jax.errors import UserError
 from cglo_jax.models.vgg import VGG16, to_rgb
@@ -30,7 +31,7 @@ class ReconstructionLoss:
 
     Attributes:
       vgg: the perceptual network of eq. (1); None: the Laplacian pyramid loss takes its place.
-      layer_weights: lambda_j of the layers `vgg.taps`; a layer of weight 0 is left out.
+      layer_weights: lambda_j of the layers `vgg.taps`.
       pixel_weight: weight of the mean absolute pixel difference, which is added.
     """
 
@@ -85,8 +86,7 @@ class ReconstructionLoss:
         """
         if self.vgg is None:
             return self
-        n = len(images)
-        few = np.unique(np.linspace(0, n - 1, min(n, _IMAGES)).round().astype(int))
+        few = quality.spread(len(images), _IMAGES)
         compute = functools.partial(
             _mean_activations, params=jax.device_put(params), loss=self
         )
@@ -99,8 +99,7 @@ class ReconstructionLoss:
                 "training images: give the layer the weight 0 in "
                 "config.reconstruction.layer_weights, or take other weights"
             )
-        weights = zip(self.vgg.taps, self.layer_weights, strict=True)
-        scaled = tuple(weight / means[tap] for tap, weight in weights)
+        scaled = tuple(weight / means[tap] for tap, weight in self._weights.items())
         return dataclasses.replace(self, layer_weights=scaled)
 
     def feature_shapes(
@@ -147,13 +146,11 @@ class ReconstructionLoss:
 
     @property
     def _weights(self) -> dict[str, float]:
-        weights = zip(self.vgg.taps, self.layer_weights, strict=True)
-        return {tap: weight for tap, weight in weights if weight}
+        return dict(zip(self.vgg.taps, self.layer_weights, strict=True))
 
     def _features(self, images: jax.Array, params: Any) -> dict[str, jax.Array]:
-        """Computes the features that count of images [B, H, W, C] in [-1, 1], by layer."""
-        _, features = self.vgg.apply({"params": params}, to_rgb(images))
-        return {name: features[name] for name in self._weights}
+        """Computes the features of images [B, H, W, C] in [-1, 1], by layer."""
+        return self.vgg.apply({"params": params}, to_rgb(images))[1]
 
 
 @functools.partial(jax.jit, static_argnames="loss")

@@ -108,9 +108,9 @@ def random_erasing(
     uniform in [.02, .33] of the image, height / width uniform in [.3, 3.3] as in Zhong et
     al.'s code (torchvision has drawn its logarithm since 2021), position uniform. Zhong et
     al. fill with random values in the text and with the mean colour in their code, as the code of
-    the paper does, which fills with 0 after normalisation. Area and ratio are drawn again, up to ten times, if
-    the rectangle is not smaller than the image both ways: 1 time in 38 at 8 px, in 120 at
-    32 px. (Zhong et al. allow a hundred.)
+    the paper does, which fills with 0 after normalisation. Area and ratio are drawn again, up to
+    ten times, if the rectangle is not smaller than the image both ways: 1 time in 38 at 8 px, in
+    120 at 32 px. (Zhong et al. allow a hundred.)
 
     Args:
       key: PRNG key.

@@ -1,4 +1,6 @@
-"""ResNet-50 and ResNet-18 (He et al., 2016) in torchvision's form, v1.5: the 3x3 convolutions have the strides.
+"""ResNet-50 and ResNet-18 (He et al., 2016) in torchvision's form.
+
+That is v1.5: the 3x3 convolutions have the strides.
 
 ResNet-50 is the final classifier of CUB-200-2011 (section 4.2); codes can start from the activations
 of both (section 5.2). Images float32 [B, H, W, 1 or 3] in [-1, 1], NHWC -> logits float32 [B, K] and
@@ -119,8 +121,8 @@ class _ResNet(nn.Module):
 
         Returns:
           Logits [B, K] float32, and the maps after 'layer1' to 'layer4', of sides H/4 to
-          H/32 rounded up, with the 'embedding' [B, F] float32, the last one's mean; F is 2048 of a ResNet-50
-          and 512 of a ResNet-18.
+          H/32 rounded up, with the 'embedding' [B, F] float32, the last one's mean; F is 2048
+          of a ResNet-50 and 512 of a ResNet-18.
 
         Raises:
           ValueError: the images have neither one nor three channels.

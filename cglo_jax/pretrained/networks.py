@@ -165,9 +165,10 @@ def load(network: str, source: str) -> tuple[dict[str, np.ndarray], Provenance]:
     """Loads the tensors that a network needs.
 
     Args:
-        network: 'vgg16' (up to conv5_2), 'vgg16_conv5_3' (up to there) or 'resnet50' or
+        network: 'vgg16' (up to conv5_2), 'vgg16_conv5_3' (up to there), 'resnet50' or
             'resnet18' (without the last layer).
-        source: 'imagenet', fetched once and cached (not of 'resnet18'), or the path of a .safetensors file.
+        source: 'imagenet', fetched once and cached (not of 'resnet18'), or the path of a
+            .safetensors file.
 
     Returns:
         ({torchvision's name: float32 tensor, read-only, of the shape in `SHAPES`, kernels

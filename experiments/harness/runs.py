@@ -26,7 +26,8 @@ TUNED_FIELDS = ("lr", "weight_decay", "batch_size")  # of `config.classify`
 # a part for each. Raise it when code changes numbers, which no field of a configuration tells.
 RESULTS_VERSION = 1
 
-_WITHOUT_LABELS = ("transductive", "unlabelled")  # fields of `config.dataset`
+# Rows and columns say which images are reconstructed without a label, not the profile.
+_ALL_LABELLED = {"dataset.transductive": False, "dataset.unlabelled": 0}
 
 # Content counts in a work directory, not where it lies; here it is what tells runs apart.
 _WEIGHTS = ("reconstruction.weights", "classify.weights", "latent.init_weights")
@@ -193,19 +194,16 @@ def create_config(
       UserError: a field has a value that it cannot have.
     """
     setting = SETTINGS[choice.scale, choice.data]
-    config = setting.config()
-    # Rows and columns say which images are reconstructed without a label, not the profile.
-    without_labels = {name: config.dataset[name] for name in _WITHOUT_LABELS}
-    config = apply_profile(config, choice.profile)
-    config.dataset.update(without_labels)
-    config.update_from_flattened_dict({**column.overrides, **row.overrides})
+    config = apply_profile(setting.config(), choice.profile)
+    overrides = {**_ALL_LABELLED, **column.overrides, **row.overrides}
+    config.update_from_flattened_dict(overrides)
     if row.tuned:
         tuned = tuned_fields(choice, config.dataset.shots)
         if tuned is None:
             return None
         config.update_from_flattened_dict(tuned)
     config.dataset.data_dir = choice.data_dir
-    if own_images(choice):
+    if setting.own_images or config.dataset.split_per_seed:
         config.dataset.split_seed = seed
         config.dataset.split_per_seed = False  # a run here has one seed
     config.seeds = (seed,)

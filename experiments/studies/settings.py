@@ -33,7 +33,7 @@ from ml_collections import ConfigDict
 from sklearn.model_selection import LeaveOneOut, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from cglo_jax.cglo import codes, quality
+from cglo_jax.cglo import codes, losses, quality
 from cglo_jax.config import validation
 from cglo_jax.data import dataset as data
 from cglo_jax.errors import UserError
@@ -43,7 +43,7 @@ from cglo_jax.report import figures
 from cglo_jax.report.verdict import format_interval, format_mean, paired_difference
 from cglo_jax.stages import classify, train
 from cglo_jax.workdir import directory
-from cglo_jax.workdir.results import environment, read_result, result_path
+from cglo_jax.workdir.results import read_result, result_path
 from configs import cifar100, digits
 from experiments.harness import entry, machine, paths, runs
 
@@ -241,17 +241,12 @@ QUESTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One draw of a row; `key` is what its line is found by."""
+    """One draw of a row."""
 
     question: str
     data: str
     row: str
     seed: int
-
-    @property
-    def key(self) -> dict[str, Any]:
-        """The fields of the run's line that name it."""
-        return dataclasses.asdict(self)
 
     @property
     def method(self) -> str:
@@ -274,6 +269,9 @@ class Run:
         """A hash of all that determines it: equal runs of two questions are done once."""
         fields = runs.reset_unread(self.config, self.method)
         return runs.digest(fields, self.method, self.seed)
+
+
+_KEYS = tuple(field.name for field in dataclasses.fields(Run))  # of a run's line
 
 
 def runs_of(name: str) -> list[Run]:
@@ -313,7 +311,7 @@ def measure(
     within, between = quality.code_angles(z, labels)
     keys = codes.example_keys(jax.random.key(0), np.arange(len(z)))
     images = sampler.generate_uint8(model, model.z, keys)
-    difference = np.abs(data.to_float(images) - data.to_float(dataset.images))
+    pairs = data.to_float(images), data.to_float(dataset.images)
     logged = storage.read_records(workdir / "metrics.jsonl")
     last = [line for line in logged if line.get("stage") == "train"][-1]
     line = {
@@ -321,7 +319,7 @@ def measure(
         "between": between,
         "apart": between - within,
         "vote": vote(z, labels),
-        "pixels": float(difference.mean()),
+        "pixels": float(losses.pixel_l1(*pairs).mean()),
         "weak_loss": last.get("cross_entropy"),
     }
     return line, images
@@ -339,7 +337,7 @@ def do(
     validation.validate(config)
     sets = data.load(config.dataset)
     began = time.perf_counter()
-    line = {**run.key, "digest": run.digest}
+    line = {**dataclasses.asdict(run), "digest": run.digest}
     with tempfile.TemporaryDirectory() as folder:
         workdir = pathlib.Path(folder, "run")
         directory.create(config, workdir)
@@ -354,15 +352,8 @@ def do(
             classify.run(config, workdir, sets, run.method, run.seed)
             result = read_result(result_path(workdir, run.method, run.seed))
             line |= {name: result[name] for name in ("top1", "n_test", "steps")}
-    used = environment(jax.local_devices()[:1])
     seconds = round(time.perf_counter() - began, 1)
-    cores = machine.count_cores()
-    return line | {
-        "seconds": seconds,
-        "cores": cores,
-        "date": machine.today(),
-        "environment": used,
-    }
+    return line | {"seconds": seconds, **machine.describe()}
 
 
 def _keep(pictures: pathlib.Path, name: str, images: np.ndarray) -> None:
@@ -456,6 +447,7 @@ def main() -> None:
     if args.draws < 0:
         raise UserError(f"--draws {args.draws}: use 0 (all) or more")
     question = QUESTIONS[args.question]
+    here = {Run(**{k: line[k] for k in _KEYS}) for line in lines_of(args.question)}
     done = {line["digest"]: line for line in storage.read_records(RESULTS)}
     if args.data and args.data not in question.data:
         names = "', '".join(question.data)
@@ -463,17 +455,17 @@ def main() -> None:
     for run in runs_of(args.question):
         seeds = question.data[run.data][1]
         skipped = args.draws and run.seed not in seeds[: args.draws]
-        finished = done.get(run.digest, {})
         skipped = skipped or (args.data and args.data != run.data)
-        if args.only_table or skipped or finished.items() >= run.key.items():
+        if args.only_table or skipped or run in here:
             continue
         pictures = args.workdir / args.question
+        finished = done.get(run.digest)  # in another question
         finished = finished or do(run, args.data_dir, args.weights, pictures)
-        line = {**finished, **run.key}
+        line = {**finished, **dataclasses.asdict(run)}
         done[run.digest] = line
         storage.append_record(RESULTS, line)
-        shown = {k: v for k, v in line.items() if k not in ("digest", "environment")}
-        print(json.dumps(shown), flush=True)
+        shown = [key for key in (*_KEYS, *COLUMNS, "seconds") if key in line]
+        print(json.dumps({key: line[key] for key in shown}), flush=True)
     if question.figure:
         draw(args.question, args.workdir / args.question)
     print(question.text)

@@ -1,5 +1,6 @@
 """Tests of experiments/studies/settings.py: every row's configuration, the measures, a tiny question."""
 
+import dataclasses
 import json
 import sys
 
@@ -65,13 +66,14 @@ def tiny(monkeypatch, tmp_path):
         figure=True,
     )
     monkeypatch.setattr(settings.paths, "FIGURES", tmp_path)
-    monkeypatch.setattr(settings, "QUESTIONS", {"tiny": question})
+    other = dataclasses.replace(question, rows={"also first": {}})
+    monkeypatch.setattr(settings, "QUESTIONS", {"tiny": question, "other": other})
     return settings.RESULTS
 
 
-def call(monkeypatch, *arguments):
+def call(monkeypatch, *arguments, question="tiny"):
     workdir = f"--workdir={settings.RESULTS.parent / 'pictures'}"
-    monkeypatch.setattr(sys, "argv", ["settings", "tiny", workdir, *arguments])
+    monkeypatch.setattr(sys, "argv", ["settings", question, workdir, *arguments])
     settings.main()
 
 
@@ -103,3 +105,19 @@ def test_a_question_is_run_once_and_continued(tiny, monkeypatch, capsys):
     gain = np.subtract(top1["no f_phi"], top1["first"]).mean()
     assert f"| {gain:+.2f} (" in table[0]
     assert table[0].endswith("| 2 |")
+
+
+def test_a_run_of_another_question_is_copied_once(tiny, monkeypatch, capsys):
+    call(monkeypatch, "--draws=1")
+    monkeypatch.setattr(settings.train, "run", None)  # nothing is trained again
+    before = tiny.read_text()
+    for _ in range(2):
+        call(monkeypatch, "--draws=1", question="other")
+        call(monkeypatch, "--draws=1")
+    lines = [json.loads(line) for line in tiny.read_text().splitlines()]
+    assert tiny.read_text().startswith(before)
+    assert [(x["question"], x["row"]) for x in lines[3:]] == [
+        ("other", "baseline"),
+        ("other", "also first"),
+    ]
+    assert lines[4]["top1"] == lines[1]["top1"]
